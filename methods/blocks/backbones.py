@@ -1,0 +1,214 @@
+"""Backbones: ResNet-50 and its IBN-a variant under their published key names, and a narrow net of the same shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reproduce.data.sampling import normal
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class IBN(nn.Module):
+    """Instance normalisation of the first half of the channels, batch normalisation of the second half.
+
+    That is IBN-a of Pan et al. (ECCV 2018); the instance half has an affine map and no running statistics.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.IN = nn.InstanceNorm2d(channels // 2, affine=True)
+        self.BN = nn.BatchNorm2d(channels - channels // 2)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Normalise (B, C, h, w)."""
+        instance, batch = torch.split(maps, [self.IN.num_features, self.BN.num_features], 1)
+        # Instance normalisation answers in the default layout; the layers after it are faster channels-last.
+        return torch.cat([self.IN(instance), self.BN(batch)], 1).contiguous(memory_format=torch.channels_last)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolutions and a shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, *, stride: int = 1, ibn: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = IBN(width) if ibn else nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            if stride > 1 or inputs != outputs
+            else None
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        maps = self.bn1(self.conv1(maps)).relu_()
+        maps = self.bn2(self.conv2(maps)).relu_()
+        maps = self.bn3(self.conv3(maps))
+        return maps.add_(shortcut).relu_()
+
+
+class Backbone(nn.Module):
+    """A stem and four layers of bottlenecks: images (B, 3, H, W) -> maps (B, channels, h, w).
+
+    Args:
+        stem: the first convolution.
+        pool: what follows it, its normalisation and its ReLU.
+        layers: (blocks, width, outputs, stride) of each of the four.
+        ibn: IBN-a, that is `IBN` in place of the first normalisation of every bottleneck in layers 1 to 3.
+        stem_relu: False leaves the stem's ReLU out, as the ResNet-50 of the MMT and Bag of Tricks code does.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Conv2d,
+        pool: nn.MaxPool2d,
+        layers: Sequence[tuple[int, int, int, int]],
+        *,
+        ibn: bool,
+        stem_relu: bool,
+    ) -> None:
+        super().__init__()
+        self.conv1 = stem
+        self.bn1 = nn.BatchNorm2d(stem.out_channels)
+        self.relu = nn.ReLU(inplace=True) if stem_relu else nn.Identity()
+        self.maxpool = pool
+        self.layer1 = _layer(stem.out_channels, *layers[0], ibn=ibn)
+        self.layer2 = _layer(layers[0][2], *layers[1], ibn=ibn)
+        self.layer3 = _layer(layers[1][2], *layers[2], ibn=ibn)
+        self.layer4 = _layer(layers[2][2], *layers[3], ibn=False)
+        self.channels = layers[3][2]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) -> maps (B, channels, h, w)."""
+        maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
+        return cast("torch.Tensor", maps)
+
+
+def _layer(inputs: int, blocks: int, width: int, outputs: int, stride: int, *, ibn: bool) -> nn.Sequential:
+    first = Bottleneck(inputs, width, outputs, stride=stride, ibn=ibn)
+    return nn.Sequential(first, *(Bottleneck(outputs, width, outputs, ibn=ibn) for _ in range(1, blocks)))
+
+
+class ResNet50(Backbone):
+    """ResNet-50 without its classifier, under the key names of torchvision and, with IBN-a, of IBN-Net.
+
+    256 x 128 images give maps of 2048 x 16 x 8 with `last_stride` 1.
+    """
+
+    def __init__(self, *, last_stride: int = 1, ibn: bool = False, stem_relu: bool = True) -> None:
+        super().__init__(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.MaxPool2d(3, 2, 1),
+            ((3, 64, 256, 1), (4, 128, 512, 2), (6, 256, 1024, 2), (3, 512, 2048, last_stride)),
+            ibn=ibn,
+            stem_relu=stem_relu,
+        )
+
+
+class Narrow(Backbone):
+    """A net of 0.1 M parameters for images of a quarter of the usual height and width, trained from scratch on a CPU.
+
+    Its layers and IBN-a variant mirror `ResNet50`; 64 x 32 images give maps of 128 x 16 x 8 with `last_stride` 1.
+    """
+
+    def __init__(self, *, last_stride: int = 1, ibn: bool = False, stem_relu: bool = True) -> None:
+        super().__init__(
+            nn.Conv2d(3, 16, 5, 2, 2, bias=False),
+            nn.MaxPool2d(2),
+            ((1, 16, 32, 1), (1, 24, 48, 1), (1, 32, 64, 1), (1, 64, 128, last_stride)),
+            ibn=ibn,
+            stem_relu=stem_relu,
+        )
+
+
+NAMES = ("resnet50", "resnet50_ibn_a", "narrow", "narrow_ibn_a")
+
+
+def build(
+    name: str, *, seed: int, last_stride: int = 1, stem_relu: bool = True, weights: Path | None = None
+) -> Backbone:
+    """A backbone with channels-last weights, from scratch or with published ones.
+
+    Args:
+        name: one of `NAMES`.
+        seed: of the initial weights.
+        last_stride: stride of layer 4.
+        stem_relu: see `Backbone`.
+        weights: a .safetensors file, or a .pth file with nothing but tensors, that holds every weight under
+            torchvision's or IBN-Net's names; a classifier (`fc.`) in it is left out.
+
+    Raises:
+        UserError: the name is unknown, or the file cannot be read or belongs to another net.
+    """
+    if name not in NAMES:
+        raise UserError(f"no backbone is called {name!r}: choose one of {', '.join(NAMES)}")
+    kind = ResNet50 if name.startswith("resnet50") else Narrow
+    with torch.device("meta"):
+        net = kind(last_stride=last_stride, ibn=name.endswith("_ibn_a"), stem_relu=stem_relu)
+    net.to_empty(device="cpu")
+    initialise(net, seed)
+    if weights:
+        _load(net, name, weights)
+    return net.to(memory_format=torch.channels_last)
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Set the initial weights of a network of convolutions and normalisations.
+
+    Every parameter has a random stream of its own, by its name, so neither the order of construction nor another
+    module changes it. Convolutions: normal, variance 2 / fan out (He et al., ICCV 2015, as torchvision's ResNet);
+    their biases 0. Normalisations: 1, 0, and fresh running statistics.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            std = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size)))
+            with torch.no_grad():
+                part.weight.copy_(std * normal(part.weight.shape, seed, "init", f"{name}.weight"))
+                if part.bias is not None:
+                    part.bias.zero_()
+        elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d)):
+            part.reset_parameters()
+
+
+def _load(net: nn.Module, name: str, path: Path) -> None:
+    found = {key: value for key, value in _tensors(path).items() if not key.startswith("fc.")}
+    wanted = net.state_dict()
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    found = counters | found  # files older than the counters have none
+    faults = {
+        "missing": wanted.keys() - found.keys(),
+        "unknown": found.keys() - wanted.keys(),
+        "of another shape": {key for key in found.keys() & wanted.keys() if found[key].shape != wanted[key].shape},
+    }
+    if any(faults.values()):
+        counted = "; ".join(f"{len(keys)} {fault}, such as {min(keys)}" for fault, keys in faults.items() if keys)
+        raise UserError(f"{path} does not hold the weights of {name} ({counted}): give the file published for this net")
+    net.load_state_dict(found)
+
+
+def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises on a damaged file depends on the damage
+        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} holds something else than named tensors: give a file of a net's weights alone")
+    return state

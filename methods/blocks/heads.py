@@ -1,0 +1,65 @@
+"""The re-identification network: a backbone, pooling, a batch-normalisation neck and a classifier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from reproduce.data.sampling import normal
+
+if TYPE_CHECKING:
+    from methods.blocks.backbones import Backbone
+
+
+def pool(maps: torch.Tensor) -> torch.Tensor:
+    """Global average pooling: maps (B, C, h, w) -> features (B, C)."""
+    # The mean over a channels-last view has a channels-last gradient; `maps.mean((2, 3))` has not, and the layer before
+    # then takes forty times as long in its backward pass on a CPU.
+    return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
+class Output(NamedTuple):
+    """What a network gives in training."""
+
+    features: torch.Tensor
+    """(B, D) before the neck: for metric losses."""
+    embedding: torch.Tensor
+    """(B, D) after the neck: compared at test."""
+    logits: torch.Tensor
+    """(B, classes) of the embedding."""
+
+
+class ReID(nn.Module):
+    """Backbone, global average pooling, neck and classifier (Luo et al., Bag of Tricks, CVPRW 2019, BNNeck).
+
+    The neck is a batch normalisation without bias, the classifier linear without bias.
+
+    Args:
+        backbone: maps images (B, 3, H, W) to (B, channels, h, w).
+        classes: outputs of the classifier.
+        seed: of the classifier's initial weights.
+        neck: False leaves the neck out; features and embedding are then the same.
+    """
+
+    def __init__(self, backbone: Backbone, classes: int, *, seed: int, neck: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.channels = backbone.channels
+        self.neck = nn.BatchNorm1d(self.channels) if neck else nn.Identity()
+        if isinstance(self.neck, nn.BatchNorm1d):
+            self.neck.bias.requires_grad_(False)
+        self.renew_classifier(classes, seed=seed)
+
+    def renew_classifier(self, classes: int, *, seed: int) -> None:
+        """Put a fresh classifier, N(0, 0.001), in place of the old one; optimisers made before do not know it."""
+        weight = 0.001 * normal((classes, self.channels), seed, "init", "classifier.weight")
+        self.classifier = nn.Linear(self.channels, classes, bias=False, device="meta")
+        self.classifier.weight = nn.Parameter(weight.to(next(self.backbone.parameters())))
+
+    def forward(self, images: torch.Tensor) -> Output | torch.Tensor:
+        """Images (B, 3, H, W) -> `Output` in training, the embedding (B, D), not L2-normalised, in evaluation."""
+        features = pool(self.backbone(images))
+        embedding = self.neck(features)
+        return Output(features, embedding, self.classifier(embedding)) if self.training else embedding

@@ -1,0 +1,121 @@
+"""Losses on features (B, D), logits (B, C) and integer labels (B,). Each returns a scalar, the mean over the batch."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from reproduce.data.sampling import normal
+
+
+def smoothed_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.1, others: Literal["all", "rest"] = "all"
+) -> torch.Tensor:
+    """Cross-entropy with label smoothing (Szegedy et al., CVPR 2016, section 7).
+
+    Args:
+        logits: (B, C).
+        labels: (B,), 0 .. C - 1.
+        smoothing: the fraction e of the target that is spread evenly.
+        others: over whom: "all" classes, so the label keeps 1 - e + e / C (Bag of Tricks, MMT), or the "rest", so it
+            keeps 1 - e and each other class gets e / (C - 1) (fast-reid).
+
+    Raises:
+        ValueError: a label is out of range.
+    """
+    classes = logits.shape[1]
+    _check(labels, classes)
+    if others == "rest":
+        smoothing *= classes / max(classes - 1, 1)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def distances(features: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances (B, B) between features (B, D).
+
+    They are roots of squares clamped at 1e-12, so an image lies 1e-6 from itself and equal features get no gradient.
+    """
+    products = features @ features.T
+    squares = products.diagonal()
+    return (squares[:, None] + squares - 2 * products).clamp(min=1e-12).sqrt()
+
+
+class Hardest(NamedTuple):
+    """For each anchor the farthest image of its identity and the nearest of another one, and where they are."""
+
+    positive: torch.Tensor
+    """(B,) distance; an anchor alone with its label is its own positive."""
+    negative: torch.Tensor
+    """(B,) distance; infinite for an anchor without an image of another label."""
+    positive_index: torch.Tensor
+    negative_index: torch.Tensor
+
+
+def hardest(distances: torch.Tensor, labels: torch.Tensor) -> Hardest:
+    """Mine the hardest pairs of a batch from distances (B, B); of equally hard ones any may be taken."""
+    same = labels[:, None] == labels
+    positive, positive_index = distances.masked_fill(~same, -torch.inf).max(1)
+    negative, negative_index = distances.masked_fill(same, torch.inf).min(1)
+    return Hardest(positive, negative, positive_index, negative_index)
+
+
+def batch_hard_triplet(
+    features: torch.Tensor, labels: torch.Tensor, margin: float | Literal["soft"] = 0.3
+) -> torch.Tensor:
+    """Triplet loss on the hardest pairs of each anchor (Hermans et al., arXiv 1703.07737, equation 5).
+
+    Args:
+        features: (B, D), compared as they are (Euclidean distance, no normalisation).
+        labels: (B,).
+        margin: m in [m + d_ap - d_an]_+, or "soft" for log(1 + exp(d_ap - d_an)).
+
+    Returns:
+        The mean over all anchors. One without an image of another label adds 0; one that is alone with its label
+        is its own positive, so only its negative moves it.
+    """
+    pairs = hardest(distances(features), labels)
+    excess = pairs.positive - pairs.negative
+    return (F.softplus(excess) if margin == "soft" else (margin + excess).relu()).mean()
+
+
+class CentreLoss(nn.Module):
+    """Mean squared distance of features to the centre of their class (Wen et al., ECCV 2016, without their 1/2).
+
+    The gradient goes to the features alone. The centres move by `step`, which is what separate SGD does in the Bag of
+    Tricks code once the loss weight is divided out: the weight scales the pull on the features and nothing else.
+
+    Args:
+        classes: number of centres.
+        dim: their length D.
+        seed: of the centres, N(0, 1).
+    """
+
+    def __init__(self, classes: int, dim: int, *, seed: int) -> None:
+        super().__init__()
+        self.centres: torch.Tensor
+        self.register_buffer("centres", normal((classes, dim), seed, "init", "centres").to(torch.get_default_dtype()))
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean over the batch of ||f - c||^2, for features (B, D) and labels (B,).
+
+        Raises:
+            ValueError: a label is out of range.
+        """
+        _check(labels, len(self.centres))
+        return (features - self.centres[labels]).square().sum(1).mean()
+
+    @torch.no_grad()
+    def step(self, features: torch.Tensor, labels: torch.Tensor, lr: float = 0.5) -> None:
+        """Move the centres towards the batch's features: c <- c - lr * 2 / B * sum over the class of (c - f)."""
+        pull = features - self.centres[labels]
+        self.centres.index_add_(0, labels, pull, alpha=lr * 2 / len(labels))
+
+
+def _check(labels: torch.Tensor, classes: int) -> None:
+    """Name a label that is out of range. On a GPU torch's own assertion stands, as looking would stall the queue."""
+    if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        raise ValueError(f"label {int(wrong[0])} is out of range: there are {classes} classes, 0 .. {classes - 1}")

@@ -1,0 +1,31 @@
+"""Learning-rate schedules as pure functions of the epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def warmup_steps(
+    epoch: int,
+    *,
+    warmup: int = 10,
+    factor: float = 0.01,
+    milestones: Sequence[int] = (40, 70),
+    gamma: float = 0.1,
+) -> float:
+    """Multiplier of the base rate: a linear warm-up, then steps (Luo et al., Bag of Tricks, CVPRW 2019, equation 1).
+
+    The defaults are those of the published configuration, which MMT shares; the paper's text starts at 0.1.
+
+    Args:
+        epoch: 0-based epoch (or iteration, if the other numbers count iterations).
+        warmup: length of the warm-up; the multiplier rises from `factor` at epoch 0 to 1 at this one.
+        factor: where the warm-up starts.
+        milestones: epochs from which on the rate is `gamma` times what it was; one inside the warm-up counts too.
+        gamma: that factor.
+    """
+    rise = factor + (1 - factor) * min(epoch / warmup, 1) if warmup else 1.0
+    return rise * gamma ** sum(milestone <= epoch for milestone in milestones)

@@ -1,0 +1,109 @@
+"""`reproduce report`, and what a run calls at its end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def finish(
+    results: Path | Sequence[Mapping[str, Any]], papers: Path | Mapping[str, Mapping[str, Any]], out: Path
+) -> Path:
+    """Render the results of a run that has just ended.
+
+    Args:
+        results: the results themselves, or a folder of result files.
+        papers: what the papers print by id, as `read_papers` gives it, or the folder of their TOML files.
+        out: where the pages go.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    from reports.render import render
+    from reproduce.results import read
+
+    found = read(results) if isinstance(results, Path) else results
+    return render(found, read_papers(papers) if isinstance(papers, Path) else papers, out)[0]
+
+
+def read_papers(suites: Path) -> dict[str, dict[str, Any]]:
+    """What the papers print: `<suites>/*.toml` by paper, in the order of the file names.
+
+    Raises:
+        UserError: the folder is missing, or a file is not TOML, or two describe one paper.
+    """
+    if not suites.is_dir():
+        raise UserError(f"there is no folder {suites} with the papers' tables: name it with --suites")
+    papers: dict[str, dict[str, Any]] = {}
+    for path in sorted(suites.glob("*.toml")):
+        try:
+            described = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not readable TOML: {error}") from None
+        name = described.get("paper")
+        if not isinstance(name, str):
+            raise UserError(f'{path} does not say which paper it describes: add paper = "{path.stem}"')
+        if name in papers:
+            raise UserError(f"{path} describes the paper {name}, and so does another file of {suites}: keep one")
+        papers[name] = described
+    return papers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `reproduce report`."""
+    parser.add_argument(
+        "results", nargs="*", type=Path, metavar="RESULTS_DIR", help="folders of results (default: build/results)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build"), metavar="DIR", help="where the pages go (default: build)"
+    )
+    parser.add_argument(
+        "--suites", type=Path, default=Path("suites"), metavar="DIR", help="the papers' tables (default: suites)"
+    )
+    parser.add_argument("--title", default="reproduce", help="heading of the page")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also renew the table between the markers of this file"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Render what the options name and say where it went.
+
+    Raises:
+        UserError: something that was named cannot be read.
+    """
+    from reports.render import readme_table, render, update_readme
+    from reproduce.results import read
+
+    papers = read_papers(options.suites)
+    results = [result for folder in options.results or [Path("build/results")] for result in read(folder)]
+    for path in render(results, papers, options.out, title=options.title):
+        print(path)
+    if options.readme is not None:
+        changed = update_readme(options.readme, readme_table(results, papers))
+        print(f"{options.readme} {'renewed' if changed else 'is up to date'}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`reproduce report [RESULTS_DIR ...] [--out DIR] [--suites DIR]`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce report", description="Set measured numbers beside the printed ones."
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except UserError as error:
+        print(f"reproduce report: {error}", file=sys.stderr)
+        return 2

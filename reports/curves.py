@@ -1,0 +1,197 @@
+"""Learning curves as the geometry of small SVG panels: one panel a quantity, one line a seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reports.words import MINUS, is_number, metric, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+WIDTH, HEIGHT = 280, 150
+LEFT, RIGHT, TOP, BOTTOM = 36, 62, 8, 30
+PLOT_RIGHT = WIDTH - RIGHT
+PLOT_BOTTOM = HEIGHT - BOTTOM
+
+DASHES = ("none", "6 3", "2 2", "8 2 2 2")
+MOST_POINTS = 120
+FEW_POINTS = 12
+MOST_LABELS = len(DASHES)
+LABEL_GAP = 12.0
+MOST_PANELS = 6
+
+LEADING = ("loss", "mAP", "rank1", "clusters", "outliers")
+COUNTED = ("epoch", "step", "iteration")
+NO_CURVE = frozenset({*COUNTED, "images_per_s"})
+PERCENT = frozenset({"mAP", "mINP", "rank1", "rank5", "rank10"})
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """The last value of a line, written beside its end."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One seed's curve: a path, how it is dashed, and dots where there are few points."""
+
+    path: str
+    dash: str
+    dots: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity over the epochs of one kind of stage."""
+
+    title: str
+    unit: str
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    labels: tuple[Label, ...]
+    summary: str
+    """The panel in words, for those who do not see it."""
+
+
+def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label: str = "epoch") -> tuple[Panel, ...]:
+    """A panel for each quantity that the histories hold, loss and mAP first.
+
+    Args:
+        histories: for each line its seed and the stage's history, one mapping a logged step.
+        x_label: what a step is called where the history does not say "epoch" itself.
+    """
+    names = {name for _, entries in histories for entry in entries for name in entry}
+    ordered = [name for name in LEADING if name in names] + sorted(names - set(LEADING) - NO_CURVE)
+    found = {}
+    for name in ordered:
+        curves = [(label, _points(entries, name)) for label, entries in histories]
+        if curves := [(label, points) for label, points in curves if points]:
+            found[name] = curves
+    xs = [x for curves in found.values() for _, points in curves for x, _ in (points[0], points[-1])]
+    return tuple(
+        _panel(name, found[name], (min(xs), max(xs)), _x_name(histories, x_label)) for name in list(found)[:MOST_PANELS]
+    )
+
+
+def _x_name(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], default: str) -> str:
+    said = {name for _, entries in histories for entry in entries for name in ("epoch", "iteration") if name in entry}
+    return said.pop() if len(said) == 1 else default
+
+
+def _points(entries: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    unit = next((unit for unit in COUNTED if entries and unit in entries[0]), "")
+    points = []
+    for place, entry in enumerate(entries, 1):
+        y = entry.get(name)
+        if is_number(y):
+            x = entry.get(unit, place)
+            points.append((x if is_number(x) else place, y))
+    return points
+
+
+def _thin(points: list[Point]) -> list[Point]:
+    if len(points) <= MOST_POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(place * last / (MOST_POINTS - 1))] for place in range(MOST_POINTS)]
+
+
+def _panel(name: str, curves: Sequence[tuple[str, list[Point]]], across: tuple[float, float], x_label: str) -> Panel:
+    x_low, x_high = across
+    ys = [y for _, points in curves for _, y in points]
+    y_values = _y_range(min(ys), max(ys), name)
+    y_low, y_high = y_values[0], y_values[-1]
+
+    def place(point: Point) -> Point:
+        right = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        up = (point[1] - y_low) / (y_high - y_low)
+        return LEFT + right * (PLOT_RIGHT - LEFT), PLOT_BOTTOM - up * (PLOT_BOTTOM - TOP)
+
+    lines = []
+    for index, (_, points) in enumerate(curves):
+        placed = [place(point) for point in _thin(points)]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
+        dash = DASHES[index] if len(curves) <= MOST_LABELS else DASHES[0]
+        dots = placed if len(placed) <= FEW_POINTS else placed[-1:]
+        lines.append(Line(path, dash, tuple((round(x, 1), round(y, 1)) for x, y in dots)))
+    x_values = [x_low] if x_low == x_high else [x_low, x_high]
+    return Panel(
+        title=metric(name).replace("_", " "),
+        unit="%" if name in PERCENT else "",
+        x_label=x_label,
+        x_ticks=tuple(Tick(round(place((x, y_low))[0], 1), f"{x:,.0f}") for x in x_values),
+        y_ticks=tuple(Tick(round(place((x_low, y))[1], 1), _short(y)) for y in y_values),
+        lines=tuple(lines),
+        labels=_labels(name, curves, place),
+        summary=_summary(name, curves, x_label, x_high),
+    )
+
+
+def _labels(name: str, curves: Sequence[tuple[str, list[Point]]], place: Callable[[Point], Point]) -> tuple[Label, ...]:
+    """Last values at the ends of the lines, pushed apart where they would touch."""
+    ends = [(place(points[-1]), label, points[-1][1]) for label, points in curves]
+    if len(ends) > MOST_LABELS:
+        found = spread(value for _, _, value in ends)
+        assert found is not None
+        height = sum(y for (_, y), _, _ in ends) / len(ends)
+        return (Label(PLOT_RIGHT + 5, round(height, 1), f"mean {_value(name, found.mean)}"),)
+    ends.sort(key=lambda end: (end[0][1], end[1]))
+    heights = [y for (_, y), _, _ in ends]
+    for index in range(1, len(heights)):
+        heights[index] = max(heights[index], heights[index - 1] + LABEL_GAP)
+    heights[-1] = min(heights[-1], PLOT_BOTTOM)
+    for index in reversed(range(len(heights) - 1)):
+        heights[index] = min(heights[index], heights[index + 1] - LABEL_GAP)
+    texts = [_value(name, value) + (f" ({label})" if len(ends) > 1 else "") for _, label, value in ends]
+    return tuple(Label(PLOT_RIGHT + 5, round(height, 1), text) for height, text in zip(heights, texts, strict=True))
+
+
+def _summary(name: str, curves: Sequence[tuple[str, list[Point]]], x_label: str, x_high: float) -> str:
+    parts = [
+        f"seed {label}: from {_value(name, points[0][1])} to {_value(name, points[-1][1])}" for label, points in curves
+    ]
+    return f"{metric(name)} over {x_high:,.0f} {x_label}s; " + "; ".join(parts)
+
+
+def _y_range(low: float, high: float, name: str) -> list[float]:
+    """A few round values that hold the data; from zero unless that would flatten the curve."""
+    if name in PERCENT or 0 <= low < 0.5 * high:
+        low = 0.0
+    if high <= low:
+        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _short(value: float) -> str:
+    text = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.6g}"
+    return text.replace("-", MINUS)
+
+
+def _value(name: str, value: float) -> str:
+    if name in PERCENT:
+        return f"{value:.1f}"
+    whole = abs(value) >= 1000 or (float(value).is_integer() and abs(value) >= 10)
+    return (f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")).replace("-", MINUS)

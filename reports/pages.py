@@ -1,0 +1,226 @@
+"""Everything that a page says, worked out once for HTML and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.cases import DIGEST_SHOWN, PER_SEED, Case, Result, mapping, provenance_of, seconds_of
+from reports.tables import SCALES, Paper, data_words, filled
+from reports.words import NOTHING, VERDICTS, Verdict, count, duration, listing, metric
+
+Papers = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Badge:
+    """What a reader must know before the first number: its kind, short texts, and a sentence."""
+
+    kind: str
+    texts: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """The next command, and why."""
+
+    why: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the templates need."""
+
+    title: str
+    sentence: str
+    machine: str
+    badges: tuple[Badge, ...]
+    cells: str
+    verdicts: tuple[tuple[Verdict, int], ...]
+    next: Step
+    papers: tuple[Paper, ...]
+    failed: tuple[Case, ...]
+    blocked: tuple[tuple[str, tuple[Case, ...]], ...]
+    meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
+    per_seed: tuple[str, ...] = tuple(metric(name) for name in PER_SEED)
+
+
+def page(results: Iterable[Result], papers: Papers, title: str) -> Page:
+    """Work out a page.
+
+    Args:
+        results: result records, in any order; equal ones count once.
+        papers: the papers' descriptions by id, as `suites/<paper>.toml` reads.
+        title: the heading.
+    """
+    distinct = {json.dumps(result, sort_keys=True, default=str): result for result in results}
+    cases = [Case(distinct[text], text) for text in sorted(distinct)]
+    by_paper: dict[str, list[Case]] = {}
+    for case in cases:
+        by_paper.setdefault(case.paper, []).append(case)
+    anchors: Counter[str] = Counter({"top": 1, "results": 1, "attention": 1, "reading": 1, "title": 1})
+    shown = tuple(filled(name, papers.get(name, {}), by_paper[name], anchors) for name in sorted(by_paper))
+    ordered = [case for paper in shown for table in paper.tables for case in table.cases]
+    found = Counter(case.verdict for case in ordered)
+    known = [word for word in VERDICTS.values() if word in found]
+    return Page(
+        title=title,
+        sentence=_sentence(ordered, shown),
+        machine=_machine(ordered),
+        badges=_badges(ordered),
+        cells=_cells(shown),
+        verdicts=tuple((word, found[word]) for word in [*known, *(word for word in found if word not in known)]),
+        next=_next(ordered),
+        papers=shown,
+        failed=tuple(case for case in ordered if case.error or case.verdict.word == "error"),
+        blocked=_blocked(ordered),
+    )
+
+
+def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
+    if not cases:
+        return "No results yet."
+    tables = sum(len(paper.tables) for paper in papers)
+    scales = [scale for scale in SCALES if any(case.scale == scale for case in cases)]
+    scales += sorted({case.scale for case in cases} - set(SCALES) - {""})
+    seeds = sorted({seed for case in cases for seed in case.seeds}, key=lambda seed: (len(seed), seed))
+    parts = [
+        f"{count(len(cases), 'case')} from {count(tables, 'table')} of {listing([paper.short for paper in papers])}"
+    ]
+    if scales:
+        parts.append(f"at scale {listing(scales)}")
+    if seeds:
+        parts.append(f"with training seed{'s' if len(seeds) > 1 else ''} {listing(seeds)}")
+    data = data_words(cases)
+    return " ".join(parts) + (f", on {data}." if data else ".")
+
+
+def _machine(cases: Sequence[Case]) -> str:
+    """Commit, device and time of the whole run in one line; a stage that several cases share counts once."""
+    stages = {str(stage.get("key")): stage for case in cases for stage in case.stages}
+    records = [provenance_of(stage) for stage in stages.values()]
+    commits = dict.fromkeys(
+        f"{str(record['commit'])[:DIGEST_SHOWN]}{' with uncommitted changes' if record.get('dirty') else ''}"
+        for record in records
+        if record.get("commit")
+    )
+    torches = sorted(
+        {
+            str(mapping(record.get("versions"))["torch"])
+            for record in records
+            if "torch" in mapping(record.get("versions"))
+        }
+    )
+    devices = sorted({str(record["device"]) for record in records if record.get("device")})
+    days = sorted({str(record["started"])[:10] for record in records if record.get("started")})
+    parts = []
+    if commits:
+        parts.append(f"commit {listing(sorted(commits))}")
+    if torches:
+        parts.append(f"torch {listing(torches)}")
+    if devices:
+        parts.append(f"on {listing(devices)}")
+    if days:
+        parts.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
+    if stages:
+        together = duration(sum(seconds_of(stage) for stage in stages.values()))
+        parts.append(f"{count(len(stages), 'stage')}, {together} of stage time")
+    return " · ".join(parts)
+
+
+def _badges(cases: Sequence[Case]) -> tuple[Badge, ...]:
+    badges = []
+    total = len(cases)
+    drawn = [case for case in cases if case.on_stand_ins]
+    if drawn:
+        share = "Every number here was" if len(drawn) == total else f"{len(drawn)} of {total} cases were"
+        badges.append(
+            Badge(
+                "stand-in",
+                ("stand-in data: not comparable with the paper",),
+                f"{share} measured on pedestrians drawn by a program. They show whether the methods run and how they "
+                "rank among themselves; the papers' numbers belong to photographs.",
+            )
+        )
+    folders = {folder.text for case in cases for folder in case.folders}
+    if folders:
+        detail = "The images are real, but the paper's numbers belong to another data set."
+        badges.append(Badge("folder", tuple(sorted(folders)), detail))
+    rest = [case for case in cases if not case.on_stand_ins and not case.folders]
+    reasons = Counter(", ".join(case.reasons) for case in rest if case.verdict.word == "not comparable")
+    badges += [
+        Badge(
+            "partial",
+            (f"{reason or 'other conditions'}: not comparable with the paper",),
+            f"{count(number, 'case')} of {total}.",
+        )
+        for reason, number in sorted(reasons.items())
+    ]
+    compared = sum(case.comparable for case in rest)
+    if compared:
+        share = "All cases are" if compared == total else f"{compared} of {total} cases are"
+        detail = f"{share} set beside the printed numbers."
+        badges.append(Badge("compared", ("published data: compared with the paper",), detail))
+    return tuple(badges)
+
+
+def _cells(papers: Sequence[Paper]) -> str:
+    """How many of the printed cells, in rows the authors ran, have a number."""
+    measured, printed = set(), set()
+    for paper in papers:
+        for table in paper.tables:
+            for setting in table.settings:
+                for place, row in enumerate(setting.rows):
+                    for column, cell in zip(table.columns, row.cells, strict=True):
+                        for index, name in enumerate(column.metrics):
+                            where = (table.anchor, place, column.id, name)
+                            if row.kind != "quoted" and cell.printed[index] != NOTHING:
+                                printed.add(where)
+                                if cell.case and cell.measured[index]:
+                                    measured.add(where)
+    return f"{len(measured):,} of {len(printed):,}"
+
+
+def _blocked(cases: Sequence[Case]) -> tuple[tuple[str, tuple[Case, ...]], ...]:
+    grouped: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.verdict.word.startswith("blocked"):
+            why = "; ".join(case.reasons) or case.verdict.meaning
+            grouped.setdefault(f"{case.verdict.word}: {why}", []).append(case)
+    return tuple((why, tuple(members)) for why, members in sorted(grouped.items()))
+
+
+def _next(cases: Sequence[Case]) -> Step:
+    """The most useful thing to type now."""
+    if not cases:
+        return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
+    suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))
+    domains = sorted({domain for case in cases for domain in case.data}) or ["duke", "market"]
+    folders = " ".join(f"--domain {domain}=DIR" for domain in domains)
+    on_paper = f"pytest {suites} {folders} --weights DIR --scale paper --seeds 1,2,3"
+    words = {case.verdict.word for case in cases}
+    failed = next((case for case in cases if case.verdict.word == "error" and case.command), None)
+    if failed:
+        return Step("Run again what failed; finished stages are kept.", failed.command)
+    if "blocked(data)" in words:
+        return Step("Name the folders of the data sets that are missing.", on_paper)
+    if "blocked(weights)" in words:
+        return Step("Name the folder of the weights that the paper starts from.", on_paper)
+    compared = [case for case in cases if case.comparable]
+    if not compared:
+        if all(case.scale == "smoke" for case in cases):
+            why = "This showed that everything runs. Train long enough for the rows to mean something."
+            return Step(why, f"pytest {suites} --scale small --seeds 1,2,3")
+        if any(case.on_stand_ins and len(case.measured) < 3 for case in cases):
+            return Step(
+                "See how much the numbers move from seed to seed.", f"pytest {suites} --scale small --seeds 1,2,3"
+            )
+        return Step("Compare with the paper: name the folders of the published data sets and weights.", on_paper)
+    if any(len(case.measured) < 3 for case in compared):
+        return Step("One or two seeds cannot tell a difference from chance. Run three.", on_paper)
+    return Step("Keep these results beside the code.", "reproduce results --record")

@@ -1,0 +1,210 @@
+"""Verdict words, number formats and escaping: how one value is written, the same in HTML and in Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+MINUS = "\u2212"
+NOTHING = "\u2013"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a case came to: a word, a symbol that needs no colour, a tone for those who see it, and the meaning."""
+
+    word: str
+    symbol: str
+    tone: str
+    meaning: str
+
+    @property
+    def text(self) -> str:
+        """Symbol and word."""
+        return f"{self.symbol} {self.word}"
+
+
+VERDICTS: Mapping[str, Verdict] = {
+    verdict.word: verdict
+    for verdict in (
+        Verdict("reproduced", "✓", "good", "the mean over at least three seeds lies inside the band around the paper"),
+        Verdict("consistent", "≈", "good", "inside the band, but from too few seeds to say more"),
+        Verdict("above", "▲", "high", "better than the band around the printed number; counts as a pass"),
+        Verdict("below", "▼", "low", "worse than the band around the printed number"),
+        Verdict("collapsed", "✕", "bad", "training fell apart, as when clustering puts everything into one cluster"),
+        Verdict("error", "!", "bad", "a stage ended with an error; there is no number"),
+        Verdict("blocked(data)", "⊘", "quiet", "the data set is not on this machine; nothing was put in its place"),
+        Verdict("blocked(weights)", "⊘", "quiet", "the initial weights that the paper names are not on this machine"),
+        Verdict(
+            "not comparable",
+            "○",
+            "plain",
+            "something that the number depends on differs from the paper, so no difference is drawn",
+        ),
+    )
+}
+COMPARED = frozenset({"reproduced", "consistent", "above", "below", "collapsed"})
+
+METRICS: Mapping[str, str] = {
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "rank20": "rank-20",
+    "mAP": "mAP",
+    "mINP": "mINP",
+}
+
+
+def verdict(word: str) -> Verdict:
+    """The verdict of this word; a word that is not known is shown as it is, without a tone."""
+    return VERDICTS.get(word) or Verdict(word, "·", "plain", "")
+
+
+def metric(name: str) -> str:
+    """How a metric is called in a heading: `rank1` becomes `rank-1`."""
+    return METRICS.get(name, name)
+
+
+def arrows(text: str) -> str:
+    """`A -> B` with a real arrow."""
+    return text.replace("->", "→")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether this is a finite number; "-", None, True and NaN are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def percent(value: object) -> str:
+    """A percentage with one decimal, as papers print it; a dash where there is none."""
+    return _tidy(f"{value:.1f}") if is_number(value) else NOTHING
+
+
+def difference(measured: float, printed: float) -> str:
+    """Measured minus printed with its sign, in percentage points."""
+    text = _tidy(f"{measured - printed:+.1f}")
+    return "0.0" if text in ("+0.0", f"{MINUS}0.0") else text
+
+
+def _tidy(text: str) -> str:
+    return "0.0" if text == "-0.0" else text.replace("-", MINUS)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of one number over n training seeds; no deviation when n is 1."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @property
+    def text(self) -> str:
+        """`44.1 ± 0.4`, or `44.1` for one seed."""
+        return percent(self.mean) + (f" ± {percent(self.sd)}" if self.sd is not None else "")
+
+
+def spread(values: Iterable[object]) -> Spread | None:
+    """Mean and spread of the finite numbers among `values`; None without any."""
+    numbers = [float(value) for value in values if is_number(value)]
+    if not numbers:
+        return None
+    n = len(numbers)
+    mean = math.fsum(numbers) / n
+    sd = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / (n - 1)) if n > 1 else None
+    return Spread(mean, sd, n)
+
+
+def duration(seconds: object) -> str:
+    """Seconds as people say them: `0.4 s`, `31 s`, `12 min`, `3 h 05 min`."""
+    if not is_number(seconds):
+        return NOTHING
+    value = float(seconds)
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    minutes = round(value / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def listing(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def count(number: int, noun: str) -> str:
+    """`1 case`, `1,020 cases`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def scalar(value: object) -> str:
+    """One value of a specification as text."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """A nested specification as (dotted path, text) lines, in its own order; a list of plain values is one line."""
+    if isinstance(value, Mapping):
+        lines = [
+            line for name, part in value.items() for line in flatten(part, f"{path}.{name}" if path else str(name))
+        ]
+        return lines or [(path, "(empty)")]
+    if isinstance(value, list | tuple):
+        if any(isinstance(part, Mapping | list | tuple) for part in value):
+            return [line for place, part in enumerate(value, 1) for line in flatten(part, f"{path}[{place}]")]
+        return [(path, ", ".join(scalar(part) for part in value) or "(empty)")]
+    return [(path, scalar(value))]
+
+
+def slug(text: str) -> str:
+    """Text as a part of an anchor: letters and digits of ASCII, the rest as single hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def markdown(text: object) -> str:
+    """Text that Markdown shows as it is, in a paragraph, a list or a table cell: one line, nothing of it is markup."""
+    return _at_start(_escaped(" ".join(str(text).split())))
+
+
+def _escaped(line: str) -> str:
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
+
+
+def _at_start(line: str) -> str:
+    return re.sub(r"^([-+#=]|\d+(?=[.)]\s))", _lead, line)
+
+
+def _lead(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0][0])};{found[0][1:]}"
+
+
+def code(text: object) -> str:
+    """Text as an inline code span of Markdown, whatever backticks it holds."""
+    line = " ".join(str(text).split())
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
+    pad = " " if line[:1] == "`" or line[-1:] == "`" else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def markdown_prose(text: object) -> str:
+    """As `markdown`, but what stands between backticks stays a code span."""
+    parts = re.split(r"`([^`]+)`", " ".join(str(text).split()))
+    return _at_start("".join(code(part) if place % 2 else _escaped(part) for place, part in enumerate(parts)))
+
+
+def fenced(text: object, language: str = "") -> str:
+    """Text as a fenced block of Markdown."""
+    body = str(text).rstrip("\n")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", body)), default=0))
+    return f"{fence}{language}\n{body}\n{fence}"

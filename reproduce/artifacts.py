@@ -1,0 +1,135 @@
+"""What stages make, and how each kind is stored: tensors as safetensors, the rest as JSON. Nothing is pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    Weights = Mapping[str, Tensor]
+
+
+class Artifact:
+    """Something a stage makes. `save` writes files into an empty folder, `load` reads them back."""
+
+    kinds: ClassVar[dict[str, type[Artifact]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Artifact.kinds[cls.__name__] = cls
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Training(Artifact):
+    """Networks as a training left them.
+
+    Attributes:
+        checkpoints: weights by moment: "last", "best on source", "best on target", "step 3"; kept in memory on the CPU.
+        facts: what is needed to rebuild the network, such as the number of classes.
+    """
+
+    checkpoints: Mapping[str, Weights]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        for moment, weights in self.checkpoints.items():
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / f"{moment}.safetensors")
+        _write_json(folder / "training.json", {"moments": list(self.checkpoints), "facts": dict(self.facts)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        from safetensors.torch import load_file
+
+        described = _read_json(folder / "training.json")
+        return cls(
+            {moment: load_file(folder / f"{moment}.safetensors") for moment in described["moments"]}, described["facts"]
+        )
+
+
+@dataclass(frozen=True)
+class Scores(Artifact):
+    """Retrieval quality of one ranking.
+
+    Attributes:
+        mAP, rank1, rank5, rank10, mINP: percent, over the queries that have a match.
+        ap: average precision of each query (Q,), a fraction; NaN where a query has no match.
+        queries: how many queries were ranked.
+        unmatched: how many of them have no match in the gallery.
+    """
+
+    mAP: float
+    rank1: float
+    rank5: float
+    rank10: float
+    mINP: float
+    ap: NDArray[np.float64]
+    queries: int
+    unmatched: int
+
+    @property
+    def numbers(self) -> dict[str, float | int]:
+        """Everything but the values per query."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "ap"}
+
+    def save(self, folder: Path) -> None:
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        save_file({"ap": np.ascontiguousarray(self.ap, np.float64)}, folder / "ap.safetensors")
+        _write_json(folder / "scores.json", self.numbers)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        from safetensors.numpy import load_file
+
+        return cls(ap=load_file(folder / "ap.safetensors")["ap"], **_read_json(folder / "scores.json"))
+
+
+@dataclass(frozen=True)
+class Folder(Artifact):
+    """A tree of files that the stage wrote itself, such as a drawn domain.
+
+    Attributes:
+        path: where it is.
+        facts: what the stage wants to remember of it, such as the pixels' digest.
+    """
+
+    path: Path
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        _write_json(folder / "folder.json", dict(self.facts))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(folder / "tree", _read_json(folder / "folder.json"))
+
+
+def snapshot(net: nn.Module) -> Weights:
+    """A copy of a network's weights on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

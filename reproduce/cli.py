@@ -1,0 +1,220 @@
+"""The `reproduce` command: plans, stages, results, drawn data, housekeeping."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from reproduce import results
+from reproduce.scales import PUBLISHED_IDS, SCALES, stand_in_size
+from reproduce.stage import UserError
+
+STORE = Path("build/store")
+RECORDED = Path("reports/results")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; user errors end it with one line and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    others = {entry.name: entry for entry in entry_points(group="reproduce.commands")}
+    try:
+        if arguments and arguments[0] in others:
+            return int(others[arguments[0]].load()(arguments[1:]) or 0)
+        options, rest = _parser(list(others)).parse_known_args(arguments)
+        if rest and options.run is not plan:
+            _parser(list(others)).error(f"unknown arguments: {' '.join(rest)}")
+        options.rest = rest
+        return int(options.run(options) or 0)
+    except UserError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reproduce",
+        description="Does this paper reproduce? Cases are run with pytest: `pytest suites/ -k m2d --scale small`.",
+        epilog=f"more commands: {', '.join(others)}" if others else None,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "plan", help="list the distinct stages of cases: `reproduce plan -k m2d --scale small`"
+    )
+    command.set_defaults(run=plan)
+
+    command = commands.add_parser("stage", help="show one finished stage: spec, provenance, last values")
+    command.add_argument("key", help="the stage's key, or the first characters of it")
+    command.add_argument("--store", type=Path, default=STORE)
+    command.set_defaults(run=stage)
+
+    command = commands.add_parser("show", help="print results beside what the papers print")
+    command.add_argument("folder", type=Path, nargs="?", default=RECORDED, help=f"of results (default {RECORDED})")
+    command.set_defaults(run=show)
+
+    command = commands.add_parser("results", help="keep the results of a run under reports/results")
+    command.add_argument("--record", action="store_true", required=True)
+    command.add_argument("--out", type=Path, default=Path("build"), help="the run's --out (default build)")
+    command.add_argument("--into", type=Path, default=RECORDED)
+    command.set_defaults(run=record)
+
+    command = commands.add_parser("gc", help="list what the store can do without; --delete removes it")
+    command.add_argument("--store", type=Path, default=STORE)
+    command.add_argument(
+        "--keep", type=Path, nargs="*", default=[Path("build/results"), RECORDED], help="results whose stages stay"
+    )
+    command.add_argument("--delete", action="store_true")
+    command.set_defaults(run=gc)
+
+    data = commands.add_parser("data", help="draw stand-in data, look at it, count what a folder holds")
+    verbs = data.add_subparsers(required=True, metavar="VERB")
+    drawn = sorted(PUBLISHED_IDS)
+
+    verb = verbs.add_parser("make", help="draw a domain into a folder")
+    verb.add_argument("domain", choices=drawn)
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--scale", choices=list(SCALES), default="small")
+    verb.add_argument("--world-seed", type=int, default=1)
+    verb.set_defaults(run=make)
+
+    verb = verbs.add_parser("sheet", help="draw a contact sheet of each domain: people by camera, and each dial turned")
+    verb.add_argument("folder", type=Path, nargs="?", default=Path("build/sheets"))
+    verb.add_argument("--world-seed", type=int, default=1)
+    verb.set_defaults(run=sheet)
+
+    verb = verbs.add_parser("info", help="count identities, images and cameras of a folder")
+    verb.add_argument("domain")
+    verb.add_argument("folder", type=Path)
+    verb.set_defaults(run=info)
+    return parser
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Collect cases with pytest and list their stages."""
+    import pytest
+
+    return int(pytest.main(["suites", "--plan", "-q", "--no-header", *options.rest]))
+
+
+def stage(options: argparse.Namespace) -> None:
+    """Print what the store knows of one stage."""
+    found = sorted(options.store.glob(f"*/{options.key}*/artifact.json"))
+    if len(found) != 1:
+        many = ", ".join(path.parent.name for path in found[:5])
+        problem = (
+            f"{len(found)} stages begin with {options.key}: {many}" if found else f"no stage begins with {options.key}"
+        )
+        raise UserError(f"{problem} in {options.store}; `reproduce plan` lists keys, --store names another store")
+    record = json.loads(found[0].read_text())
+    print(f"{record['stage']} {record['key']}\n{found[0].parent}\n")
+    for title in ("spec", "provenance"):
+        print(f"{title}:")
+        for name, value in record[title].items():
+            print(f"  {name:16} {json.dumps(value)}")
+        print()
+    for entry in json.loads((found[0].parent / "history.json").read_text())[-3:]:
+        print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print the results of a folder as a table."""
+    from reproduce.plugin import summary
+
+    found = results.read(options.folder)
+    if not found:
+        raise UserError(f"{options.folder} holds no results: run `pytest suites/` first, or name another folder")
+    print(summary(found, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
+
+
+def record(options: argparse.Namespace) -> None:
+    """Copy a run's results to where they are committed."""
+    folder = options.out / "results"
+    found = results.read(folder)
+    kept = [result for result in found if result["measured"]]
+    if not kept:
+        raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
+    for result in kept:
+        print(results.write(result, options.into))
+    failed = len(found) - len(kept)
+    print(
+        f"{len(kept)} results recorded{f', {failed} without numbers left out' if failed else ''};",
+        f"next: git add {options.into}",
+    )
+
+
+def gc(options: argparse.Namespace) -> None:
+    """List, or delete, drafts and states of dead runs, and artifacts that no kept result names."""
+    from reproduce.runner import Store
+
+    store = Store(options.store)
+    kept = {
+        entry["key"]
+        for folder in options.keep
+        if folder.is_dir()
+        for result in results.read(folder)
+        for entry in result["stages"]
+    }
+    artifacts = [path.parent for path in sorted(store.root.glob("*/*/artifact.json")) if path.parent.name not in kept]
+    leftovers = sorted([*store.root.glob(".drafts/*"), *store.root.glob(".scratch/*")])
+    size = 0
+    for folder in [*leftovers, *artifacts]:
+        size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        with store.lock_key(folder.name) as free:
+            what = "unfinished" if folder in leftovers else "unused"
+            if not free:
+                print(f"in use      {folder}")
+            else:
+                print(f"{what:10}  {folder}")
+                if options.delete:
+                    shutil.rmtree(folder)
+    print(f"{len(leftovers) + len(artifacts)} folders, {size / 2**20:.1f} MiB", end="")
+    print(" deleted" if options.delete else "; next: reproduce gc --delete")
+
+
+def make(options: argparse.Namespace) -> None:
+    """Draw a domain in the layout of the data set that it stands for."""
+    from reproduce.data.world import Dials, draw
+
+    if options.folder.exists() and any(options.folder.iterdir()):
+        raise UserError(f"{options.folder} is not empty: name another folder")
+    size = stand_in_size(options.domain, SCALES[options.scale])
+    pixels = draw(options.folder, options.domain, seed=options.world_seed, size=size, dials=Dials(), progress=_dots)
+    print(f"\ndrew {options.domain} into {options.folder} (pixels {pixels[:12]})")
+    print(f"next: reproduce data info {options.domain} {options.folder}")
+
+
+def sheet(options: argparse.Namespace) -> None:
+    """Draw contact sheets."""
+    from reproduce.data.world import contact_sheet
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for domain in sorted(PUBLISHED_IDS):
+        path = options.folder / f"{domain}.png"
+        contact_sheet(domain, seed=options.world_seed).save(path)
+        print(path)
+
+
+def info(options: argparse.Namespace) -> None:
+    """Count what a folder holds, beside the published counts."""
+    from reproduce.data.domains import PUBLISHED, describe, read
+
+    found = describe(read(options.folder, options.domain))
+    published = PUBLISHED.get(options.domain)
+    for split in ("train", "query", "gallery"):
+        counts = getattr(found, split)
+        beside = f"   published: {_counts(getattr(published, split))}" if published else ""
+        print(f"{split:8} {_counts(counts)}{beside}")
+    print(f"distractors {found.distractors}, junk {found.junk}")
+
+
+def _counts(counts: object) -> str:
+    return ", ".join(f"{value} {name}" for name, value in vars(counts).items())
+
+
+def _dots(done: int, count: int) -> None:
+    print(f"\r{done}/{count} images", end="", flush=True)

@@ -1,0 +1,1 @@
+"""Images of people: reading domains, fingerprinting them, decoding, drawing, transforming and sampling."""

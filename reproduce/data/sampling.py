@@ -1,0 +1,213 @@
+"""Random streams without global state, and the batches of an epoch as pure functions of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from operator import index
+from typing import TYPE_CHECKING, TypeAlias
+
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    import torch
+
+    Ints: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+Batches: TypeAlias = "list[list[int]]"
+
+
+def generator(seed: int, *where: str | int) -> torch.Generator:
+    """A CPU generator that belongs to one place of one experiment.
+
+    Args:
+        seed: the experiment's seed.
+        where: the place, such as `("augment", epoch, iteration, view)`; other places get unrelated streams.
+            (torch seeds its CPU generator with 32 bits, so any two places share a stream once in 4e9.)
+    """
+    import torch
+
+    return torch.Generator().manual_seed(int.from_bytes(_hash(seed, where)[:8], "big"))
+
+
+def numpy_generator(seed: int, *where: str | int) -> np.random.Generator:
+    """As `generator`, in numpy; the torch and the numpy stream of one place are unrelated."""
+    import numpy as np
+
+    return np.random.default_rng(int.from_bytes(_hash(seed, where), "big"))
+
+
+def normal(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
+    """Standard normal numbers of one place, on the CPU.
+
+    They are float64, because torch draws float32 ones by another formula on processors with AVX2.
+    """
+    import torch
+
+    return torch.randn(tuple(shape), generator=generator(seed, *where), dtype=torch.float64)
+
+
+def _hash(seed: int, where: tuple[str | int, ...]) -> bytes:
+    place = [part if isinstance(part, str) else index(part) for part in (seed, *where)]
+    return hashlib.sha256(json.dumps(place).encode()).digest()
+
+
+def identity_batches(
+    pids: Sequence[int], P: int, K: int, *, seed: int, epoch: int, iterations: int | None = None
+) -> Batches:
+    """Batches of P identities with K images each, as RandomIdentitySampler of Bag of Tricks draws them.
+
+    A pass cuts every identity's shuffled images into groups of K (a rest is left out; an identity with fewer than K
+    images gives one group, drawn with replacement), then takes groups of P random identities while P have one left.
+
+    Args:
+        pids: identity or pseudo label of each image; images with a negative one are left out.
+        P: identities in a batch.
+        K: images of each.
+        seed: with `epoch`, all that the draw depends on.
+        epoch: as above.
+        iterations: number of batches, from as many passes as it takes; None: one pass.
+
+    Returns:
+        Batches of P * K positions in `pids`, identity by identity.
+
+    Raises:
+        UserError: there are fewer than P identities.
+    """
+    import numpy as np
+
+    kept, owner, counts = _identities(pids, P)
+    starts = np.cumsum(counts) - counts
+    groups = np.maximum(counts // K, 1)
+    first = np.cumsum(groups) - groups
+    of = np.repeat(np.arange(len(counts)), groups)
+    short = counts[of] < K
+
+    def one_pass(random: np.random.Generator) -> Batches:
+        images = kept[np.lexsort((random.random(len(kept)), owner))]
+        places = (np.arange(len(of)) - first[of])[:, None] * K + np.arange(K)
+        places[short] = random.random((short.sum(), K)) * counts[of[short], None]
+        members = images[starts[of, None] + places]
+        following, end = first.copy(), first + groups
+        available = np.arange(len(counts))
+        batches = []
+        while len(available) >= P:
+            chosen = available[random.choice(len(available), P, replace=False)]
+            batches.append(members[following[chosen]].ravel().tolist())
+            following[chosen] += 1
+            available = available[following[available] < end[available]]
+        return batches
+
+    return _passes(one_pass, seed, ("identity batches", epoch), iterations)
+
+
+def camera_aware_batches(
+    pids: Sequence[int], camids: Sequence[int], P: int, K: int, *, seed: int, epoch: int, iterations: int | None = None
+) -> Batches:
+    """Batches of P identities with K images each, other cameras first: RandomMultipleGallerySampler of MMT and SpCL.
+
+    A pass visits every identity once, in random order: one random image, then K - 1 of its images from other cameras,
+    or of its other images when all are from one camera. These are drawn without replacement where there are at least K
+    to choose from. An identity with one image gives that image only, so a pass is cut into batches by position; with
+    two images or more for every identity each batch is P x K. An incomplete last batch is dropped.
+
+    Args:
+        pids: identity or pseudo label of each image; images with a negative one are left out.
+        camids: camera of each image.
+        P: identities in a batch.
+        K: images of each.
+        seed: with `epoch`, all that the draw depends on.
+        epoch: as above.
+        iterations: number of batches, from as many passes as it takes; None: one pass.
+
+    Returns:
+        Batches of P * K positions in `pids`.
+
+    Raises:
+        UserError: there are fewer than P identities, or a pass does not fill one batch.
+    """
+    import numpy as np
+
+    kept, owner, counts = _identities(pids, P)
+    cameras = np.asarray(camids)[kept]
+    starts = np.cumsum(counts) - counts
+    filled = int(np.where(counts > 1, K, 1).sum())
+    if filled < P * K:
+        raise UserError(
+            f"a pass over {len(counts)} identities gives {filled} images, as identities with one image give only that;"
+            f" a batch takes P x K = {P} x {K}: lower P or K"
+        )
+
+    def one_pass(random: np.random.Generator) -> Batches:
+        keys = random.random(len(kept))
+        anchors = np.lexsort((keys, owner))[starts]
+        other = cameras != cameras[anchors][owner]
+        other_cameras = np.bincount(owner, other, len(counts)) > 0
+        eligible = np.where(other_cameras[owner], other, True)
+        eligible[anchors] = False
+        choices = np.bincount(owner, eligible, len(counts)).astype(np.int64)
+        places = np.broadcast_to(np.arange(K - 1), (len(counts), K - 1)).copy()
+        few = choices < K
+        places[few] = random.random((few.sum(), K - 1)) * choices[few, None]
+        ordered = np.lexsort((keys, ~eligible, owner))
+        rows = np.column_stack([anchors, ordered[starts[:, None] + places]])
+        rows[choices == 0, 1:] = -1
+        line = rows[random.permutation(len(rows))].ravel()
+        return _cut(kept[line[line >= 0]], P * K)
+
+    return _passes(one_pass, seed, ("camera-aware batches", epoch), iterations)
+
+
+def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None) -> Batches:
+    """Batches of `size` of the positions 0 .. count - 1, each at most once a pass; an incomplete last one is dropped.
+
+    Args:
+        count: number of images.
+        size: images in a batch.
+        seed: with `epoch`, all that the draw depends on.
+        epoch: as above.
+        iterations: number of batches, from as many passes as it takes; None: one pass.
+
+    Raises:
+        UserError: there are fewer images than a batch takes.
+    """
+    if count < size:
+        raise UserError(f"{count} images do not fill a batch of {size}: lower the batch size or bring more images")
+
+    def one_pass(random: np.random.Generator) -> Batches:
+        return _cut(random.permutation(count), size)
+
+    return _passes(one_pass, seed, ("shuffled batches", epoch), iterations)
+
+
+def _identities(pids: Sequence[int], P: int) -> tuple[Ints, Ints, Ints]:
+    """Positions of the images with a label, the number of their identity in 0 .. n - 1, and images per identity."""
+    import numpy as np
+
+    labels = np.asarray(pids)
+    kept = np.flatnonzero(labels >= 0)
+    _, owner, counts = np.unique(labels[kept], return_inverse=True, return_counts=True)
+    if len(counts) < P:
+        raise UserError(f"{len(counts)} identities, but a batch takes P = {P}: lower P or bring more identities")
+    return kept, owner, counts
+
+
+def _cut(line: Ints, size: int) -> Batches:
+    batches: Batches = line[: len(line) // size * size].reshape(-1, size).tolist()
+    return batches
+
+
+def _passes(
+    one_pass: Callable[[np.random.Generator], Batches], seed: int, where: tuple[str | int, ...], iterations: int | None
+) -> Batches:
+    batches = one_pass(numpy_generator(seed, *where, 0))
+    if iterations is None:
+        return batches
+    number = 0
+    while len(batches) < iterations:
+        number += 1
+        batches += one_pass(numpy_generator(seed, *where, number))
+    return batches[:iterations]

@@ -1,0 +1,37 @@
+"""A drawn domain as a stage: what a suite's `Domain` becomes when no real data set is given for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from reproduce.artifacts import Folder
+from reproduce.data.world import WORLD_VERSION, Dials, Size
+from reproduce.stage import Env, Stage
+
+
+@dataclass(frozen=True)
+class StandIn(Stage[Folder]):
+    """Draw a domain of the stand-in world in the layout of the data set that it stands for.
+
+    Attributes:
+        domain: the data set it stands for, such as "market".
+        size: identities and pixels.
+        seed: of the world; training seeds do not touch it.
+        dials: strength of each disturbance.
+    """
+
+    domain: str
+    size: Size
+    seed: int = 1
+    dials: Dials = Dials()
+    version: ClassVar[int] = WORLD_VERSION
+
+    def run(self, env: Env) -> Folder:
+        from reproduce.data.world import draw
+
+        def progress(done: int, count: int) -> None:
+            env.progress(done, count, "image")
+
+        pixels = draw(env.folder, self.domain, seed=self.seed, size=self.size, dials=self.dials, progress=progress)
+        return Folder(env.folder, {"pixels": pixels})

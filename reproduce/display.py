@@ -1,0 +1,129 @@
+"""What a user sees while stages run: a line for each on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reproduce.data.domains import Real
+from reproduce.data.standins import StandIn
+from reproduce.engine import Engine, Job
+from reproduce.stage import Stage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SPEAK_EVERY = 10.0
+"""Seconds between two lines of one stage where the output is not a terminal."""
+
+
+def label(stage: Stage[Any]) -> str:
+    """A stage in a few words, such as `supervised.Train market, seed 1`."""
+    words = _words(stage)
+    return f"{stage.name} {', '.join(words)}" if words else stage.name
+
+
+def _words(stage: Stage[Any]) -> list[str]:
+    words: list[str] = []
+    if isinstance(stage, StandIn):
+        return [stage.domain]
+    for name, value in vars(stage).items():
+        match value:
+            case StandIn():
+                words.append(f"on {value.domain}" if name == "on" else value.domain)
+            case Real():
+                words.append(f"on {value.name}" if name == "on" else value.name)
+            case Stage():
+                words.extend(_words(value))
+            case int() if name == "seed":
+                words.append(f"seed {value}")
+    return words
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def progress(job: Job) -> list[str]:
+    """How far a running job is: steps, the last logged values, images a second, time left."""
+    seen = job.progress
+    words: list[str] = []
+    if seen.get("count"):
+        words.append(f"{seen['unit']} {seen['done']}/{seen['count']}")
+    for name, digits in (("loss", 3), ("mAP", 1)):
+        if name in seen:
+            words.append(f"{name} {seen[name]:.{digits}f}")
+    if "images_per_s" in seen:
+        words.append(f"{seen['images_per_s']:.0f} images/s")
+    if seen.get("done") and seen["done"] < seen["count"]:
+        words.append(f"{clock(job.seconds / seen['done'] * (seen['count'] - seen['done']))} left")
+    return words
+
+
+class Display:
+    """Shows an engine's jobs, between `start` and `stop`.
+
+    Args:
+        engine: its jobs are shown.
+        live: whether the output is a terminal whose lines can be redrawn.
+        say: prints one line.
+    """
+
+    def __init__(self, live: bool, say: Callable[[str], None]) -> None:
+        self._live_wanted, self._say = live, say
+        self._live: Any = None
+        self._spoke: dict[str, float] = {}
+
+    def changed(self, job: Job) -> None:
+        """A job has started, progressed or ended."""
+        name = label(job.stage)
+        if job.status == "running" and not job.progress:
+            self._spoke[job.stage.key] = time.monotonic()
+            if not self._live_wanted:
+                self._print(f"start   {name}")
+        elif job.status == "running" and not self._live_wanted:
+            if time.monotonic() - self._spoke[job.stage.key] >= SPEAK_EVERY:
+                self._spoke[job.stage.key] = time.monotonic()
+                self._print(f"        {name}: {', '.join(progress(job))}")
+        elif job.status == "done":
+            self._print(f"done    {name} in {clock(job.seconds)}")
+        elif job.status == "failed":
+            self._print(f"FAILED  {name}: {job.error}")
+
+    def refresh(self, engine: Engine) -> None:
+        """Redraw the live lines."""
+        if not self._live_wanted:
+            return
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(transient=True, refresh_per_second=4)
+            self._live.start()
+        self._live.update(self._table(engine))
+
+    def stop(self) -> None:
+        """Take the live lines away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self, engine: Engine) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for job in engine.running():
+            table.add_row(clock(job.seconds), label(job.stage), *progress(job))
+        waiting = sum(job.status == "waiting" for job in engine.jobs.values())
+        if waiting:
+            table.add_row("", f"and {waiting} waiting")
+        return table
+
+    def _print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            self._say(line)

@@ -1,0 +1,89 @@
+"""How an experiment shrinks: the role of a field and the scale give the field's value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reproduce.data.world import Size
+
+STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
+"""The narrow net that stands for a backbone."""
+
+PUBLISHED_IDS = {"market": (751, 750, 400), "duke": (702, 702, 408)}
+"""Identities in train, in test, and in the gallery alone (Market-1501 does not count the people behind its 0000)."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One way to shrink an experiment.
+
+    Attributes:
+        does: what it is for, in one line.
+        shorten: epochs, milestones and evaluation periods are multiplied by this.
+        longest: and epochs and iterations are then cut to this many.
+        shrink: the input, and everything counted in pixels, is divided by this.
+        faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
+        narrow: whether the narrow net stands for the backbone.
+        batch: at most this many identities in a batch.
+        published: whether published weights are used.
+        ids: a drawn domain has one in this many of the published identities.
+    """
+
+    does: str
+    shorten: float = 1.0
+    longest: int | None = None
+    shrink: int = 1
+    faster: float = 1.0
+    narrow: bool = False
+    batch: int | None = None
+    published: bool = False
+    ids: int = 1
+
+
+SCALES = {
+    "smoke": Scale("wiring: seconds a stage", longest=2, shrink=4, faster=10.0, narrow=True, batch=4, ids=60),
+    "small": Scale("claims: the narrow net on 64x32 images", shorten=1 / 3, shrink=4, faster=10.0, narrow=True, ids=14),
+    "medium": Scale("claims: ResNet-50 from scratch on 128x64 images, on a GPU", shorten=1 / 2, shrink=2, ids=4),
+    "trial": Scale("the paper's recipe cut to 2 epochs", longest=2, published=True),
+    "paper": Scale("as printed", published=True),
+}
+
+WEIGHTS = "weights"
+"""The one role that is not a matter of scale alone: see `reproduce.plugin`."""
+
+
+def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
+    """The `by_role` argument of `reproduce.stage.rewrite` for a scale."""
+
+    def shortened(value: int) -> int:
+        value = max(1, round(value * scale.shorten))
+        return value if scale.longest is None else min(value, scale.longest)
+
+    rules: dict[str, Callable[[Any], Any]] = {
+        "epochs": shortened,
+        "period": lambda value: max(1, round(value * scale.shorten)),
+        "milestones": lambda value: (
+            tuple(round(epoch * scale.shorten) for epoch in value)
+            if isinstance(value, tuple)
+            else round(value * scale.shorten)
+        ),
+        "lr": lambda value: value * scale.faster,
+        "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
+        "pixels": lambda value: round(value / scale.shrink),
+        "backbone": lambda value: STEMS[value] if scale.narrow else value,
+        "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
+        WEIGHTS: lambda value: value if scale.published else None,
+    }
+
+    def by_role(role: str, value: Any, _: Any) -> Any:
+        return rules[role](value)
+
+    return by_role
+
+
+def stand_in_size(domain: str, scale: Scale) -> Size:
+    """How large a drawn domain is at a scale: the published proportions, fewer identities, smaller images."""
+    train, test, extra = (-(-count // scale.ids) for count in PUBLISHED_IDS[domain])
+    return Size(train, test, extra, 256 // scale.shrink, 128 // scale.shrink)

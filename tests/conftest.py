@@ -1,0 +1,62 @@
+"""What several tests need: a tiny domain on disk, a place to run stages in, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from reproduce.engine import Engine, Job
+from reproduce.runner import Site
+
+
+@pytest.fixture(scope="session")
+def tiny_domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Market-1501's layout with 6 training and 4 test identities, 2 cameras, PNG images of 32 x 16 pixels."""
+    root = tmp_path_factory.mktemp("tiny")
+    rows, columns = np.mgrid[0:32, 0:16]
+    for split, pids in {
+        "bounding_box_train": range(1, 7),
+        "query": range(11, 15),
+        "bounding_box_test": range(11, 15),
+    }.items():
+        (root / split).mkdir()
+        for pid in pids:
+            for camera in (1, 2):
+                for frame in range(1 if split == "query" else 3):
+                    channels = [
+                        (pid * 37 + rows * (channel + 1) + columns * pid + 11 * camera + 5 * frame) % 256
+                        for channel in range(3)
+                    ]
+                    name = f"{pid:04}_c{camera}s1_{frame:06}_{0 if split == 'query' else 1:02}.png"
+                    PIL.Image.fromarray(np.stack(channels, 2).astype(np.uint8)).save(root / split / name)
+    return root
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of small real data sets and golden values."""
+    folder = os.environ.get("REPRODUCE_TEST_DATA")
+    if not folder:
+        pytest.skip("REPRODUCE_TEST_DATA names no folder of real data")
+    return Path(folder)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """Makes engines on one store, and closes them."""
+    made: list[Engine] = []
+
+    def make(jobs: int = 1, on_change: Callable[[Job], None] = lambda job: None, **site: object) -> Engine:
+        made.append(
+            Engine(Site(tmp_path / "store", **site), jobs=jobs, logs=tmp_path / "logs", on_change=on_change)  # type: ignore[arg-type]
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -1,0 +1,104 @@
+"""Small stages for the tests of runner, engine and plugin; importable by their child processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from reproduce.artifacts import Folder, Scores, Training
+from reproduce.stage import Env, Stage, UserError
+
+
+@dataclass(frozen=True)
+class Number(Stage[Scores]):
+    """Scores that are the number itself plus those of the stages before it."""
+
+    value: float = 1.0
+    before: tuple[Stage[Any], ...] = ()
+    sleep: float = 0.0
+    trouble: str = ""
+    seed: int = 1
+
+    def run(self, env: Env) -> Scores:
+        import numpy as np
+
+        total = self.value + sum(env.get(stage).mAP for stage in self.before)
+        time.sleep(self.sleep)
+        match self.trouble:
+            case "user":
+                raise UserError("mend the thing")
+            case "bug":
+                raise ValueError("a bug")
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stranger":
+                env.get(Number(12345.0))
+            case "nan":
+                import torch
+
+                env.log(3, loss=torch.tensor([1.0, float("nan"), 2.0]))
+        env.log(1, loss=total)
+        return Scores(total, total, total, total, total, np.array([total / 100, np.nan]), 2, 1)
+
+
+@dataclass(frozen=True)
+class Tree(Stage[Folder]):
+    """A folder with one file."""
+
+    text: str = "hello"
+
+    def run(self, env: Env) -> Folder:
+        (env.folder / "deep").mkdir()
+        (env.folder / "deep" / "file.txt").write_text(self.text)
+        return Folder(env.folder, {"letters": len(self.text)})
+
+
+@dataclass(frozen=True)
+class Descent(Stage[Training]):
+    """A little training whose state holds every kind of thing that a state may hold."""
+
+    epochs: int = 6
+    seed: int = 1
+    version: ClassVar[int] = 1
+
+    def run(self, env: Env) -> Training:
+        import torch
+
+        from reproduce.artifacts import snapshot
+        from reproduce.data.sampling import generator
+
+        net = torch.nn.Linear(3, 2)
+        with torch.no_grad():
+            net.weight.fill_(0.1)
+            net.bias.zero_()
+        state = SimpleNamespace(
+            net=net,
+            optimizer=torch.optim.Adam(net.parameters(), 0.1),
+            queue=torch.zeros(2),
+            best={"loss": 1e9},
+            notes=["start"],
+        )
+        for epoch in env.epochs(self.epochs, state):
+            inputs = torch.rand(4, 3, generator=generator(self.seed, "inputs", epoch))
+            loss = (state.net(inputs) - state.queue).square().mean()
+            state.optimizer.zero_grad()
+            loss.backward()
+            state.optimizer.step()
+            state.queue = torch.cat([state.queue[1:], loss.detach()[None]])
+            state.best = {"loss": min(state.best["loss"], loss.item())}
+            state.notes.append(f"epoch {epoch}")
+            env.log(epoch + 1, loss=loss.detach(), images=4)
+        return Training(
+            {"last": {**snapshot(net), "queue": state.queue}}, {"best": state.best["loss"], "notes": state.notes}
+        )
+
+
+def touch_and_wait(path: Path, seconds: float) -> None:
+    """For tests that need a process which lives for a while."""
+    path.touch()
+    time.sleep(seconds)

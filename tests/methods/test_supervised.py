@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from methods import supervised
+from reproduce.data.domains import Domain
+from reproduce.data.transforms import Augment, Erase
+from reproduce.engine import Engine, Job
+from reproduce.evaluation import Evaluate
+from reproduce.runner import Site, Store, build
+from reproduce.setting import Setting
+from reproduce.stage import UserError, closure
+
+GOLDEN = [9.999, 9.999]
+"""Losses of two iterations in float64, one an epoch."""
+
+
+def tiny(domain: Any, **changes: Any) -> supervised.Train:
+    stage = supervised.Train(
+        domain,
+        backbone="narrow_ibn_a",
+        weights=None,
+        input=(32, 16),
+        P=6,
+        K=4,
+        epochs=2,
+        milestones=(1,),
+        warmup=0,
+        eval_every=1,
+        augment=Augment(pad=2, erase=Erase()),
+    )
+    return replace(stage, **changes)
+
+
+@pytest.fixture
+def setting(tiny_domain: Path) -> Setting:
+    return Setting("paper", {"market": tiny_domain}, weights="scratch")
+
+
+def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
+    stage = setting.resolve(stage)
+    for needed in closure([stage]):
+        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
+    return Store(root).load(stage)
+
+
+def test_golden(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(Domain("market"), precision="float64")
+    run(stage, setting, tmp_path)
+    losses = [entry["loss"] for entry in Store(tmp_path).history(setting.resolve(stage))]
+    assert losses == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
+
+
+def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(Domain("market"), epochs=3)
+    training = run(stage, setting, tmp_path)
+    assert set(training.checkpoints) == {"last", "best on source"}
+    history = Store(tmp_path).history(setting.resolve(stage))
+    best = max(entry["mAP"] for entry in history)
+    scores = {at: run(Evaluate(stage, Domain("market"), at=at), setting, tmp_path).mAP for at in training.checkpoints}
+    assert scores == pytest.approx({"last": history[-1]["mAP"], "best on source": best})
+    with pytest.raises(UserError, match=r"kept no network of 'step 3'; it kept last, best on source"):
+        run(Evaluate(stage, Domain("market"), at="step 3"), setting, tmp_path)
+
+
+def test_it_learns(setting: Setting, tmp_path: Path) -> None:
+    """A constant loss would pass every other test."""
+    stage = tiny(Domain("market"), epochs=12, milestones=(), lr=3e-3, augment=Augment(flip=0.0, pad=0), eval_every=12)
+    run(stage, setting, tmp_path)
+    losses = [entry["loss"] for entry in Store(tmp_path).history(setting.resolve(stage))]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_schedule(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(Domain("market"), epochs=5, warmup=2, milestones=(3, 4), lr=1.0e-3)
+    run(stage, setting, tmp_path)
+    rates = [entry["lr"] for entry in Store(tmp_path).history(setting.resolve(stage))]
+    assert rates == pytest.approx([1e-5, 5.05e-4, 1e-3, 1e-4, 1e-5])
+
+
+def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
+    loaded = store.load(stage)
+    return {f"{at}/{name}": tensor for at, weights in loaded.checkpoints.items() for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("message", [2, 4, 6, 8])
+def test_killed_at_any_step_it_ends_with_the_same_bits(
+    setting: Setting, tmp_path: Path, engine: Callable[..., Engine], message: int
+) -> None:
+    stage = setting.resolve(tiny(Domain("market"), epochs=4))
+    heard: list[str] = []
+
+    def killer(job: Job) -> None:
+        heard.append(job.status)
+        if len(heard) == message and job.status == "running":
+            os.kill(first._children[0].process.pid, 9)
+
+    first = engine(on_change=killer, save_every=0, folders=setting.paths())
+    first.submit([stage])
+    assert first.wait(stage).status == "failed"
+    second = engine(save_every=0, folders=setting.paths())
+    second.submit([stage])
+    assert second.wait(stage).status == "done"
+
+    uncut = Engine(Site(tmp_path / "uncut", folders=setting.paths()), logs=tmp_path / "uncut-logs")
+    uncut.submit([stage])
+    assert uncut.wait(stage).status == "done"
+    left, right = weights_of(second.store, stage), weights_of(uncut.store, stage)
+    uncut.close()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert second.store.history(stage) == Store(tmp_path / "uncut").history(stage)
+
+
+def test_jobs_and_order_do_not_change_a_bit(setting: Setting, tmp_path: Path) -> None:
+    stages = [setting.resolve(tiny(Domain("market"), seed=seed)) for seed in (1, 2)]
+    found = []
+    for jobs, order in ((1, stages), (2, stages[::-1])):
+        pool = Engine(Site(tmp_path / str(jobs), folders=setting.paths()), jobs=jobs, logs=tmp_path / "logs")
+        pool.submit(order)
+        assert [pool.wait(stage).status for stage in order] == ["done", "done"]
+        found.append([weights_of(pool.store, stage) for stage in stages])
+        pool.close()
+    for left, right in zip(*found, strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert not torch.equal(found[0][0]["last/classifier.weight"], found[0][1]["last/classifier.weight"])
+
+
+def test_too_few_identities_is_a_message(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"6 .*16|16.* 6"):
+        run(tiny(Domain("market"), P=16), setting, tmp_path)
+
+
+def test_divergence_names_the_step(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+.* of supervised\.Train"):
+        run(tiny(Domain("market"), lr=1e30, epochs=4, eval_every=9), setting, tmp_path)
+
+
+def test_the_docstring_names_the_paper_the_code_and_every_deviation() -> None:
+    text = supervised.__doc__ or ""
+    assert re.search(r"^Paper: ", text, re.MULTILINE)
+    assert re.search(r"^Code: ", text, re.MULTILINE)
+    from reproduce.plugin import deviations
+
+    listed = deviations(tiny(Domain("market")))
+    assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
+    assert all(line[0].isupper() and line.endswith(".") for line in listed)

@@ -1,0 +1,173 @@
+"""Fingerprints: what changes them, what does not, and the memory that makes them cheap."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reproduce.data.domains import Dataset, Image
+from reproduce.data.manifests import digest
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONG_AGO = 1_600_000_000_000_000_000
+
+
+def write(path: Path, content: bytes, changed: int = LONG_AGO) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(changed, changed))
+
+
+def dataset(root: Path, names: str = "abcdef") -> Dataset:
+    """A dataset of one file a letter, two a split."""
+    images = [Image(f"split/{name}.jpg", 1, 0) for name in names]
+    for image in images:
+        if not (root / image.path).exists():
+            write(root / image.path, image.path.encode())
+    return Dataset("m", root, tuple(images[:2]), tuple(images[2:4]), tuple(images[4:]))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose content was hashed."""
+    names: list[str] = []
+    original: Callable[..., object] = hashlib.file_digest
+
+    def counted(file: object, kind: str) -> object:
+        names.append(Path(file.name).name)  # type: ignore[attr-defined]
+        return original(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    return names
+
+
+def test_the_definition(tmp_path: Path) -> None:
+    lines = "".join(
+        f"split/{name}.jpg\0{len('split/a.jpg')}\0{hashlib.sha256(f'split/{name}.jpg'.encode()).hexdigest()}\n"
+        for name in "abcdef"
+    )
+    expected = hashlib.sha256(lines.encode()).hexdigest()
+    assert digest(dataset(tmp_path / "data"), cache=tmp_path / "cache") == expected
+
+
+def test_place_time_and_order_do_not_count(tmp_path: Path) -> None:
+    first = digest(dataset(tmp_path / "a"), cache=tmp_path / "cache")
+    moved = dataset(tmp_path / "b", "fedcba")
+    for image in moved.train:
+        os.utime(moved.root / image.path, ns=(LONG_AGO + 5, LONG_AGO + 5))
+    assert digest(moved, cache=tmp_path / "cache", threads=1) == first
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_content_names_and_number_count(tmp_path: Path, threads: int) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    seen = {digest(dataset(root), cache=cache, threads=threads), digest(dataset(root, "abcdeg"), cache=cache)}
+    seen.add(digest(dataset(root, "abcde"), cache=cache))
+    write(root / "split" / "a.jpg", b"split/A.jpg", LONG_AGO + 1)
+    seen.add(digest(dataset(root), cache=cache))
+    write(root / "split" / "a.jpg", b"longer than before")
+    seen.add(digest(dataset(root), cache=cache))
+    assert len(seen) == 5
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    first = digest(dataset(root), cache=cache)
+    assert sorted(reads) == [f"{name}.jpg" for name in "abcdef"]
+    reads.clear()
+    assert digest(dataset(root), cache=cache) == first
+    assert digest(dataset(root, "abc"), cache=cache) != first
+    assert reads == []
+    write(root / "split" / "b.jpg", b"other", LONG_AGO + 1)
+    assert digest(dataset(root), cache=cache) != first
+    assert reads == ["b.jpg"]
+    assert digest(dataset(root), cache=cache) != first
+    assert reads == ["b.jpg"]
+
+
+def test_a_part_does_not_forget_the_rest(tmp_path: Path, reads: list[str]) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    digest(dataset(root), cache=cache)
+    digest(dataset(root, "abg"), cache=cache)
+    reads.clear()
+    digest(dataset(root, "abcdefg"), cache=cache)
+    assert reads == []
+
+
+def test_a_file_written_just_now_is_not_trusted(tmp_path: Path, reads: list[str]) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    data = dataset(root)
+    path = root / "split" / "a.jpg"
+    path.write_bytes(b"one")
+    stat = path.stat()
+    first = digest(data, cache=cache)
+    write(path, b"two", stat.st_mtime_ns)  # same size, and the same time to the nanosecond
+    reads.clear()
+    assert digest(data, cache=cache) != first
+    assert reads == ["a.jpg"]
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[]", "null", '{"split/a.jpg": 3}', '{"split/a.jpg": ["x", 1, 2]}'])
+def test_a_broken_memory_is_ignored_and_mended(tmp_path: Path, reads: list[str], broken: str) -> None:
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    first = digest(dataset(root), cache=cache)
+    (memory,) = cache.iterdir()
+    whole = json.loads(memory.read_text())
+    memory.write_text(broken)
+    assert digest(dataset(root), cache=cache) == first
+    assert [path.name for path in cache.iterdir()] == [memory.name]
+    assert json.loads(memory.read_text()) == whole
+    assert len(reads) == 12
+
+
+def test_a_memory_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    expected = digest(dataset(tmp_path / "data"), cache=tmp_path / "cache")
+    (tmp_path / "file").touch()
+    assert digest(dataset(tmp_path / "data"), cache=tmp_path / "file" / "cache") == expected
+
+
+def test_the_default_memory_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    digest(dataset(tmp_path / "data"))
+    assert len(list((tmp_path / "home" / "reproduce" / "manifests").iterdir())) == 1
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data")
+    (data.root / "split" / "c.jpg").unlink()
+    with pytest.raises(UserError, match=r"c\.jpg cannot be read \(No such file or directory\); copy it again"):
+        digest(data, cache=tmp_path / "cache")
+
+
+def test_processes_share_the_memory(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data")
+    for name in range(300):
+        write(data.root / "split" / f"{name}.jpg", b"%d" % name)
+    script = (
+        "import sys; from pathlib import Path; from reproduce.data.domains import Dataset, Image;"
+        "from reproduce.data.manifests import digest;"
+        "root, cache, low, high = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]);"
+        "images = lambda n: tuple(Image(f'split/{i}.jpg', 1, 0) for i in range(low, n));"
+        "print([digest(Dataset('m', root, images(n), (), ()), cache=cache) for n in range(low + 1, high)][-1])"
+    )
+    command = [sys.executable, "-c", script, str(data.root), str(tmp_path / "cache")]
+    ranges = [("0", "80"), ("0", "80"), ("50", "130")]
+    running = [subprocess.Popen([*command, *ends], stdout=subprocess.PIPE, text=True) for ends in ranges]
+    printed = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert printed[0] == printed[1] != printed[2]
+    (memory,) = (tmp_path / "cache").iterdir()
+    for path, (size, changed, content) in json.loads(memory.read_text()).items():
+        stat = (data.root / path).stat()
+        assert (size, changed) == (stat.st_size, stat.st_mtime_ns)
+        assert content == hashlib.sha256((data.root / path).read_bytes()).hexdigest()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from demo_stages import Number
+
+from reproduce.cli import main
+from reproduce.runner import Site, Store, build
+
+RESULT = {
+    "format": 1,
+    "case": {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"},
+    "identity": {
+        "scale": "small",
+        "data": {},
+        "weights": "scratch",
+        "selection": "last",
+        "bn_group": None,
+        "subset": None,
+    },
+    "printed": {},
+    "reasons": [],
+    "measured": {},
+    "verdict": "not comparable",
+}
+
+
+def test_make_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "market", str(tmp_path / "m"), "--scale", "smoke"]) == 0
+    assert main(["data", "info", "market", str(tmp_path / "m")]) == 0
+    output = capsys.readouterr().out
+    assert "13 ids" in output
+    assert "published: 751 ids, 12936 images, 6 cameras" in output
+    assert main(["data", "make", "market", str(tmp_path / "m")]) == 2
+    assert "is not empty: name another folder" in capsys.readouterr().err
+
+
+def test_stage_shows_what_the_store_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(Number(3.0), Site(tmp_path), lambda _: None)
+    assert main(["stage", Number(3.0).key[:6], "--store", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert Number(3.0).key in output
+    assert "value            3.0" in output
+    assert main(["stage", "ffff", "--store", str(tmp_path)]) == 2
+    assert "no stage begins with ffff" in capsys.readouterr().err
+
+
+def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, results = tmp_path / "store", tmp_path / "results"
+    for value in (1.0, 2.0):
+        build(Number(value), Site(root), lambda _: None)
+    store = Store(root)
+    (store.scratch(Number(7.0))).mkdir(parents=True)
+    results.mkdir()
+    (results / "r.json").write_text(json.dumps(RESULT | {"stages": [{"key": Number(1.0).key}]}))
+    command = ["gc", "--store", str(root), "--keep", str(results)]
+    assert main(command) == 0
+    assert store.has(Number(2.0))
+    with store.lock(Number(7.0)):
+        assert main([*command, "--delete"]) == 0
+    assert "in use" in capsys.readouterr().out
+    assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, True)
+    assert main([*command, "--delete"]) == 0
+    assert not store.scratch(Number(7.0)).exists()
+
+
+def test_record_copies_measured_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "build" / "results"
+    folder.mkdir(parents=True)
+    good = RESULT | {"measured": {"1": {"mAP": 1.0}}}
+    (folder / "a.json").write_text(json.dumps(good))
+    (folder / "b.json").write_text(json.dumps({**good, "measured": {}, "verdict": "error"}))
+    into = tmp_path / "recorded"
+    assert main(["results", "--record", "--out", str(tmp_path / "build"), "--into", str(into)]) == 0
+    assert [json.loads(path.read_text()) for path in into.glob("*.json")] == [good]
+    assert "1 results recorded, 1 without numbers left out" in capsys.readouterr().out
+    assert main(["results", "--record", "--out", str(tmp_path), "--into", str(into)]) == 2
+    assert main(["show", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["data"], ["show", "--no-such-option"]])
+def test_unknown_words_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: reproduce" in capsys.readouterr().err

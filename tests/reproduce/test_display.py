@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from methods import supervised
+from reproduce.data.domains import Domain
+from reproduce.display import Display, clock, label, progress
+from reproduce.engine import Job
+from reproduce.evaluation import Evaluate
+from reproduce.setting import Setting
+
+STAGE = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00"), (7325, "2:02:05")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_labels() -> None:
+    assert label(STAGE) == "evaluation.Evaluate market, seed 2, on duke"
+    assert label(STAGE.train) == "supervised.Train market, seed 2"  # type: ignore[attr-defined]
+    assert label(STAGE.on) == "standins.StandIn duke"  # type: ignore[attr-defined]
+
+
+def test_progress_shows_epoch_loss_speed_and_time_left() -> None:
+    job = Job(STAGE, "running", started=100.0, ended=110.0)
+    job.progress = {"unit": "epoch", "done": 5, "count": 20, "loss": 1.23456, "mAP": 45.67, "images_per_s": 812.3}
+    assert progress(job) == ["epoch 5/20", "loss 1.235", "mAP 45.7", "812 images/s", "0:30 left"]
+    job.progress = {}
+    assert progress(job) == []
+
+
+def test_a_log_gets_lines_at_start_and_end_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("reproduce.display.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("reproduce.engine.time.monotonic", lambda: now[0])
+    said: list[str] = []
+    display = Display(live=False, say=said.append)
+    job = Job(STAGE, "running", started=100.0)
+    display.changed(job)
+    for second in range(1, 26):
+        now[0] = 100.0 + second
+        job.progress = {"unit": "epoch", "done": second, "count": 30}
+        display.changed(job)
+    job.status, job.ended = "done", 126.0
+    display.changed(job)
+    assert len(said) == 4
+    assert said[0].startswith("start")
+    assert "epoch 10/30" in said[1]
+    assert said[3].endswith("in 0:26")

@@ -1,0 +1,342 @@
+"""The ranking kernel against slow loops, against itself, and against values that others published."""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reproduce import evaluation
+from reproduce.evaluation import evaluate_ranking
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from reproduce.artifacts import Scores
+
+Problem = tuple[Any, Any, Any, Any, Any]
+
+
+@pytest.fixture
+def real() -> Path:
+    folder = os.environ.get("REPRODUCE_TEST_DATA")
+    if not folder:
+        pytest.skip("REPRODUCE_TEST_DATA does not name the folder of real test data")
+    return Path(folder)
+
+
+def slow(distances: Any, query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any) -> dict[str, Any]:
+    """The definition, image by image."""
+    aps, inps, firsts = [], [], []
+    for row, pid, camid in zip(distances, query_pids, query_camids, strict=True):
+        rank, hits, precisions, last = 0, 0, [], 0
+        for _, _, other, camera in sorted(zip(row, range(len(row)), gallery_pids, gallery_camids, strict=True)):
+            if other == -1 or (other == pid and camera == camid):
+                continue
+            rank += 1
+            if other == pid:
+                hits += 1
+                precisions.append(hits / rank)
+                last = rank
+                if hits == 1:
+                    firsts.append(rank)
+        aps.append(sum(precisions) / hits if hits else np.nan)
+        inps.append(hits / last if hits else np.nan)
+    if not firsts:
+        raise UserError("none")
+    return {
+        "mAP": 100 * np.nanmean(aps),
+        "mINP": 100 * np.nanmean(inps),
+        **{f"rank{k}": 100 * np.mean([first <= k for first in firsts]) for k in (1, 5, 10)},
+        "ap": aps,
+        "queries": len(aps),
+        "unmatched": len(aps) - len(firsts),
+    }
+
+
+def assert_equal(scores: Scores, expected: Scores | dict[str, Any]) -> None:
+    expected = expected if isinstance(expected, dict) else {**expected.numbers, "ap": expected.ap}
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(scores, name), value, rtol=1e-12, err_msg=name)
+
+
+def problem(seed: int, queries: int = 40, images: int = 150, ids: int = 6, cameras: int = 3) -> Problem:
+    """Distances without ties, some junk, some distractors and some queries without a match."""
+    draw = np.random.default_rng(seed)
+    distances = draw.permutation(queries * images).reshape(queries, images) / (queries * images)
+    return (
+        distances,
+        draw.integers(0, ids + 1, queries),
+        draw.integers(-1, ids, images),
+        draw.integers(0, cameras, queries),
+        draw.integers(0, cameras, images),
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Small problems full of ties, junk and queries without a match."""
+    queries, images = draw(st.integers(1, 5)), draw(st.integers(1, 14))
+    levels = draw(st.integers(1, 20))
+
+    def integers(count: int, low: int, high: int) -> Any:
+        return np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)))
+
+    return (
+        integers(queries * images, -levels, levels).reshape(queries, images) / 4,
+        integers(queries, -1, 2),
+        integers(images, -1, 2),
+        integers(queries, 0, 1),
+        integers(images, 0, 1),
+    )
+
+
+@pytest.mark.parametrize("many", [1, 10**9], ids=["sorted", "counted"])
+@settings(deadline=None, max_examples=150)
+@given(case=problems(), data=st.data())
+def test_equals_slow_loops(many: int, case: Problem, data: st.DataObject) -> None:
+    block = data.draw(st.sampled_from([1, 20, 1000]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "_MANY", many)
+        patch.setattr(evaluation, "_BLOCK", block)
+        try:
+            expected = slow(*case)
+        except UserError:
+            with pytest.raises(UserError, match="no query has a match"):
+                evaluate_ranking(*case)
+        else:
+            assert_equal(evaluate_ranking(*case), expected)
+
+
+@pytest.mark.parametrize("ids", [1, 6])
+def test_equals_slow_loops_on_longer_rows(ids: int) -> None:
+    case = problem(0, queries=12, images=700, ids=ids)  # one identity: more matches than are counted one by one
+    assert_equal(evaluate_ranking(*case), slow(*case))
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6))
+def test_order_of_gallery_and_queries_does_not_matter(seed: int) -> None:
+    distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(seed)
+    expected = evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids)
+    draw = np.random.default_rng(seed)
+    rows, columns = draw.permutation(len(query_pids)), draw.permutation(len(gallery_pids))
+    scores = evaluate_ranking(
+        distances[rows][:, columns],
+        query_pids[rows],
+        gallery_pids[columns],
+        query_camids[rows],
+        gallery_camids[columns],
+    )
+    np.testing.assert_array_equal(scores.ap, expected.ap[rows])
+    assert scores.numbers == pytest.approx(expected.numbers)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), power=st.sampled_from([0.5, 3.0]), scale=st.sampled_from([1e-6, 1e6]))
+def test_only_the_order_of_distances_matters(seed: int, power: float, scale: float) -> None:
+    distances, *labels = problem(seed)
+    assert_equal(evaluate_ranking(scale * distances**power - 7, *labels), evaluate_ranking(distances, *labels))
+
+
+def test_renaming_people_and_cameras_changes_nothing() -> None:
+    distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(1)
+
+    def renamed(pids: Any) -> Any:
+        return np.where(pids == -1, -1, 1000 - 7 * pids)
+
+    scores = evaluate_ranking(
+        distances, renamed(query_pids), renamed(gallery_pids), query_camids * -3, gallery_camids * -3
+    )
+    assert_equal(scores, evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids))
+
+
+def test_a_tie_goes_to_the_lower_index() -> None:
+    labels = [1], [2, 1, 2], [0], [1, 1, 1]
+    assert evaluate_ranking(np.zeros((1, 3)), *labels).mAP == 50.0
+    assert evaluate_ranking(np.array([[1.0, 0.5, 0.5]]), *labels).mAP == 100.0
+
+
+def test_a_hand_worked_example() -> None:
+    # ranks:        1     2      -          3     -          4
+    pids = np.array([9, 1, 1, 0, -1, 1])
+    cams = np.array([0, 1, 0, 0, 1, 2])
+    distances = np.array([[0.1, 0.2, 0.05, 0.3, 0.0, 0.4]])
+    scores = evaluate_ranking(distances, [1], pids, [0], cams)
+    assert scores.numbers == pytest.approx(
+        {"mAP": 50.0, "rank1": 0, "rank5": 100, "rank10": 100, "mINP": 50.0, "queries": 1, "unmatched": 0}
+    )
+
+
+def test_junk_and_far_distractors_change_nothing_and_near_ones_do() -> None:
+    distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(2)
+    expected = evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids)
+
+    def extended(pid: int, distance: float) -> Scores:
+        extra = np.full((len(distances), 5), distance)
+        return evaluate_ranking(
+            np.hstack([extra, distances]),
+            query_pids,
+            np.concatenate([[pid] * 5, gallery_pids]),
+            query_camids,
+            np.concatenate([[0] * 5, gallery_camids]),
+        )
+
+    assert_equal(extended(-1, -1.0), expected)
+    assert_equal(extended(99, 2.0), expected)
+    worse = extended(99, -1.0)
+    assert worse.mAP < expected.mAP
+    assert worse.rank5 == 0.0
+
+
+def test_a_query_without_a_match_does_not_count() -> None:
+    distances = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    scores = evaluate_ranking(distances, [1, 5, -1], [1, -1], [0, 0, 0], [1, 1])
+    assert (scores.mAP, scores.rank1, scores.queries, scores.unmatched) == (100.0, 100.0, 3, 2)
+    np.testing.assert_array_equal(scores.ap, [1.0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int16", "uint8", "longdouble"])
+def test_array_types(kind: str) -> None:
+    distances, *labels = problem(3, queries=10, images=12)
+    distances = np.round(distances * 100).astype(kind)
+    assert_equal(evaluate_ranking(distances, *labels), slow(distances, *labels))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int32])
+def test_tensor_types(kind: torch.dtype) -> None:
+    distances, *labels = problem(3, queries=10, images=12)
+    tensor = torch.tensor(np.round(distances * 100)).to(kind)
+    expected = slow(tensor.tolist(), *labels)
+    assert_equal(evaluate_ranking(tensor, *map(torch.tensor, labels)), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_tensors() -> None:
+    case = problem(4)
+    assert_equal(evaluate_ranking(*(torch.tensor(part, device="cuda") for part in case)), evaluate_ranking(*case))
+
+
+def test_tensors_that_need_gradients_or_are_inferred() -> None:
+    distances, *labels = problem(5)
+    expected = evaluate_ranking(distances, *labels)
+    assert_equal(evaluate_ranking(torch.tensor(distances, requires_grad=True), *labels), expected)
+    with torch.inference_mode():
+        assert_equal(evaluate_ranking(torch.tensor(distances), *labels), expected)
+
+
+def test_views_and_lists_and_untouched_arguments() -> None:
+    distances, *labels = problem(6)
+    expected = evaluate_ranking(distances, *labels)
+    padded = np.full((2 * distances.shape[0], 3 * distances.shape[1]), np.nan)
+    padded[::2, ::3] = distances
+    case = [distances, *labels]
+    before = [part.copy() for part in case]
+    for view in (
+        padded[::2, ::3],
+        np.asfortranarray(distances),
+        torch.tensor(padded)[::2, ::3],
+        torch.tensor(distances),
+    ):
+        assert_equal(evaluate_ranking(view, *(part.tolist() for part in labels)), expected)
+    for part in case:
+        part.flags.writeable = False
+    assert_equal(evaluate_ranking(*case), expected)
+    for part, copy in zip(case, before, strict=True):
+        np.testing.assert_array_equal(part, copy)
+    tensor = torch.tensor(before[0])
+    evaluate_ranking(tensor, *labels)
+    np.testing.assert_array_equal(tensor.numpy(), before[0])
+
+
+def test_memory_does_not_grow_with_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_BLOCK", 1 << 14)
+    distances, *labels = problem(7, queries=400, images=4000, ids=400)
+    evaluate_ranking(distances[:2], labels[0][:2], labels[1], labels[2][:2], labels[3])
+    tracemalloc.start()
+    try:
+        evaluate_ranking(distances, *labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < distances.nbytes / 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({0: np.zeros(3)}, r"distances have shape \(3,\)"),
+        ({0: np.zeros((2, 3, 1))}, r"shape \(2, 3, 1\)"),
+        ({0: np.zeros((0, 3)), 1: [], 3: []}, r"shape \(0, 3\)"),
+        ({0: np.zeros((2, 0)), 2: [], 4: []}, r"shape \(2, 0\)"),
+        ({1: [1]}, r"query_pids have shape \(1,\) where the distances need \(2,\)"),
+        ({2: [1, 2]}, r"gallery_pids have shape \(2,\) where the distances need \(3,\)"),
+        ({3: [[0, 0]]}, r"query_camids have shape \(1, 2\)"),
+        ({4: torch.zeros(4, dtype=torch.int64)}, r"gallery_camids have shape \(4,\)"),
+        ({1: ["a", "b"]}, "query_pids are of type <U1; give integers"),
+        ({2: [1.0, 2.0, 3.0]}, "gallery_pids are of type float64; give integers"),
+        ({0: np.array([[0, 1, 2], [0, np.nan, 1]])}, "distances of query 1 hold NaN or infinity"),
+        ({0: np.array([[np.inf, 1, 2], [0, np.nan, 1]])}, "distances of query 0 hold NaN or infinity"),
+        ({0: torch.tensor([[0, 1, 2], [0, -torch.inf, 1]])}, "distances of query 1 hold NaN or infinity"),
+        ({0: np.array([["a"] * 3] * 2)}, "distances are of type <U1; give real numbers"),
+        ({0: np.zeros((2, 3), complex)}, "distances are of type complex128"),
+        ({1: [7, 8]}, "no query has a match"),
+        ({4: [0, 0, 0]}, "no query has a match"),
+        ({2: [-1, -1, -1]}, "no query has a match"),
+    ],
+)
+def test_what_makes_no_ranking_is_an_error(changes: dict[int, Any], message: str) -> None:
+    case: list[Any] = [np.zeros((2, 3)), [1, 2], [1, 2, 3], [0, 0], [1, 1, 1]]
+    evaluate_ranking(*case)
+    for position, value in changes.items():
+        case[position] = value
+    with pytest.raises(UserError, match=message):
+        evaluate_ranking(*case)
+
+
+def test_a_nan_in_any_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_BLOCK", 450)
+    distances, *labels = problem(8)
+    distances[37, 5] = np.nan
+    with pytest.raises(UserError, match="query 37"):
+        evaluate_ranking(distances, *labels)
+
+
+def test_visda_rank_list_scores_as_six_public_evaluators_do(real: Path) -> None:
+    def labels(name: str) -> tuple[list[int], list[int]]:
+        rows = [line.split() for line in (real / "visda2020" / name).read_text().splitlines()]
+        return [int(row[2]) for row in rows], [int(row[1]) for row in rows]
+
+    query_pids, query_camids = labels("index_validation_query.txt")
+    gallery_pids, gallery_camids = labels("index_validation_gallery.txt")
+    lists = [list(map(int, line.split())) for line in (real / "visda2020" / "ranklist.txt").read_text().splitlines()]
+    distances = np.full((len(query_pids), len(gallery_pids)), 100.0)  # the rest is tied: in index order
+    for row, listed in zip(distances, lists, strict=True):
+        row[listed] = np.arange(len(listed))
+    assert distances.shape == (377, 3600)
+    scores = evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids)
+    assert scores.rank1 / 100 == pytest.approx(0.336870, abs=1e-6)
+    assert scores.rank5 / 100 == pytest.approx(0.557029, abs=1e-6)
+    assert scores.rank10 / 100 == pytest.approx(0.652520, abs=1e-6)
+    assert scores.mAP / 100 == pytest.approx(0.177813308, abs=1e-9)
+    assert scores.mINP / 100 == pytest.approx(0.016842, abs=1e-6)
+    assert scores.unmatched == 0
+
+
+def test_toy_rankings_score_as_published(real: Path) -> None:
+    toys = json.loads((real / "cmc_toy.json").read_text())["open-reid/openvino cmc"]
+    assert len(toys) == 3
+    for toy in toys:
+        curve = next(toy[key] for key in toy if key.startswith("cmc"))
+        scores = evaluate_ranking(np.array(toy["dist"]), toy["q"], toy["g"], toy["qc"], toy["gc"])
+        assert scores.rank1 == pytest.approx(100 * curve[0])
+        assert scores.rank5 == pytest.approx(100 * curve[-1])
+        if len(set(toy["q"])) == len(toy["q"]):  # one match each, so AP = 1 / rank tells the whole curve
+            assert [np.mean(1 / scores.ap <= k) for k in range(1, len(curve) + 1)] == pytest.approx(curve)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOML = """
+paper = "demo"
+title = "A demonstration"
+authors = "Nobody"
+venue = "nowhere"
+[[table]]
+id = "1"
+caption = "Numbers."
+where = "section 1"
+checked = "by hand"
+columns = [{ id = "m2d", label = "Market to Duke" }, { id = "d2m", label = "Duke to Market" }]
+metrics = ["mAP", "rank1"]
+row = [
+    { id = "plain", label = "Plain", executed = "yes", m2d = [10.0, 20.0], d2m = [11.0, "-"] },
+    { id = "broken", label = "Broken", executed = "yes", m2d = [10.0, 20.0], d2m = ["-", "-"] },
+    { id = "later", label = "Later", executed = "yes", m2d = [10.0, 20.0], d2m = ["-", "-"] },
+    { id = "quoted", label = "Quoted", executed = "no", m2d = [10.0, 20.0], d2m = ["-", "-"] },
+]
+"""
+
+SUITE = """
+from pathlib import Path
+import pytest
+from demo_stages import Number
+from reproduce.tables import read
+
+PAPER = read(Path(__file__).with_name("demo.toml"))
+
+def plain(task, seed):
+    return Number(10.0 * seed + (task.name == "d2m"), (Number(0.5),), seed=seed)
+
+def broken(task, seed):
+    return Number(1.0, trouble="bug")
+
+@pytest.mark.parametrize("case", PAPER.cases("1", plain=plain, broken=broken))
+def test_table1(case, judge):
+    judge(case)
+
+def slow(task, seed):
+    return Number(99.0, sleep=60)
+
+@pytest.mark.parametrize("case", PAPER.cases("1", plain=slow)[:1])
+def test_slow(case, judge):
+    judge(case)
+"""
+
+
+@pytest.fixture
+def suites(tmp_path: Path) -> Path:
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    (folder / "demo.toml").write_text(TOML)
+    (folder / "test_demo.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    return folder
+
+
+def command(suites: Path, *arguments: str) -> tuple[list[str], dict[str, object]]:
+    importable = str(Path(__file__).parents[1] / "importable")
+    environ = {**os.environ, "PYTHONPATH": importable, "COLUMNS": "120", "CUDA_VISIBLE_DEVICES": ""}
+    for name in [name for name in environ if name.startswith("PYTEST")]:
+        del environ[name]
+    return [sys.executable, "-m", "pytest", "suites/", *arguments], {"cwd": suites.parent, "env": environ, "text": True}
+
+
+def run(suites: Path, *arguments: str) -> tuple[int, str]:
+    words, where = command(suites, *arguments)
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where)  # type: ignore[call-overload]
+    return done.returncode, done.stdout
+
+
+def test_a_run_measures_judges_and_writes(suites: Path) -> None:
+    code, output = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
+    assert code == 0, output
+    assert "2 passed, 2 skipped" in output
+    assert "the method of 'Later' does not exist here yet" not in output
+    assert "20.5 ±14.1" in output
+    files = sorted((suites.parent / "build" / "results").glob("*.json"))
+    assert [path.name.rsplit("-", 1)[0] for path in files] == [
+        "demo-table1-d2m-plain-smoke",
+        "demo-table1-m2d-plain-smoke",
+    ]
+    result = json.loads(files[1].read_text())
+    assert result["printed"] == {"mAP": 10.0, "rank1": 20.0}
+    assert {seed: numbers["mAP"] for seed, numbers in result["measured"].items()} == {"1": 10.5, "3": 30.5}
+    assert result["verdict"] == "not comparable"
+    assert "scale smoke" in result["reasons"]
+    assert result["command"].startswith(
+        "pytest 'suites/test_demo.py::test_table1[m2d-plain]' --scale smoke --seeds 1,3"
+    )
+    assert {stage["name"] for stage in result["stages"]} == {"demo_stages.Number"}
+    again_code, again = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
+    assert again_code == 0
+    assert "5 stages, 4 of them in the store" in again or "4 stages, 4 of them in the store" in again, again
+
+
+def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
+    code, output = run(suites, "-k", "m2d and table1")
+    assert code == 1
+    assert "1 failed, 1 passed, 1 skipped" in output
+    assert "ValueError: a bug" in output
+    assert "the end of its log" in output
+    errors = [json.loads(path.read_text()) for path in (suites.parent / "build" / "results").glob("*broken*.json")]
+    assert [error["verdict"] for error in errors] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-k", "no_such_case"], 5, "7 deselected"),
+        (["--gpus", "1"], 4, "--gpus 1 asks for more devices than are visible"),
+        (["--domain", "nowhere=x"], 4, "give NAME=DIR, where NAME is one of market, duke"),
+        (["--domain", "market"], 4, "give NAME=DIR"),
+        (["--domain", "market=a", "--domain", "market=b"], 4, "given twice"),
+        (["--domain", "market=a", "--stand-ins"], 4, "exclude each other"),
+        (["--domain", "market=no_such_folder"], 4, "no_such_folder"),
+        (["--seeds", "1,1"], 4, "distinct numbers"),
+        (["--seeds", "one"], 4, "not a list of numbers"),
+        (["--jobs", "0"], 4, "give at least 1"),
+        (["--subset", "3"], 4, "folders given with --domain"),
+        (["--weights", "nowhere"], 4, "no folder"),
+        (["--scale", "huge"], 4, "invalid choice"),
+        (["--store", "suites"], 4, "not empty and not a store"),
+    ],
+)
+def test_bad_input_is_one_clear_usage_error(suites: Path, arguments: list[str], code: int, message: str) -> None:
+    found, output = run(suites, *arguments)
+    assert found == code, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_collecting_imports_no_torch(suites: Path) -> None:
+    (suites / "conftest.py").write_text(
+        "import sys\ndef pytest_sessionfinish():\n"
+        "    print('HEAVY', sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)))\n"
+    )
+    code, output = run(suites, "--collect-only", "-q", "-s")
+    assert code == 0
+    assert "HEAVY []" in output
+
+
+def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
+    code, output = run(suites, "--plan", "-k", "table1 and plain", "--seeds", "1,2")
+    assert code == 0
+    assert "2 rows at scale smoke need 5 distinct stages" in output
+    assert output.count("to run") == 5
+    assert not (suites.parent / "build" / "results").exists()
+
+
+def test_xdist_workers_become_jobs(suites: Path) -> None:
+    code, output = run(suites, "-n", "3", "-k", "m2d and plain and table1")
+    assert code == 0, output
+    assert "on the CPU, 3 at once" in output
+    assert "gw0" not in output
+
+
+def test_blocked_cases_are_skipped_and_fail_under_strict(suites: Path, tiny_domain: Path) -> None:
+    suite = SUITE.replace("Number(10.0", "Block(task.source) if task.name == 'd2m' else Number(10.0")
+    suite = suite.replace(
+        "def plain",
+        "from dataclasses import dataclass\nfrom typing import Any\nfrom reproduce.stage import Stage\n"
+        "@dataclass(frozen=True)\nclass Block(Stage):\n    domain: Any\n\ndef plain",
+    )
+    (suites / "test_demo.py").write_text(suite)
+    options = ["-k", "plain and table1", "--scale", "smoke", "--domain", f"market={tiny_domain}"]
+    code, output = run(suites, *options, "-rs")
+    assert code == 0, output
+    assert "blocked(data): no folder of duke was given: add --domain duke=DIR" in " ".join(output.split())
+    assert "not the published counts" in output
+    code, output = run(suites, *options, "--strict")
+    assert code == 1
+    assert "blocked(data)" in output
+
+
+def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(suites: Path) -> None:
+    words, where = command(suites, "-k", "slow", "-x")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **where)  # type: ignore[call-overload]
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("start"):
+            break
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.stdout.read()
+    assert process.wait(30) == 2
+    assert "KeyboardInterrupt" in output
+    assert "INTERNALERROR" not in output
+    deadline = time.monotonic() + 10
+    while members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not members(process.pid)
+    assert not list((suites.parent / "build" / "store").glob(".drafts/*"))
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_a_broken_table_is_one_line_at_collection(suites: Path) -> None:
+    (suites / "demo.toml").write_text(
+        TOML.replace("m2d = [10.0, 20.0], d2m = [11.0", "m2d = [10.0, 120.0], d2m = [11.0")
+    )
+    code, output = run(suites, "--collect-only")
+    assert code == 2
+    assert "demo.toml, table 1, row plain, m2d: rank1 must be a number between 0 and 100" in output
+    assert "Traceback" not in output
+    assert "tables.py" not in output

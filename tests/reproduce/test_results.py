@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce import results
+from reproduce.stage import UserError
+
+REAL: dict[str, Any] = {
+    "scale": "paper",
+    "data": {"market": {"kind": "real", "digest": "a"}},
+    "weights": "abc",
+    "selection": "last",
+    "bn_group": None,
+    "subset": None,
+}
+
+
+def measured(*values: float) -> list[dict[str, float]]:
+    return [{"mAP": value, "rank1": value} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((50.0,), "consistent"),
+        ((51.0,), "consistent"),
+        ((51.1,), "above"),
+        ((48.9,), "below"),
+        ((49.5, 50.5, 51.5), "reproduced"),
+        ((49.5, 50.5), "consistent"),
+        ((40.0, 50.0, 60.0), "reproduced"),
+        ((60.0, 60.0, 60.0), "above"),
+    ],
+)
+def test_verdicts(values: tuple[float, ...], verdict: str) -> None:
+    assert results.judge({"mAP": 50.0, "rank1": 50.0}, measured(*values), 1.0) == verdict
+
+
+def test_below_in_one_metric_is_below() -> None:
+    assert results.judge({"mAP": 40.0, "rank1": 60.0}, measured(50.0), 1.0) == "below"
+
+
+def test_what_is_not_printed_is_not_judged() -> None:
+    assert results.judge({"mAP": None, "rank1": 50.0}, measured(50.0), 1.0) == "consistent"
+
+
+def test_only_the_published_setting_is_comparable() -> None:
+    assert results.reasons_against(REAL) == []
+    for change, reason in [
+        ({"data": {"market": {"kind": "stand-in"}}}, "stand-in data"),
+        ({"data": {"market": {"kind": "folder"}}}, "not checked"),
+        ({"scale": "trial"}, "scale trial"),
+        ({"weights": "scratch"}, "from scratch"),
+        ({"subset": 10}, "subset of 10"),
+    ]:
+        (found,) = results.reasons_against({**REAL, **change})
+        assert reason in found
+
+
+def result(**identity: Any) -> results.Result:
+    case = {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"}
+    return {"format": 1, "case": case, "identity": {**REAL, **identity}, "measured": {}, "verdict": "consistent"}
+
+
+def test_a_result_is_found_again_by_cell_and_identity(tmp_path: Path) -> None:
+    for scale in ("paper", "paper", "trial"):
+        results.write(result(scale=scale), tmp_path)
+    assert [found["identity"]["scale"] for found in results.read(tmp_path)] == ["paper", "trial"]
+    assert results.file_name(result()) == results.file_name(result())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 7}', '"text"'])
+def test_a_broken_result_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x\.json is not a (readable )?result"):
+        results.read(tmp_path)

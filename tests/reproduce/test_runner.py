@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from demo_stages import Descent, Number, Tree
+
+from reproduce.artifacts import Artifact, Scores
+from reproduce.engine import Engine, Job
+from reproduce.runner import Site, Store, build
+from reproduce.stage import Diverged, UserError
+
+
+def quiet(_: Any) -> None:
+    pass
+
+
+def run(stage: Any, root: Path, **site: Any) -> Any:
+    for needed in getattr(stage, "before", ()):
+        run(needed, root)
+    build(stage, Site(root, **site), quiet)
+    return Store(root).load(stage)
+
+
+def test_an_artifact_comes_back_as_it_was(tmp_path: Path) -> None:
+    stage = Number(5.0, (Number(2.0),))
+    scores = run(stage, tmp_path / "store")
+    assert (scores.mAP, scores.queries, scores.unmatched) == (7.0, 2, 1)
+    assert scores.ap[0] == 0.07
+    assert scores.ap[1] != scores.ap[1]
+    store = Store(tmp_path / "store")
+    record = store.record(stage)
+    assert record["spec"]["value"] == 5.0
+    assert record["spec"]["before"] == [{"stage": "demo_stages.Number", "key": Number(2.0).key}]
+    assert {"commit", "dirty", "versions", "device", "wall_s", "device_s", "seed", "data", "threads", "host"} <= set(
+        record["provenance"]
+    )
+    assert store.history(stage) == [{"step": 1, "loss": 7.0}]
+    assert not list(store.root.glob(".drafts/*"))
+    assert not list(store.root.glob(".scratch/*"))
+
+
+def test_a_tree_of_files_is_an_artifact(tmp_path: Path) -> None:
+    folder = run(Tree("abc"), tmp_path / "store")
+    assert (folder.path / "deep" / "file.txt").read_text() == "abc"
+    assert folder.facts == {"letters": 3}
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    run(Tree(), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    before = (store.folder(Tree()) / "artifact.json").stat()
+    run(Tree(), tmp_path / "store")
+    assert (store.folder(Tree()) / "artifact.json").stat() == before
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_a_damaged_file_is_named_and_the_mend_works(tmp_path: Path, damage: str) -> None:
+    run(Number(), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    victim = store.folder(Number()) / "ap.safetensors"
+    match damage:
+        case "changed":
+            content = bytearray(victim.read_bytes())
+            content[-1] ^= 1
+            victim.write_bytes(content)
+        case "truncated":
+            victim.write_bytes(victim.read_bytes()[:-4])
+        case _:
+            victim.unlink()
+    with pytest.raises(UserError, match=f"{victim}.*delete {store.folder(Number())}"):
+        store.load(Number())
+    shutil.rmtree(store.folder(Number()))
+    assert run(Number(), tmp_path / "store").mAP == 1.0
+
+
+def test_a_stage_gets_only_what_its_fields_name(tmp_path: Path) -> None:
+    run(Number(12345.0), tmp_path / "store")
+    with pytest.raises(LookupError, match="none of its fields names"):
+        run(Number(trouble="stranger"), tmp_path / "store")
+
+
+def test_nan_names_the_step_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"loss is nan at step 3, iteration 2 of demo_stages\.Number"):
+        run(Number(trouble="nan"), tmp_path / "store")
+    assert not Store(tmp_path / "store").has(Number(trouble="nan"))
+    assert not list((tmp_path / "store").glob(".drafts/*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_no_half_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(self: Scores, folder: Path) -> None:
+        (folder / "ap.safetensors").write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Scores, "save", full)
+    with pytest.raises(UserError, match=r"the disk of .* is full while storing demo_stages\.Number: free some room"):
+        run(Number(), tmp_path / "store")
+    assert not Store(tmp_path / "store").has(Number())
+    assert not list((tmp_path / "store").glob(".drafts/*"))
+    monkeypatch.undo()
+    assert run(Number(), tmp_path / "store").mAP == 1.0
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match=r"format 99 .* give another folder with --store"):
+        Store(tmp_path)
+
+
+def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty and not a store"):
+        Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_every_kind_of_artifact_is_known() -> None:
+    assert {"Training", "Scores", "Folder"} <= set(Artifact.kinds)
+
+
+def uncut(tmp_path: Path) -> tuple[Any, list[dict[str, float]]]:
+    root = tmp_path / "uncut"
+    return run(Descent(), root), Store(root).history(Descent())
+
+
+def same(left: Any, right: Any) -> bool:
+    tensors = left.checkpoints["last"], right.checkpoints["last"]
+    return left.facts == right.facts and all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_resumed_equals_uncut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """Stopped between any two epochs, a training ends with the same bits and the same history."""
+    whole, history = uncut(tmp_path)
+    root = tmp_path / "store"
+
+    class Stop(Exception):
+        pass
+
+    def stopper(message: Any) -> None:
+        if message["event"] == "log" and message["step"] == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        build(Descent(), Site(root, save_every=0), stopper)
+    assert bool(list(root.glob(".scratch/*"))) == (stop > 1)
+    resumed = run(Descent(), root, save_every=0)
+    assert same(whole, resumed)
+    assert Store(root).history(Descent()) == history
+    assert Store(root).record(Descent())["provenance"]["resumed"] == (stop > 1)
+    assert not list(root.glob(".scratch/*"))
+
+
+@pytest.mark.parametrize("message", [1, 3, 4, 7, 9])
+def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], message: int) -> None:
+    """SIGKILL at several moments: the job fails alone, and the next run ends with the same bits."""
+    whole, history = uncut(tmp_path)
+    heard: list[dict[str, Any]] = []
+
+    def killer(job: Job) -> None:
+        heard.append(dict(job.progress))
+        if len(heard) == message and job.status == "running":
+            os.kill(first._children[0].process.pid, 9)
+
+    first = engine(on_change=killer, save_every=0)
+    first.submit([Descent()])
+    job = first.wait(Descent())
+    if job.status == "failed":
+        assert "SIGKILL" in job.error
+        second = engine(save_every=0)
+        second.submit([Descent()])
+        job = second.wait(Descent())
+    assert job.status == "done"
+    assert same(whole, first.store.load(Descent()))
+    assert first.store.history(Descent()) == history
+
+
+def test_a_broken_state_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    path = Store(root).scratch(Descent()) / "state.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x08\x00\x00")
+    with pytest.raises(UserError, match=f"{path} is not a readable training state .* delete it"):
+        run(Descent(), root)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from methods import supervised
+from reproduce.data.domains import Domain
+from reproduce.data.world import Size
+from reproduce.scales import SCALES, at_scale, stand_in_size
+from reproduce.stage import rewrite
+
+
+def scaled(name: str) -> supervised.Train:
+    stage: supervised.Train = rewrite(
+        supervised.Train(Domain("market"), backbone="resnet50_ibn_a"), by_role=at_scale(SCALES[name])
+    )
+    return stage
+
+
+def test_paper_changes_nothing() -> None:
+    assert scaled("paper") == supervised.Train(Domain("market"), backbone="resnet50_ibn_a")
+
+
+def test_small() -> None:
+    stage = scaled("small")
+    assert (stage.backbone, stage.weights, stage.input, stage.augment.pad) == ("narrow_ibn_a", None, (64, 32), 2)
+    assert (stage.epochs, stage.milestones, stage.warmup, stage.eval_every) == (40, (13, 23), 3, 3)
+    assert (stage.P, stage.K) == (16, 4)
+
+
+def test_smoke_and_trial_are_short() -> None:
+    assert scaled("smoke").epochs == scaled("trial").epochs == 2
+    assert scaled("trial") == dataclasses.replace(scaled("paper"), epochs=2)
+    assert scaled("smoke").P == 4
+
+
+def test_medium_keeps_the_backbone_and_halves_the_image() -> None:
+    stage = scaled("medium")
+    assert (stage.backbone, stage.weights, stage.input, stage.augment.pad) == ("resnet50_ibn_a", None, (128, 64), 5)
+
+
+def test_the_experiment_itself_is_left_alone() -> None:
+    """Losses, sampling and regularisation are the method; no scale touches them."""
+    free = {field.name for field in dataclasses.fields(supervised.Train) if "role" not in field.metadata} - {"augment"}
+    for name in SCALES:
+        assert all(getattr(scaled(name), field) == getattr(scaled("paper"), field) for field in free)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("domain", ["market", "duke"])
+def test_drawn_domains_have_enough_people_for_a_batch(domain: str, scale: str) -> None:
+    size = stand_in_size(domain, SCALES[scale])
+    assert size.train_ids >= scaled(scale).P
+    assert size.height == 2 * size.width == scaled(scale).input[0]
+
+
+def test_published_size() -> None:
+    assert stand_in_size("duke", SCALES["paper"]) == Size(702, 702, 408, 256, 128)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproduce.stage import Stage, closure, parents, rewrite, role, spec
+
+
+@dataclass(frozen=True)
+class Part:
+    size: int = role("size", 8)
+    names: tuple[str, ...] = ("a", "b")
+
+
+@dataclass(frozen=True)
+class First(Stage[Any]):
+    rate: float = 0.1
+    part: Part = Part()
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Second(Stage[Any]):
+    inits: tuple[First, ...] = (First(),)
+    epochs: int = role("epochs", 90)
+
+
+@dataclass(frozen=True)
+class Listing(Stage[Any]):
+    values: Any = None
+
+
+@dataclass
+class Loose:
+    value: int = 1
+
+
+def test_a_key_does_not_move() -> None:
+    """Stores outlive versions of this code: the same value must keep the same key."""
+    assert Listing(values=(1, 2.5, "x", None, True)).key == Listing(values=(1, 2.5, "x", None, True)).key
+    described = spec(Part())
+    assert described == {"type": f"{__name__}.Part", "size": 8, "names": ["a", "b"]}
+
+
+def test_a_key_depends_on_every_field_the_version_and_upstream() -> None:
+    class Newer(First):
+        version: ClassVar[int] = 2
+
+    keys = {
+        First().key,
+        First(rate=0.2).key,
+        First(part=Part(size=9)).key,
+        First(seed=2).key,
+        Newer().key,
+        Second().key,
+        Second(inits=(First(), First(seed=2))).key,
+        Second(inits=(First(seed=2), First())).key,
+    }
+    assert len(keys) == 8
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.text())
+def test_equal_values_have_equal_keys_also_in_another_process(rate: float, size: int, name: str) -> None:
+    stage = First(rate, Part(size, (name,)))
+    assert stage.key == First(rate, Part(size, (name,))).key == pickle.loads(pickle.dumps(stage)).key
+    assert stage.key == dataclasses.replace(stage).key
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, Loose(), object(), (1, [2])])
+def test_what_cannot_be_part_of_a_stage_is_named(value: object) -> None:
+    with pytest.raises(TypeError, match=r"Listing.values|must be a frozen dataclass"):
+        _ = Listing(value).key
+
+
+def test_not_a_number_has_no_key() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        _ = First(float("nan")).key
+
+
+def test_parents_and_closure() -> None:
+    shared = First()
+    left, right = Second((shared, First(seed=2))), Second((shared,), epochs=3)
+    last = Listing((left, Listing((right,))))
+    assert [stage.key for stage in parents(left)] == [shared.key, First(seed=2).key]
+    order = [stage.key for stage in closure([last, left])]
+    assert len(order) == len(set(order)) == 6
+    assert order.index(shared.key) < order.index(left.key) < order.index(last.key)
+    assert order.index(right.key) < order.index(last.key)
+
+
+def test_rewrite_reaches_every_role_and_leaf_and_nothing_else() -> None:
+    before = Listing((Second((First(), First(seed=2))), "text"))
+    seen: list[tuple[str, type]] = []
+
+    def by_role(name: str, value: Any, owner: Any) -> Any:
+        seen.append((name, type(owner)))
+        return {"size": 4, "epochs": 2}[name]
+
+    after = rewrite(
+        before, lambda value: dataclasses.replace(value, seed=7) if isinstance(value, First) else value, by_role
+    )
+    assert after == Listing((Second((First(part=Part(4), seed=7), First(part=Part(4), seed=7)), 2), "text"))
+    assert sorted(set(seen), key=str) == sorted({("size", Part), ("epochs", Second)}, key=str)
+    assert rewrite(before) == before

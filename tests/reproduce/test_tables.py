@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproduce.stage import UserError
+from reproduce.tables import LETTERS, Task, read, read_all
+
+SUITES = Path(__file__).parents[2] / "suites"
+
+GOOD = """
+paper = "p"
+title = "T"
+authors = "A"
+venue = "V"
+[[table]]
+id = "1"
+caption = "C"
+where = "section 2"
+checked = "twice"
+columns = [{ id = "m2d", label = "M to D" }]
+metrics = ["mAP", "rank1"]
+[[table.row]]
+id = "a"
+label = "Row A"
+executed = "yes"
+m2d = [1.0, "-"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "p.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
+    table = read(write(tmp_path, GOOD)).tables["1"]
+    assert table.rows[0].printed == {"m2d": {"mAP": 1.0, "rank1": None}}
+    assert (table.metrics, table.columns) == (("mAP", "rank1"), {"m2d": "M to D"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('m2d = [1.0, "-"]', "m2d = [1.0]", "table 1, row a, m2d: 1 cells for 2 metrics"),
+        ('m2d = [1.0, "-"]', "m2d = [1.0, 100.1]", "rank1 must be a number between 0 and 100"),
+        ('m2d = [1.0, "-"]', "m2d = [-1, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "m2d = [true, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "m2d = [nan, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "", "table 1, row a: m2d is missing"),
+        ('executed = "yes"', 'executed = "maybe"', "executed must be one of yes, no, unsure"),
+        ('label = "Row A"', "label = 3", "label must be of type str"),
+        ('label = "Row A"', 'label = "Row A"\nlable = "x"', "unknown entry 'lable'"),
+        ('id = "m2d", label', 'id = "m2dd", label', "'m2dd' is no task"),
+        ('["mAP", "rank1"]', '["mAP", "rank2"]', "unknown metric 'rank2'"),
+        ('venue = "V"', "", "venue is missing"),
+        ('id = "a"', 'id = "a"\nruns = { d2m = "m2m" }', "runs names the column 'd2m'"),
+        ('paper = "p"', 'paper = "p', "cannot be read as TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError, match=r"p\.toml") as error:
+        read(write(tmp_path, GOOD.replace(old, new)))
+    assert message in str(error.value)
+
+
+def test_duplicates_are_refused(tmp_path: Path) -> None:
+    row = GOOD[GOOD.index("[[table.row]]") :]
+    with pytest.raises(UserError, match="table 1: row 'a' stands twice"):
+        read(write(tmp_path, GOOD + row))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-5, 200) | st.text(max_size=3), lambda leaf: st.lists(leaf, max_size=3)
+    )
+)
+def test_no_value_of_a_cell_crashes_the_reader(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    def toml(value: Any) -> str:
+        if value is None:
+            return "{}"
+        if isinstance(value, list):
+            return f"[{', '.join(map(toml, value))}]"
+        return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int) else '"-"'
+
+    folder = tmp_path_factory.mktemp("toml")
+    try:
+        table = read(write(folder, GOOD.replace('m2d = [1.0, "-"]', f"m2d = {toml(value)}"))).tables["1"]
+    except UserError:
+        return
+    assert all(cell is None or 0 <= cell <= 100 for cell in table.rows[0].printed["m2d"].values())
+
+
+def test_recipes_must_fit_the_rows(tmp_path: Path) -> None:
+    paper = read(write(tmp_path, GOOD))
+    with pytest.raises(UserError, match="p table 1 has no executed row 'b': its rows are a"):
+        paper.cases("1", b=lambda task, seed: None)  # type: ignore[arg-type, return-value]
+    (case,) = paper.cases("1")
+    assert case.id == "m2d-a"
+    assert case.values[0].recipe is None
+
+
+def test_no_task_name_contains_another() -> None:
+    """`-k m2d` matches substrings."""
+    tasks = [f"{source}2{target}" for source in LETTERS for target in LETTERS]
+    assert not [(one, other) for one in tasks for other in tasks if one != other and one in other]
+    papers = read_all(SUITES)
+    assert papers
+    for paper in papers.values():
+        for table in paper.tables.values():
+            for case in paper.cases(table.id):
+                assert sum(task in f"test_{paper.id}.py::test_table{table.id}[{case.id}]" for task in tasks) == 1
+
+
+def test_tasks_name_their_domains() -> None:
+    assert (Task("m2d").source.name, Task("m2d").target.name) == ("market", "duke")
+    assert Task("t2t").source == Task("t2t").target
