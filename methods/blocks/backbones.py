@@ -168,22 +168,32 @@ def build(
     return net.to(memory_format=torch.channels_last)
 
 
-def initialise(module: nn.Module, seed: int) -> None:
+def initialise(module: nn.Module, seed: int, *where: str) -> None:
     """Set the initial weights of a network of convolutions and normalisations.
 
     Every parameter has a random stream of its own, by its name, so neither the order of construction nor another
     module changes it. Convolutions: normal, variance 2 / fan out (He et al., ICCV 2015, as torchvision's ResNet);
     their biases 0. Normalisations: 1, 0, and fresh running statistics.
+
+    Args:
+        module: changed in place.
+        seed: of the weights.
+        where: tells apart modules whose parameters have the same names, such as branches.
+
+    Raises:
+        TypeError: a layer of another kind holds parameters.
     """
     for name, part in module.named_modules():
         if isinstance(part, nn.Conv2d):
             std = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size)))
             with torch.no_grad():
-                part.weight.copy_(std * normal(part.weight.shape, seed, "init", f"{name}.weight"))
+                part.weight.copy_(std * normal(part.weight.shape, seed, "init", *where, f"{name}.weight"))
                 if part.bias is not None:
                     part.bias.zero_()
         elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d)):
             part.reset_parameters()
+        elif any(True for _ in part.parameters(recurse=False)):
+            raise TypeError(f"initial weights of {name} ({type(part).__name__}) are not defined here")
 
 
 def _load(net: nn.Module, name: str, path: Path) -> None:

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 Number = Array | float
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
-PIXELS_AT_ONCE = 65536  # keeps the working set of one block of images in a CPU's second-level cache
+PIXELS_AT_ONCE = 131072  # on a CPU: small enough for its caches, large enough to hide the cost of a call
 TILE, TEXELS = 1024, 256  # side of a noise tile, and what an image height takes of it
 TRUNK, GROUND = 0.06, -9.0  # lifts: what is worn on the trunk hides what is as near; shadows hide nothing
 

@@ -45,6 +45,12 @@ class Erase:
     """What the rectangle holds. The default is the colour ImageNet's mean, which the original code writes into
     normalised images: there it is a light grey, and (0, 0, 0) would be the mean."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no rectangle can be drawn from."""
+        ranges = 0 <= self.p <= 1 and 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]
+        if not ranges or self.when not in ("before", "after"):
+            raise ValueError(f"not a recipe for random erasing: {self}")
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -57,6 +63,11 @@ class Augment:
     erase: Erase | None = None
     pixels: Pixels = IMAGENET
     """Statistics for the normalisation."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability and no width."""
+        if not 0 <= self.flip <= 1 or self.pad < 0:
+            raise ValueError(f"not a recipe for augmentation: {self}")
 
 
 TRIES = 20

@@ -120,6 +120,16 @@ def test_another_module_leaves_the_initial_weights_alone() -> None:
     assert all(torch.equal(parameter, extended.get_parameter(name)) for name, parameter in plain.named_parameters())
 
 
+def test_branches_differ_by_where_they_are() -> None:
+    first, second = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    initialise(first, 1, "first")
+    initialise(second, 1, "second")
+    assert not torch.equal(first[0].weight, second[0].weight)
+    assert not first[0].bias.any()
+    with pytest.raises(TypeError, match=r"initial weights of 0 \(Linear\)"):
+        initialise(nn.Sequential(nn.Linear(2, 3)), 1)
+
+
 def test_initial_weights_have_the_variance_of_the_fan_out() -> None:
     net = build("resnet50", seed=1)
     for name, fan_out in [("conv1", 64 * 49), ("layer2.0.conv2", 128 * 9), ("layer4.2.conv3", 2048)]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -33,6 +33,7 @@ def loop_smoothed(logits: list[list[float]], labels: list[int], smoothing: float
 
 
 @pytest.mark.parametrize("others", ["all", "rest"])
+@settings(deadline=None)
 @given(seed=st.integers(0, 999), smoothing=st.sampled_from([0.0, 0.1, 0.5]), classes=st.integers(2, 6))
 def test_smoothed_cross_entropy(seed: int, smoothing: float, classes: int, others: Literal["all", "rest"]) -> None:
     logits = 3 * normal(5, classes, seed=seed)
@@ -74,6 +75,7 @@ def loop_triplet(features: list[list[float]], labels: list[int], margin: float |
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, "soft"])
+@settings(deadline=None)
 @given(seed=st.integers(0, 999), labels=st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_batch_hard_triplet(seed: int, labels: list[int], margin: float | Literal["soft"]) -> None:
     features = normal(len(labels), 3, seed=seed)
@@ -116,6 +118,7 @@ def test_hardest_pairs_of_a_line() -> None:
     assert pairs.negative_index.tolist() == [2, 2, 1, 1]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 999), scale=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_distances(seed: int, scale: float) -> None:
     features = scale * normal(6, 4, seed=seed)

@@ -66,10 +66,10 @@ def test_groups_differ_from_one_batch() -> None:
     assert (together(images()).features - grouped(images()).features).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.7, None])
+@pytest.mark.parametrize("momentum", [0.1, 0.7])
 @pytest.mark.parametrize("running", ["first", "all"])
 @pytest.mark.parametrize("shape", [(12, 5), (12, 5, 3, 2)])
-def test_running_statistics(shape: tuple[int, ...], running: Literal["first", "all"], momentum: float | None) -> None:
+def test_running_statistics(shape: tuple[int, ...], running: Literal["first", "all"], momentum: float) -> None:
     plain = nn.BatchNorm1d(5, momentum=momentum) if len(shape) == 2 else nn.BatchNorm2d(5, momentum=momentum)
     layer = GroupedBatchNorm(deepcopy(plain).double(), 4, running)
     followed = [deepcopy(plain).double() for _ in range(1 if running == "first" else 3)]
@@ -94,11 +94,13 @@ def test_evaluation_and_small_batches_are_plain() -> None:
     assert all(torch.equal(value, grouped.get_buffer(name)) for name, value in plain.named_buffers())
 
 
-def test_a_batch_must_be_whole_groups() -> None:
+def test_what_cannot_be_grouped_is_refused() -> None:
     with pytest.raises(ValueError, match="batch of 18 images cannot be cut into groups of 16"):
         group_batch_norm(network(), 16)(images(18))
     with pytest.raises(ValueError, match="groups of 0 images"):
         group_batch_norm(network(), 0)
+    with pytest.raises(ValueError, match="need a momentum"):
+        group_batch_norm(nn.BatchNorm2d(3, momentum=None), 4)
 
 
 def test_conversion_keeps_keys_parameters_and_modes() -> None:

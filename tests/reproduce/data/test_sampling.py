@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce.data.sampling import (
@@ -50,6 +50,7 @@ def test_streams_are_pinned() -> None:
     assert numpy_generator(1, "pinned").integers(1000, size=3).tolist() == [966, 165, 62]
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, P=st.integers(1, 6), K=st.integers(1, 5), seed=st.integers(0, 99), epoch=st.integers(0, 99))
 def test_identity_batches(counts: list[int], P: int, K: int, seed: int, epoch: int) -> None:
     pids, _ = dataset(counts, seed)
@@ -75,6 +76,7 @@ def test_identity_batches(counts: list[int], P: int, K: int, seed: int, epoch: i
     assert sum(groups[pid] < available[pid] for pid in available) < P  # else another batch was possible
 
 
+@settings(deadline=None)
 @given(counts=COUNTS, P=st.integers(1, 6), K=st.integers(1, 5), seed=st.integers(0, 99))
 def test_camera_aware_batches(counts: list[int], P: int, K: int, seed: int) -> None:
     pids, camids = dataset(counts, seed)
@@ -158,6 +160,7 @@ def test_labels_may_be_arrays_or_tensors() -> None:
     camera_aware_batches(torch.tensor(pids), torch.tensor(camids), 3, 2, seed=1, epoch=0)
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 50), size=st.integers(1, 20), epoch=st.integers(0, 9))
 def test_shuffled_batches(count: int, size: int, epoch: int) -> None:
     if count < size:

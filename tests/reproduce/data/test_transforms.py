@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_batches_are_what_single_images_are(recipe: Augment) -> None:
     np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     pad=st.integers(0, 5),
@@ -155,6 +156,20 @@ def test_recipes_are_values() -> None:
     assert hash(recipe) == hash(Augment(erase=Erase()))
     assert spec(recipe)["erase"]["p"] == 0.5
     assert {field.name: field.metadata.get("role") for field in dataclasses.fields(Augment)}["pad"] == "pixels"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"p": 1.5}, {"area": (0.4, 0.02)}, {"area": (0, 0.4)}, {"aspect": (0, 1)}, {"when": "befor"}], ids=str
+)
+def test_impossible_erasing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a recipe for random erasing"):
+        Erase(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"flip": -1}, {"pad": -1}], ids=str)
+def test_impossible_augmentation_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a recipe for augmentation"):
+        Augment(**wrong)
 
 
 def test_importing_recipes_and_samplers_needs_no_torch() -> None:

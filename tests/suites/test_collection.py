@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib"}
+LIGHT = [
+    "reproduce.plugin",
+    "reproduce.cli",
+    "reproduce.evaluation",
+    "reproduce.data.domains",
+    "reproduce.data.transforms",
+    "reproduce.data.sampling",
+    "methods.supervised",
+    "reports.cli",
+]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_collection_imports_is_light(module: str) -> None:
+    done = python("-c", f"import sys, {module}; print(sorted({HEAVY} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_collecting_the_suites_imports_no_torch(tmp_path: Path) -> None:
+    spy = tmp_path / "spy.py"
+    spy.write_text(f"import sys\ndef pytest_sessionfinish():\n    print('HEAVY', sorted({HEAVY} & set(sys.modules)))\n")
+    code = f"import sys, pytest; sys.path.insert(0, {str(tmp_path)!r}); sys.exit(pytest.main(sys.argv[1:]))"
+    done = python("-c", code, "suites/", "--collect-only", "-q", "-s", "-p", "spy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+def test_a_typo_in_k_is_red() -> None:
+    assert python("-m", "pytest", "suites/", "-k", "no_such_case", "-q").returncode == 5
+
+
+def test_supervised_rows_stand_beside_both_directions() -> None:
+    done = python("-m", "pytest", "suites/test_msplr.py", "--collect-only", "-q", "-k", "table1 and (m2d or d2d)")
+    assert {"test_table1[d2d-supervised]", "test_table1[m2d-direct]"} <= {
+        line.partition("::")[2] for line in done.stdout.split()
+    }
