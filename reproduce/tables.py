@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,25 @@ from reproduce.data.domains import Domain
 from reproduce.stage import Stage, UserError
 
 LETTERS = {"m": "market", "d": "duke", "t": "msmt17", "c": "cuhk03", "x": "personx"}
+UNLABELLED = "u"
+"""The letter that stands in a task for no source at all."""
+
 METRICS = ("mAP", "rank1", "rank5", "rank10")
+"""What a run measures, in percent."""
+
+GAINS = {"mAP_gain": "mAP", "rank1_gain": "rank1"}
+COUNTS = ("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images")
+PERCENT = (*METRICS, "portion")
+KNOWN = (*PERCENT, *GAINS, *COUNTS)
+
+SOURCES = (*LETTERS.values(), "none", "mix")
+EXECUTED = ("yes", "no", "unsure")
+CLAIMS = ("gain", "value", "order", "count", "other")
+TESTABLE = ("yes", "no", "part")
+FIGURES = ("sweep", "convergence", "picture", "diagram")
+
 BAND = 2.0
 """Percent points around a printed number of an adapted model, until seed spread is measured."""
-
-EXECUTED = ("yes", "no", "unsure")
 
 Printed = Mapping[str, float | None]
 
@@ -44,13 +59,34 @@ Recipe = Callable[[Task, int], Stage[Any]]
 
 
 @dataclass(frozen=True)
+class Column:
+    """A group of numbers under one heading.
+
+    Attributes:
+        task: such as "m2d"; "none" where the numbers belong to no task.
+        metrics: in printed order.
+    """
+
+    id: str
+    label: str
+    task: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """A row as the paper shows it.
 
     Attributes:
-        printed: by column, then metric, in percent; None where the paper prints no number.
+        printed: by column, then metric, in percent or as a count; None where the paper prints no number.
         executed: whether the authors ran it ("yes"), quoted it ("no"), or do not say ("unsure").
+        why: what `executed` rests on.
         runs: the task that was really run for a column, where it is another one (supervised rows).
+        source: the source domain printed for a column, where it is not the task's.
+        target: the data set that a row of statistics describes.
+        ticks: which of the table's tick columns are ticked.
+        stage, ref: further columns as printed.
+        gain: the two rows whose difference the row's printed gains are; empty without gains.
         band: how far, in percent points, a measured number may lie from the printed one.
     """
 
@@ -59,7 +95,14 @@ class Row:
     executed: str
     printed: Mapping[str, Printed]
     runs: Mapping[str, str]
-    band: float
+    source: Mapping[str, str]
+    target: str = ""
+    ticks: tuple[str, ...] = ()
+    gain: tuple[str, ...] = ()
+    stage: str = ""
+    ref: str = ""
+    why: str = ""
+    band: float = BAND
     note: str = ""
 
 
@@ -69,54 +112,135 @@ class Table:
 
     Attributes:
         where: the section or page that holds it.
-        columns: heading by task.
-        metrics: in printed order.
         checked: how the transcription was checked.
     """
 
     id: str
     caption: str
     where: str
-    columns: Mapping[str, str]
-    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     checked: str
+    ticks: tuple[str, ...] = ()
     note: str = ""
+
+    def row(self, id: str) -> Row | None:
+        return next((row for row in self.rows if row.id == id), None)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: what it shows, the rows and tasks that produce it, and values that the text states about it."""
+
+    id: str
+    kind: str
+    where: str
+    shows: str
+    rows: tuple[str, ...] = ()
+    task: tuple[str, ...] = ()
+    values: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A conclusion of a paper in our own words.
+
+    Attributes:
+        kind: "gain" (left minus right is `stated`), "value" (left is `stated`), "order" (left above right), "count" (of
+            a data set) or "other".
+        left, right: cells as table/row/column; several on the right mean each of them. A count's left is a data set.
+        stated: the numbers of the text, by metric.
+        at_least: whether the text says that it is this much or more.
+        cause: the disturbance of the stand-in world that the claim names as its cause.
+        testable: "yes", "no" or "part": whether executed rows decide it.
+    """
+
+    id: str
+    where: str
+    says: str
+    kind: str
+    left: str = ""
+    right: tuple[str, ...] = ()
+    stated: Mapping[str, float] | None = None
+    metrics: tuple[str, ...] = ()
+    at_least: bool = False
+    cause: str = ""
+    testable: str = "yes"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number and where it stands."""
+
+    paper: str
+    table: str
+    row: Row
+    column: Column
+    source: str
+    target: str
+    metric: str
+    value: float
+
+    @property
+    def place(self) -> str:
+        """For a reader: paper, table, row and task."""
+        return f"{self.paper.upper()} table {self.table}, {full_label(self.row)}, {self.column.label}"
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and its tables."""
+    """A paper: its tables, figures and claims."""
 
     id: str
     title: str
     authors: str
     venue: str
     tables: Mapping[str, Table]
+    figures: tuple[Figure, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     def cases(self, table: str, **recipes: Recipe) -> list[Any]:
-        """The executed rows of a table on each task, as parameters for `pytest.mark.parametrize("case", ...)`.
+        """The rows of a table that were, or may have been, executed, as parameters for `parametrize("case", ...)`.
 
         Args:
             table: the table's id.
-            recipes: what produces each row, by row id; a row without one is skipped with that reason.
+            recipes: what produces each row, by row id with underscores for other signs; a row without one is skipped
+                with that reason.
 
         Raises:
-            UserError: a recipe names no executed row of the table.
+            UserError: a recipe names no such row of the table.
         """
         import pytest
 
-        rows = {row.id: row for row in self.tables[table].rows if row.executed != "no"}
+        rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no"}
         if unknown := sorted(set(recipes) - set(rows)):
-            raise UserError(
-                f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {', '.join(rows)}"
-            )
+            known = ", ".join(rows)
+            raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
         cases = [
-            Case(self.id, table, row, column, Task(row.runs.get(column, column)), recipes.get(row.id))
-            for row in rows.values()
-            for column in row.printed
+            Case(self.id, table, row, column.id, Task(row.runs.get(column.id, column.task)), recipes.get(name))
+            for name, row in rows.items()
+            for column in self.tables[table].columns
+            if column.task != "none" and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
         ]
         return [pytest.param(case, id=case.id) for case in cases]
+
+    def numbers(self) -> Iterator[Number]:
+        """Every printed number, in printed order."""
+        for table in self.tables.values():
+            for row in table.rows:
+                for column in table.columns:
+                    source, target = domains(row, column)
+                    for metric, value in row.printed[column.id].items():
+                        if value is not None:
+                            yield Number(self.id, table.id, row, column, source, target, metric, value)
+
+    def cell(self, place: str) -> Printed | None:
+        """The numbers of a cell named table/row/column; None where there is none."""
+        table, _, rest = place.partition("/")
+        row_id, _, column = rest.rpartition("/")
+        row = self.tables[table].row(row_id) if table in self.tables else None
+        return row.printed.get(column) if row else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +256,28 @@ class Case:
 
     @property
     def id(self) -> str:
-        return f"{self.task}-{self.row.id}"
+        id = f"{self.task}-{self.row.id}"
+        return id if _is_task(self.column) else f"{id}-{self.column}"
 
     @property
     def printed(self) -> Printed:
-        return self.row.printed[self.column]
+        """The printed numbers of the metrics that a run measures."""
+        return {metric: value for metric, value in self.row.printed[self.column].items() if metric in METRICS}
+
+
+def full_label(row: Row) -> str:
+    """A row's label with the stage and the ticks that tell it from its neighbours."""
+    stage = f"{row.stage}: " if row.stage else ""
+    return f"{stage}{row.label}" + (f" ({' + '.join(row.ticks)})" if row.ticks else "")
+
+
+def domains(row: Row, column: Column) -> tuple[str, str]:
+    """Source and target of a row's numbers: names of data sets, "none" or "mix" for the source."""
+    if column.task == "none":
+        return "none", row.target
+    task = row.runs.get(column.id, column.task)
+    source = "none" if task[0] == UNLABELLED else LETTERS[task[0]]
+    return row.source.get(column.id, source), LETTERS[task[2]]
 
 
 def read(path: Path) -> Paper:
@@ -150,16 +291,25 @@ def read(path: Path) -> Paper:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
     place = _Place(path.name)
+    place.only(raw, "paper", "title", "authors", "venue", "table", "figure", "claim")
     tables = [_table(entry, place) for entry in place.take(raw, "table", list)]
     place.no_duplicates("table", [table.id for table in tables])
-    place.only(raw, "paper", "title", "authors", "venue", "table")
+    figures = tuple(_figure(entry, place) for entry in place.take(raw, "figure", list, []))
+    place.no_duplicates("figure", [figure.id for figure in figures])
+    claims = tuple(_claim(entry, place) for entry in place.take(raw, "claim", list, []))
+    place.no_duplicates("claim", [claim.id for claim in claims])
     id, title, authors, venue = (place.take(raw, name, str) for name in ("paper", "title", "authors", "venue"))
-    return Paper(id, title, authors, venue, {table.id: table for table in tables})
+    paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, figures, claims)
+    for claim in claims:
+        _check_cells(paper, claim, place.at(f"claim {claim.id}"))
+    return paper
 
 
 def read_all(folder: Path) -> dict[str, Paper]:
     """Every paper of a folder of TOML files, by id."""
     papers = [read(path) for path in sorted(folder.glob("*.toml"))]
+    if not papers:
+        raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
     return {paper.id: paper for paper in papers}
 
 
@@ -175,15 +325,30 @@ class _Place:
     def error(self, message: str) -> UserError:
         return UserError(f"{self.name}: {message}")
 
-    def take(self, raw: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    def take(self, raw: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         value = raw.get(name, default)
         if value is None:
             raise self.error(f"{name} is missing")
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(f"{name} must be of type {kind.__name__}, not {value!r}")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = kind.__name__ if isinstance(kind, type) else " or ".join(each.__name__ for each in kind)
+            raise self.error(f"{name} must be of type {wanted}, not {value!r}")
         return value
 
-    def only(self, raw: Mapping[str, Any], *known: str) -> None:
+    def one_of(self, raw: Mapping[str, Any], name: str, known: Sequence[str], default: str | None = None) -> str:
+        value: str = self.take(raw, name, str, default)
+        if value not in known:
+            raise self.error(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        return value
+
+    def texts(self, raw: Mapping[str, Any], name: str) -> tuple[str, ...]:
+        values = self.take(raw, name, list, [])
+        if wrong := [value for value in values if not isinstance(value, str)]:
+            raise self.error(f"{name} must hold texts, not {wrong[0]!r}")
+        return tuple(values)
+
+    def only(self, raw: Any, *known: str) -> None:
+        if not isinstance(raw, Mapping):
+            raise self.error(f"expected a table, not {raw!r}")
         if unknown := sorted(set(raw) - set(known)):
             raise self.error(f"unknown entry {unknown[0]!r}; known are {', '.join(known)}")
 
@@ -191,51 +356,99 @@ class _Place:
         if twice := sorted({id for id in ids if ids.count(id) > 1}):
             raise self.error(f"{what} {twice[0]!r} stands twice")
 
+    def id(self, raw: Mapping[str, Any]) -> str:
+        id: str = self.take(raw, "id", str)
+        if not re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", id):
+            raise self.error(f"id {id!r} must be lower-case letters and digits, joined by -, + or .")
+        return id
 
-def _table(raw: Mapping[str, Any], place: _Place) -> Table:
-    place = place.at(f"table {raw.get('id', '?')}")
-    place.only(raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note")
-    columns = {
-        place.take(entry, "id", str): place.take(entry, "label", str) for entry in place.take(raw, "columns", list)
-    }
-    for task in columns:
-        _check_task(task, place)
-    metrics = tuple(place.take(raw, "metrics", list))
-    if unknown := [metric for metric in metrics if metric not in METRICS]:
-        raise place.error(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
-    rows = tuple(_row(entry, columns, metrics, place) for entry in place.take(raw, "row", list))
+
+def _table(raw: Any, place: _Place) -> Table:
+    place = place.at(f"table {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
+    place.only(raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note", "ticks")
+    metrics = place.texts(raw, "metrics")
+    columns = tuple(_column(entry, metrics, place) for entry in place.take(raw, "columns", list))
+    place.no_duplicates("column", [column.id for column in columns])
+    ticks = place.texts(raw, "ticks")
+    rows = tuple(_row(entry, columns, ticks, place) for entry in place.take(raw, "row", list))
     place.no_duplicates("row", [row.id for row in rows])
+    for row in rows:
+        if missing := [id for id in row.gain if id not in {other.id for other in rows}]:
+            raise place.at(f"row {row.id}").error(f"gain names the row {missing[0]!r}, which the table does not have")
     return Table(
-        place.take(raw, "id", str),
+        place.id(raw),
         place.take(raw, "caption", str),
         place.take(raw, "where", str),
         columns,
-        metrics,
         rows,
         place.take(raw, "checked", str),
+        ticks,
         place.take(raw, "note", str, ""),
     )
 
 
-def _row(raw: Mapping[str, Any], columns: Mapping[str, str], metrics: tuple[str, ...], place: _Place) -> Row:
-    place = place.at(f"row {raw.get('id', '?')}")
-    place.only(raw, "id", "label", "executed", "runs", "band", "note", *columns)
-    executed = place.take(raw, "executed", str)
-    if executed not in EXECUTED:
-        raise place.error(f"executed must be one of {', '.join(EXECUTED)}, not {executed!r}")
-    runs = place.take(raw, "runs", dict, {})
-    for column, task in runs.items():
-        if column not in columns:
-            raise place.error(f"runs names the column {column!r}, which the table does not have")
+def _column(raw: Any, metrics: tuple[str, ...], place: _Place) -> Column:
+    place.only(raw, "id", "label", "task", "metrics")
+    own = place.texts(raw, "metrics") or metrics
+    if unknown := [metric for metric in own if metric not in KNOWN]:
+        raise place.error(f"unknown metric {unknown[0]!r}; known are {', '.join(KNOWN)}")
+    if not own:
+        raise place.error("metrics are missing")
+    column = Column(place.id(raw), place.take(raw, "label", str), raw.get("task", raw["id"]), own)
+    if column.task != "none":
+        _check_task(column.task, place)
+    return column
+
+
+def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _Place) -> Row:
+    place = place.at(f"row {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
+    names = {column.id for column in columns}
+    known = (
+        "id",
+        "label",
+        "executed",
+        "runs",
+        "source",
+        "target",
+        "ticks",
+        "gain",
+        "stage",
+        "ref",
+        "why",
+        "band",
+        "note",
+    )
+    place.only(raw, *known, *names)
+    runs, source = place.take(raw, "runs", dict, {}), place.take(raw, "source", dict, {})
+    for what, mapping in (("runs", runs), ("source", source)):
+        if unknown := sorted(set(mapping) - names):
+            raise place.error(f"{what} names the column {unknown[0]!r}, which the table does not have")
+    for task in runs.values():
         _check_task(task, place)
-    printed = {column: _cells(place.take(raw, column, list), metrics, place.at(column)) for column in columns}
+    for name in source:
+        place.one_of(source, name, SOURCES)
+    if unticked := [tick for tick in place.texts(raw, "ticks") if tick not in ticks]:
+        raise place.error(f"ticks {unticked[0]!r}, which is no tick column of the table")
+    target = place.one_of(raw, "target", ("", *LETTERS.values()), "")
+    if not target and any(column.task == "none" for column in columns):
+        raise place.error("target is missing: which data set do these numbers describe?")
+    printed = {
+        column.id: _cells(place.take(raw, column.id, list), column.metrics, place.at(column.id)) for column in columns
+    }
     return Row(
-        place.take(raw, "id", str),
+        place.id(raw),
         place.take(raw, "label", str),
-        executed,
+        place.one_of(raw, "executed", EXECUTED),
         printed,
         runs,
-        place.take(raw, "band", float, BAND),
+        source,
+        target,
+        place.texts(raw, "ticks"),
+        place.texts(raw, "gain"),
+        place.take(raw, "stage", str, ""),
+        place.take(raw, "ref", str, ""),
+        place.take(raw, "why", str, ""),
+        float(place.take(raw, "band", (int, float), BAND)),
         place.take(raw, "note", str, ""),
     )
 
@@ -243,17 +456,81 @@ def _row(raw: Mapping[str, Any], columns: Mapping[str, str], metrics: tuple[str,
 def _cells(cells: list[Any], metrics: tuple[str, ...], place: _Place) -> Printed:
     if len(cells) != len(metrics):
         raise place.error(f'{len(cells)} cells for {len(metrics)} metrics; write "-" where the paper prints no number')
-    values: dict[str, float | None] = {}
-    for metric, cell in zip(metrics, cells, strict=True):
-        if cell == "-":
-            values[metric] = None
-        elif isinstance(cell, (int, float)) and not isinstance(cell, bool) and 0 <= cell <= 100:
-            values[metric] = float(cell)
-        else:
-            raise place.error(f'{metric} must be a number between 0 and 100 or "-", not {cell!r}')
-    return values
+    return {
+        metric: None if cell == "-" else _number(cell, metric, place)
+        for metric, cell in zip(metrics, cells, strict=True)
+    }
 
 
-def _check_task(task: str, place: _Place) -> None:
-    if not (len(task) == 3 and task[1] == "2" and task[0] in LETTERS and task[2] in LETTERS):
-        raise place.error(f"{task!r} is no task: two letters of {', '.join(LETTERS)} around a 2")
+def _number(cell: Any, metric: str, place: _Place) -> float:
+    number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    if metric in COUNTS and not (number and cell >= 0 and cell == int(cell)):
+        raise place.error(f'{metric} must be a count from 0 or "-", not {cell!r}')
+    if metric in PERCENT and not (number and 0 <= cell <= 100):
+        raise place.error(f'{metric} must be a number between 0 and 100 or "-", not {cell!r}')
+    if metric in GAINS and not (number and -100 <= cell <= 100):
+        raise place.error(f'{metric} must be a number between -100 and 100 or "-", not {cell!r}')
+    return float(cell)
+
+
+def _figure(raw: Any, place: _Place) -> Figure:
+    place = place.at(f"figure {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
+    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values")
+    for task in place.texts(raw, "task"):
+        _check_task(task, place)
+    return Figure(
+        place.id(raw),
+        place.one_of(raw, "kind", FIGURES),
+        place.take(raw, "where", str),
+        place.take(raw, "shows", str),
+        place.texts(raw, "rows"),
+        place.texts(raw, "task"),
+        place.take(raw, "values", dict, {}),
+    )
+
+
+def _claim(raw: Any, place: _Place) -> Claim:
+    place = place.at(f"claim {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
+    place.only(
+        raw, "id", "where", "says", "kind", "left", "right", "stated", "metrics", "at_least", "cause", "testable", "why"
+    )
+    kind = place.one_of(raw, "kind", CLAIMS)
+    right = place.take(raw, "right", (str, list), [])
+    stated = place.take(raw, "stated", dict, {})
+    for name, value in stated.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise place.error(f"stated {name} must be a number, not {value!r}")
+    if kind in ("gain", "value", "count") and not stated:
+        raise place.error(f"a claim of kind {kind} states a number")
+    return Claim(
+        place.id(raw),
+        place.take(raw, "where", str),
+        place.take(raw, "says", str),
+        kind,
+        place.take(raw, "left", str, ""),
+        (right,) if isinstance(right, str) else place.texts(raw, "right"),
+        stated,
+        place.texts(raw, "metrics") or tuple(stated),
+        place.take(raw, "at_least", bool, False),
+        place.take(raw, "cause", str, ""),
+        place.one_of(raw, "testable", TESTABLE, "yes"),
+        place.take(raw, "why", str, ""),
+    )
+
+
+def _check_cells(paper: Paper, claim: Claim, place: _Place) -> None:
+    """Every cell that a claim names must exist."""
+    named = () if claim.kind in ("count", "other") else (claim.left, *claim.right)
+    for cell in named:
+        if paper.cell(cell) is None:
+            raise place.error(f"there is no cell {cell!r}; name one as table/row/column")
+
+
+def _check_task(task: Any, place: _Place) -> None:
+    if not _is_task(task):
+        raise place.error(f"{task!r} is no task: two letters of {', '.join(LETTERS)} around a 2 (u for no source)")
+
+
+def _is_task(name: Any) -> bool:
+    letters = "".join(LETTERS)
+    return isinstance(name, str) and re.fullmatch(rf"[{letters}{UNLABELLED}]2[{letters}]", name) is not None

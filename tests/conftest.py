@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from hypothesis import settings
 
 from reproduce.engine import Engine, Job
 from reproduce.runner import Site
+
+torch.set_num_threads(1)
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -149,12 +149,12 @@ DOMAINS = {
         shoes={"e6e6e0": 40, "1f1f1f": 30, "73523d": 20, "bf3333": 10},
         bags={"1f1f21": 35, "b8292e": 20, "2e478c": 20, "8c6b47": 15, "d98033": 10},
         hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.06,
-        long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.30, satchel=0.24, hat=0.10,
+        long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.26, satchel=0.24, hat=0.10,
         striped=0.28, logo=0.15, jacket=0.06, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
-        tint=(1.10, 1.03, 0.88), tint_spread=0.022, saturation=(1.12, 0.04), mixing=0.008, tone=(-0.15, 0.05),
-        haze=(0.01, 0.01), blur=(0.008, 0.004), noise=0.005, elevation=(8.0, 2.5), axis=10.0,
-        stroll=8.0, shift=0.006, zoom=0.02, cut=0.02, occluded=0.07, gain=0.07, temperature=0.02, gamma=0.05,
+        tint=(1.12, 1.04, 0.86), tint_spread=0.016, saturation=(1.12, 0.03), mixing=0.006, tone=(-0.15, 0.04),
+        haze=(0.01, 0.01), blur=(0.008, 0.003), noise=0.005, elevation=(8.0, 2.5), axis=10.0,
+        stroll=8.0, shift=0.010, zoom=0.03, cut=0.03, occluded=0.07, gain=0.07, temperature=0.02, gamma=0.05,
         shade=0.10,
     ),
     "duke": Statistics(
@@ -166,12 +166,12 @@ DOMAINS = {
         shoes={"242121": 45, "664733": 25, "d9d9d9": 30},
         bags={"1c1c1f": 34, "334a80": 22, "8f2429": 18, "707570": 14, "b3803d": 12},
         hair={"241a14": 45, "5c3d24": 35, "b38f57": 20}, skin={"e6b89e": 65, "805740": 35}, dye=0.06,
-        long_sleeves=0.72, shorts=0.20, skirt=0.14, long_hair=0.40, rucksack=0.34, satchel=0.22, hat=0.18,
+        long_sleeves=0.72, shorts=0.20, skirt=0.14, long_hair=0.40, rucksack=0.20, satchel=0.22, hat=0.18,
         striped=0.24, logo=0.12, jacket=0.18, hem=(0.10, 0.10),
-        walls={"70665c": 40, "5c6157": 30, "8f8a85": 30}, floors={"85807d": 50, "705c52": 30, "666b5c": 20},
-        tint=(0.96, 1.05, 1.22), tint_spread=0.022, saturation=(0.80, 0.04), mixing=0.008, tone=(0.15, 0.05),
-        haze=(0.06, 0.010), blur=(0.012, 0.003), noise=0.005, elevation=(17.0, 3.0), axis=10.0,
-        stroll=8.0, shift=0.006, zoom=0.02, cut=0.015, occluded=0.07, gain=0.07, temperature=0.02, gamma=0.05,
+        walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
+        tint=(0.96, 1.05, 1.22), tint_spread=0.010, saturation=(0.80, 0.02), mixing=0.004, tone=(0.15, 0.025),
+        haze=(0.06, 0.005), blur=(0.012, 0.002), noise=0.005, elevation=(17.0, 2.0), axis=10.0,
+        stroll=8.0, shift=0.008, zoom=0.025, cut=0.02, occluded=0.07, gain=0.07, temperature=0.02, gamma=0.05,
         shade=0.10,
     ),
 }
@@ -376,7 +376,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     z, u = numbers.standard_normal, numbers.random
     elevation = radians(np.clip(domain.elevation[0] + domain.elevation[1] * z(), 0, 40))
     horizon = 0.72 - 1.4 * elevation + 0.10 * z()
-    wall, floor = (np.clip(_entry(palette, u()) + 0.05 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
+    wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
     mixing = domain.mixing * z((3, 3))
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
     upright = u(7) < 0.6  # posts and doors; the others are kerbs and lines on the floor

@@ -19,7 +19,7 @@ from reproduce.runner import Site, Store, build
 from reproduce.setting import Setting
 from reproduce.stage import UserError, closure
 
-GOLDEN = [9.999, 9.999]
+GOLDEN = [2.5489304930098213, 2.773225063641739]
 """Losses of two iterations in float64, one an epoch."""
 
 

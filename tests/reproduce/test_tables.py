@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.stage import UserError
-from reproduce.tables import LETTERS, Task, read, read_all
+from reproduce.tables import LETTERS, Column, Task, read, read_all
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -41,7 +41,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
     table = read(write(tmp_path, GOOD)).tables["1"]
     assert table.rows[0].printed == {"m2d": {"mAP": 1.0, "rank1": None}}
-    assert (table.metrics, table.columns) == (("mAP", "rank1"), {"m2d": "M to D"})
+    assert table.columns == (Column("m2d", "M to D", "m2d", ("mAP", "rank1")),)
 
 
 @pytest.mark.parametrize(

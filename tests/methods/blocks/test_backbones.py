@@ -120,6 +120,12 @@ def test_another_module_leaves_the_initial_weights_alone() -> None:
     assert all(torch.equal(parameter, extended.get_parameter(name)) for name, parameter in plain.named_parameters())
 
 
+def test_layers_of_one_shape_differ() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1))
+    initialise(net, 1)
+    assert not torch.equal(net[0].weight, net[1].weight)
+
+
 def test_branches_differ_by_where_they_are() -> None:
     first, second = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
     initialise(first, 1, "first")

@@ -116,6 +116,9 @@ def test_hardest_pairs_of_a_line() -> None:
     assert pairs.negative.tolist() == [5, 4, 4, 6]
     assert pairs.positive_index.tolist() == [1, 0, 3, 2]
     assert pairs.negative_index.tolist() == [2, 2, 1, 1]
+    alone = hardest(distances(features), torch.zeros(4))
+    assert alone.positive.tolist() == [7, 6, 5, 7]
+    assert (alone.negative == torch.inf).all()
 
 
 @settings(deadline=None)

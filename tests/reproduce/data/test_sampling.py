@@ -151,6 +151,13 @@ def test_few_images_are_drawn_with_replacement() -> None:
     assert sorted(batch[:4] if batch[0] == 0 else batch[4:]) == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("images", "repeats"), [(4, True), (5, False)])
+def test_camera_aware_draws_without_replacement_from_k_choices_on(images: int, repeats: bool) -> None:
+    pids, camids = [0] * images, list(range(images))
+    groups = [camera_aware_batches(pids, camids, 1, 4, seed=1, epoch=epoch)[0] for epoch in range(50)]
+    assert any(len(set(group)) < 4 for group in groups) == repeats
+
+
 def test_labels_may_be_arrays_or_tensors() -> None:
     pids, camids = dataset([4] * 5)
     expected = identity_batches(pids, 3, 2, seed=1, epoch=0)
