@@ -13,9 +13,11 @@ from pathlib import Path
 from reproduce import results
 from reproduce.scales import PUBLISHED_IDS, SCALES, stand_in_size
 from reproduce.stage import UserError
+from reproduce.tables import read_all
 
 STORE = Path("build/store")
 RECORDED = Path("reports/results")
+SUITES = Path("suites")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +58,21 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("show", help="print results beside what the papers print")
     command.add_argument("folder", type=Path, nargs="?", default=RECORDED, help=f"of results (default {RECORDED})")
     command.set_defaults(run=show)
+
+    command.add_argument("--claims", action="store_true", help="instead, what the papers conclude, in our own words")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+
+    command = commands.add_parser("tables", help="what the papers print, every number")
+    form = command.add_mutually_exclusive_group(required=True)
+    form.add_argument("--csv", action="store_true", help="a line for each number")
+    form.add_argument("--markdown", action="store_true", help="tables as the papers draw them")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command.set_defaults(run=tables)
+
+    command = commands.add_parser("audit", help="what cannot all be true in what the papers print")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command.set_defaults(run=audit)
 
     command = commands.add_parser("results", help="keep the results of a run under reports/results")
     command.add_argument("--record", action="store_true", required=True)
@@ -122,13 +139,36 @@ def stage(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print the results of a folder as a table."""
+    """Print the results of a folder as a table, or the papers' claims."""
     from reproduce.plugin import summary
+    from reproduce.printed import claims_page
+
+    if options.claims:
+        print(claims_page(read_all(options.suites).values()), end="")
+        return
 
     found = results.read(options.folder)
     if not found:
         raise UserError(f"{options.folder} holds no results: run `pytest suites/` first, or name another folder")
     print(summary(found, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Print every printed number."""
+    from reproduce.printed import as_csv, as_markdown
+
+    papers = read_all(options.suites).values()
+    print(as_csv(papers) if options.csv else as_markdown(papers), end="")
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Print what the papers' numbers contradict."""
+    from reproduce.audit import as_json
+    from reproduce.audit import audit as findings_of
+    from reproduce.printed import audit_page
+
+    findings = findings_of(read_all(options.suites))
+    print(json.dumps(as_json(findings), indent=1) if options.json else audit_page(findings), end="")
 
 
 def record(options: argparse.Namespace) -> None:

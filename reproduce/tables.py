@@ -184,27 +184,29 @@ class Number:
 
     @property
     def place(self) -> str:
-        """For a reader: paper, table, row and task."""
-        return f"{self.paper.upper()} table {self.table}, {full_label(self.row)}, {self.column.label}"
+        """For a reader: paper, table, row and column."""
+        return f"{self.paper} table {self.table}, {full_label(self.row)}, {self.column.label}"
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its tables, figures and claims."""
+    """A paper: its tables, figures and claims. `name` is what readers call it."""
 
     id: str
     title: str
     authors: str
     venue: str
     tables: Mapping[str, Table]
+    name: str
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def cases(self, table: str, **recipes: Recipe) -> list[Any]:
+    def cases(self, table: str, *, without: Sequence[str] = (), **recipes: Recipe) -> list[Any]:
         """The rows of a table that were, or may have been, executed, as parameters for `parametrize("case", ...)`.
 
         Args:
             table: the table's id.
+            without: rows that may have been executed but are not ours to build.
             recipes: what produces each row, by row id with underscores for other signs; a row without one is skipped
                 with that reason.
 
@@ -213,7 +215,11 @@ class Paper:
         """
         import pytest
 
-        rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no"}
+        rows = {
+            re.sub(r"\W", "_", row.id): row
+            for row in self.tables[table].rows
+            if row.executed != "no" and row.id not in without
+        }
         if unknown := sorted(set(recipes) - set(rows)):
             known = ", ".join(rows)
             raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
@@ -233,7 +239,7 @@ class Paper:
                     source, target = domains(row, column)
                     for metric, value in row.printed[column.id].items():
                         if value is not None:
-                            yield Number(self.id, table.id, row, column, source, target, metric, value)
+                            yield Number(self.name, table.id, row, column, source, target, metric, value)
 
     def cell(self, place: str) -> Printed | None:
         """The numbers of a cell named table/row/column; None where there is none."""
@@ -291,15 +297,16 @@ def read(path: Path) -> Paper:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
     place = _Place(path.name)
-    place.only(raw, "paper", "title", "authors", "venue", "table", "figure", "claim")
+    place.only(raw, "paper", "name", "title", "authors", "venue", "table", "figure", "claim")
     tables = [_table(entry, place) for entry in place.take(raw, "table", list)]
     place.no_duplicates("table", [table.id for table in tables])
     figures = tuple(_figure(entry, place) for entry in place.take(raw, "figure", list, []))
     place.no_duplicates("figure", [figure.id for figure in figures])
     claims = tuple(_claim(entry, place) for entry in place.take(raw, "claim", list, []))
     place.no_duplicates("claim", [claim.id for claim in claims])
+    name = place.take(raw, "name", str, str(raw.get("paper", "")).upper())
     id, title, authors, venue = (place.take(raw, name, str) for name in ("paper", "title", "authors", "venue"))
-    paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, figures, claims)
+    paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, name, figures, claims)
     for claim in claims:
         _check_cells(paper, claim, place.at(f"claim {claim.id}"))
     return paper
@@ -358,8 +365,8 @@ class _Place:
 
     def id(self, raw: Mapping[str, Any]) -> str:
         id: str = self.take(raw, "id", str)
-        if not re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", id):
-            raise self.error(f"id {id!r} must be lower-case letters and digits, joined by -, + or .")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", id):
+            raise self.error(f"id {id!r} must be lower-case letters, digits, -, + and .")
         return id
 
 

@@ -34,3 +34,18 @@ def direct_transfer(task: Task, seed: int) -> Evaluate:
 @pytest.mark.parametrize("case", PAPER.cases("1", supervised=supervised_row, direct=direct_transfer))
 def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
     judge(case)
+
+
+@pytest.mark.parametrize("case", PAPER.cases("2"))
+def test_table2(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+@pytest.mark.parametrize("case", PAPER.cases("3"))
+def test_table3(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+@pytest.mark.parametrize("case", PAPER.cases("4"))
+def test_table4(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)

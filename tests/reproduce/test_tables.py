@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.stage import UserError
-from reproduce.tables import LETTERS, Column, Task, read, read_all
+from reproduce.tables import LETTERS, UNLABELLED, Column, Task, read, read_all
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -61,6 +61,11 @@ def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
         ('venue = "V"', "", "venue is missing"),
         ('id = "a"', 'id = "a"\nruns = { d2m = "m2m" }', "runs names the column 'd2m'"),
         ('paper = "p"', 'paper = "p', "cannot be read as TOML"),
+        ('metrics = ["mAP", "rank1"]', 'metrics = ["mAP", "rank1"]\nticks = 3', "ticks must be of type list"),
+        ('id = "a"', 'id = "a"\ngain = ["b", "a"]', "gain names the row 'b'"),
+        ('id = "a"', 'id = "a"\nticks = ["CC"]', "ticks 'CC', which is no tick column"),
+        ('id = "a"', 'id = "a"\nsource = { m2d = "mars" }', "m2d must be one of market"),
+        ('id = "a"', 'id = "A b"', "must be lower-case letters"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -68,6 +73,31 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, old: str, new: st
     with pytest.raises(UserError, match=r"p\.toml") as error:
         read(write(tmp_path, GOOD.replace(old, new)))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "cell", "message"),
+    [
+        ("train_ids", "-3", "train_ids must be a count"),
+        ("query_images", "1.5", "query_images must be a count"),
+        ("portion", "100.5", "portion must be a number between 0 and 100"),
+        ("rank1_gain", "101", "rank1_gain must be a number between -100 and 100"),
+        ("mAP_gain", '"x"', "mAP_gain must be a number"),
+    ],
+)
+def test_every_kind_of_number_has_its_range(tmp_path: Path, metric: str, cell: str, message: str) -> None:
+    text = GOOD.replace('"rank1"]', f'"{metric}"]').replace('[1.0, "-"]', f"[1.0, {cell}]")
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, text))
+
+
+def test_claims_name_cells_that_exist(tmp_path: Path) -> None:
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "s"\nsays = "x"\nkind = "value"\nleft = "1/{row}/m2d"\nstated = {{ mAP = 1.0 }}\n'
+    )
+    assert read(write(tmp_path, GOOD + claim.format(row="a"))).claims[0].metrics == ("mAP",)
+    with pytest.raises(UserError, match=r"p\.toml, claim c: there is no cell '1/b/m2d'"):
+        read(write(tmp_path, GOOD + claim.format(row="b")))
 
 
 def test_duplicates_are_refused(tmp_path: Path) -> None:
@@ -108,7 +138,7 @@ def test_recipes_must_fit_the_rows(tmp_path: Path) -> None:
 
 def test_no_task_name_contains_another() -> None:
     """`-k m2d` matches substrings."""
-    tasks = [f"{source}2{target}" for source in LETTERS for target in LETTERS]
+    tasks = [f"{source}2{target}" for source in [*LETTERS, UNLABELLED] for target in LETTERS]
     assert not [(one, other) for one in tasks for other in tasks if one != other and one in other]
     papers = read_all(SUITES)
     assert papers

@@ -1,0 +1,141 @@
+"""What the papers print, for readers: tables as CSV and Markdown, claims and audit as pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from reproduce.audit import Finding
+from reproduce.tables import COUNTS, Claim, Column, Paper, Row, Table, full_label
+
+HEADINGS = {
+    "mAP": "mAP",
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "mAP_gain": "mAP-gain",
+    "rank1_gain": "rank-1-gain",
+}
+
+WEIGHTS = {
+    "contradiction": "text and table cannot both be right",
+    "misprint": "one of the numbers is most likely wrong",
+    "implausible": "a number stands out among its like; it may be right",
+    "different setting": "both may be right, of different things",
+}
+
+TESTABLE = {"yes": "cases try it", "part": "cases try a part of it", "no": "no case can try it"}
+
+
+def as_csv(papers: Iterable[Paper]) -> str:
+    """Every printed number on a line of its own."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("paper", "table", "row", "source", "target", "metric", "value", "executed"))
+    for paper in papers:
+        for number in paper.numbers():
+            metric = HEADINGS.get(number.metric, number.metric)
+            value = f"{number.value:.0f}" if number.metric in COUNTS else f"{number.value:.1f}"
+            tasks = [column.task for column in paper.tables[number.table].columns]
+            several = tasks.count(number.column.task) > 1
+            label = full_label(number.row) + (f" / {number.column.label}" if several else "")
+            writer.writerow(
+                (paper.id, number.table, label, number.source, number.target, metric, value, number.row.executed)
+            )
+    return out.getvalue()
+
+
+def as_markdown(papers: Iterable[Paper]) -> str:
+    """The tables as the papers draw them, a section each."""
+    parts: list[str] = []
+    for paper in papers:
+        parts.append(f"# {paper.name}: {paper.title}\n\n{paper.authors}. {paper.venue}")
+        parts.extend(_table(table) for table in paper.tables.values())
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    several = len(table.columns) > 1
+    heads = [
+        *(["stage"] if any(row.stage for row in table.rows) else []),
+        "row",
+        *(["ref"] if any(row.ref for row in table.rows) else []),
+        *table.ticks,
+        *(_heading(column, metric, several) for column in table.columns for metric in column.metrics),
+        "run by the authors",
+    ]
+    lines = [heads, ["---"] * len(heads), *(_row(row, table) for row in table.rows)]
+    grid = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+    notes = [f"{full_label(row)}: {row.note}" for row in table.rows if row.note]
+    under = "\n".join(f"- {note}" for note in [*([table.note] if table.note else []), *notes])
+    return f"## Table {table.id}\n\n{table.caption} ({table.where}; {table.checked})\n\n{grid}" + (
+        f"\n\n{under}" if under else ""
+    )
+
+
+def _heading(column: Column, metric: str, several: bool) -> str:
+    name = HEADINGS.get(metric, metric.replace("_", " "))
+    return f"{column.label}: {name}" if several else name
+
+
+def _row(row: Row, table: Table) -> list[str]:
+    cells = [row.printed[column.id][metric] for column in table.columns for metric in column.metrics]
+    metrics = [metric for column in table.columns for metric in column.metrics]
+    return [
+        *([row.stage] if any(other.stage for other in table.rows) else []),
+        row.label,
+        *([row.ref] if any(other.ref for other in table.rows) else []),
+        *("x" if tick in row.ticks else "" for tick in table.ticks),
+        *(_shown(value, metric) for value, metric in zip(cells, metrics, strict=True)),
+        row.executed,
+    ]
+
+
+def _shown(value: float | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if metric in COUNTS else f"{value:.1f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def claims_page(papers: Iterable[Paper]) -> str:
+    """Every conclusion of the papers, in our own words."""
+    parts: list[str] = []
+    for paper in papers:
+        parts.append(f"# {paper.name}: {paper.title}\n\n{len(paper.claims)} conclusions.")
+        for where, claims in groupby(paper.claims, lambda claim: claim.where):
+            parts.append(f"## {where}\n\n" + "\n".join(_claim(claim) for claim in claims))
+    return "\n\n".join(parts) + "\n"
+
+
+def _claim(claim: Claim) -> str:
+    notes = [TESTABLE[claim.testable]]
+    if claim.cause:
+        notes.append(f"the cause it names: {claim.cause}")
+    if claim.why:
+        notes.append(claim.why.rstrip("."))
+    return f"- `{claim.id}` {claim.says} *({'; '.join(notes)})*"
+
+
+def audit_page(findings: Sequence[Finding]) -> str:
+    """What does not fit, grouped by what it means, each with its places and numbers."""
+    parts = [
+        f"# Audit of the printed tables\n\n{len(findings)} findings, computed from the tables and the numbers that the "
+        "papers' text states. A finding is no verdict on a method: most are slips of the pen."
+    ]
+    for weight, meaning in WEIGHTS.items():
+        chosen = [finding for finding in findings if finding.weight == weight]
+        if chosen:
+            parts.append(f"## {weight.capitalize()}: {meaning} ({len(chosen)})")
+            parts.extend(_finding(finding) for finding in chosen)
+    return "\n\n".join(parts) + "\n"
+
+
+def _finding(finding: Finding) -> str:
+    places = "\n".join(f"- {place.where}: {place.value}" for place in finding.places)
+    return f"### {finding.rule}\n\n{finding.says}\n\n{places}"

@@ -1,0 +1,36 @@
+"""DAAM: what produces each row of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reproduce.tables import Case, read
+
+PAPER = read(Path(__file__).with_name("daam.toml"))
+
+
+@pytest.mark.parametrize("case", PAPER.cases("1"))
+def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+OTHERS = [f"{system}-{part}" for system in ("mar", "ecn", "udap", "ssg") for part in "dug"]
+"""Systems of other authors, whose direct transfer the paper prints without saying who ran it."""
+
+
+@pytest.mark.parametrize("case", PAPER.cases("2", without=OTHERS))
+def test_table2(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+@pytest.mark.parametrize("case", PAPER.cases("3"))
+def test_table3(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+@pytest.mark.parametrize("case", PAPER.cases("4"))
+def test_table4(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
