@@ -84,7 +84,7 @@ def run(suites: Path, *arguments: str) -> tuple[int, str]:
 def test_a_run_measures_judges_and_writes(suites: Path) -> None:
     code, output = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
     assert code == 0, output
-    assert "2 passed, 2 skipped" in output
+    assert "2 passed, 1 skipped" in output
     assert "the method of 'Later' does not exist here yet" not in output
     assert "20.5 ±14.1" in output
     files = sorted((suites.parent / "build" / "results").glob("*.json"))
@@ -119,7 +119,7 @@ def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-k", "no_such_case"], 5, "7 deselected"),
+        (["-k", "no_such_case"], 5, "5 deselected"),
         (["--gpus", "1"], 4, "--gpus 1 asks for more devices than are visible"),
         (["--domain", "nowhere=x"], 4, "give NAME=DIR, where NAME is one of market, duke"),
         (["--domain", "market"], 4, "give NAME=DIR"),
@@ -164,7 +164,7 @@ def test_xdist_workers_become_jobs(suites: Path) -> None:
     code, output = run(suites, "-n", "3", "-k", "m2d and plain and table1")
     assert code == 0, output
     assert "on the CPU, 3 at once" in output
-    assert "gw0" not in output
+    assert "bringing up nodes" not in output
 
 
 def test_blocked_cases_are_skipped_and_fail_under_strict(suites: Path, tiny_domain: Path) -> None:

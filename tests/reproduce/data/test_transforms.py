@@ -159,7 +159,7 @@ def test_recipes_are_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"p": 1.5}, {"area": (0.4, 0.02)}, {"area": (0, 0.4)}, {"aspect": (0, 1)}, {"when": "befor"}], ids=str
+    "wrong", [{"p": 1.5}, {"area": (0.4, 0.02)}, {"area": (0, 0.4)}, {"aspect": (0, 1)}, {"when": "never"}], ids=str
 )
 def test_impossible_erasing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a recipe for random erasing"):
