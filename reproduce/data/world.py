@@ -227,9 +227,9 @@ def look(person: Person, seed: int) -> Look:
     def chance(p: float) -> float:
         return float(numbers.random() < p)
 
-    def dyed(palette: Palette) -> Array:
+    def dyed(palette: Palette, spread: float = domain.dye) -> Array:
         brightness, hue = numbers.standard_normal(), numbers.standard_normal(3)
-        return np.clip(_entry(palette, numbers.random()) + domain.dye * (brightness + 0.5 * hue), 0.02, 0.98)
+        return np.clip(_entry(palette, numbers.random()) + spread * (brightness + 0.5 * hue), 0.02, 0.98)
 
     upper, accent = dyed(domain.upper), dyed(domain.upper)
     if np.abs(upper - accent).sum() < 0.5:  # a pattern that could not be seen
@@ -240,8 +240,8 @@ def look(person: Person, seed: int) -> Look:
     values: dict[str, Any] = {
         "build": np.clip(1 + 0.13 * numbers.standard_normal(), 0.75, 1.35),
         "legs": np.clip(1 + 0.05 * numbers.standard_normal(), 0.88, 1.12),
-        "skin": dyed(domain.skin),
-        "hair": dyed(domain.hair),
+        "skin": dyed(domain.skin, 0.025),
+        "hair": dyed(domain.hair, 0.025),
         "long_hair": chance(domain.long_hair),
         "upper": upper,
         "accent": accent,
