@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from math import log, pi, radians
+from math import cos, log, pi, radians, sin, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reproduce.data.sampling import numpy_generator
@@ -118,6 +118,7 @@ class Statistics:
     tint: tuple[float, float, float]  # gain of red, green, blue
     tint_spread: float  # of the cameras, log
     saturation: Spread
+    hue: float  # turn of all colours about grey, degrees
     mixing: float  # between colour channels
     tone: Spread  # log gamma
     haze: Spread  # black level
@@ -152,8 +153,8 @@ DOMAINS = {
         long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.26, satchel=0.24, hat=0.10,
         striped=0.28, logo=0.15, jacket=0.06, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
-        tint=(1.12, 1.04, 0.86), tint_spread=0.035, saturation=(1.15, 0.05), mixing=0.014, tone=(-0.2, 0.08),
-        haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.006, elevation=(7.0, 2.5), axis=16.0,
+        tint=(1.12, 1.04, 0.86), tint_spread=0.025, saturation=(1.15, 0.05), hue=50.0, mixing=0.010, tone=(-0.2, 0.08),
+        haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.03, elevation=(7.0, 2.5), axis=16.0,
         stroll=12.0, shift=0.014, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
         shade=0.15,
     ),
@@ -166,11 +167,11 @@ DOMAINS = {
         shoes={"242121": 45, "664733": 25, "d9d9d9": 30},
         bags={"1c1c1f": 34, "334a80": 22, "8f2429": 18, "707570": 14, "b3803d": 12},
         hair={"241a14": 45, "5c3d24": 35, "b38f57": 20}, skin={"e6b89e": 65, "805740": 35}, dye=0.06,
-        long_sleeves=0.85, shorts=0.12, skirt=0.09, long_hair=0.40, rucksack=0.22, satchel=0.22, hat=0.18,
-        striped=0.20, logo=0.10, jacket=0.20, hem=(0.10, 0.10),
+        long_sleeves=0.85, shorts=0.12, skirt=0.09, long_hair=0.40, rucksack=0.15, satchel=0.22, hat=0.18,
+        striped=0.20, logo=0.10, jacket=0.10, hem=(0.10, 0.10),
         walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
-        tint=(0.90, 1.00, 1.18), tint_spread=0.035, saturation=(0.75, 0.05), mixing=0.014, tone=(0.20, 0.08),
-        haze=(0.10, 0.012), blur=(0.017, 0.003), noise=0.006, elevation=(22.0, 2.5), axis=10.0,
+        tint=(0.90, 1.00, 1.18), tint_spread=0.040, saturation=(0.65, 0.05), hue=-50.0, mixing=0.020, tone=(0.35, 0.08),
+        haze=(0.18, 0.012), blur=(0.027, 0.004), noise=0.006, elevation=(22.0, 2.5), axis=10.0,
         stroll=9.0, shift=0.010, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
         shade=0.15,
     ),
@@ -388,7 +389,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     values: dict[str, Any] = {
         "tint": np.log(domain.tint) + domain.tint_spread * z(3),
         "saturation": domain.saturation[0] + domain.saturation[1] * z(),
-        "mixing": mixing - mixing.mean(1, keepdims=True),
+        "mixing": mixing - mixing.mean(1, keepdims=True) + _turn(radians(domain.hue)) - np.eye(3),
         "tone": domain.tone[0] + domain.tone[1] * z(),
         "haze": np.maximum(domain.haze[0] + domain.haze[1] * (z() + 0.3 * z(3)), 0),
         "blur": max(domain.blur[0] + domain.blur[1] * z(), 0),
@@ -402,6 +403,14 @@ def station(name: str, camera: int, seed: int) -> Station:
         "props": np.column_stack([*ends, half, corner, np.clip(paint, 0.02, 0.98)]),
     }
     return Station(**{key: np.asarray(value, dtype=float) for key, value in values.items()})
+
+
+def _turn(angle: float) -> Array:
+    """The rotation of colours about grey (3, 3), which turns hues and leaves greys as they are."""
+    import numpy as np
+
+    part = sin(angle) / sqrt(3) * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    return cos(angle) * np.eye(3) + (1 - cos(angle)) / 3 + part
 
 
 def stage(name: str, shots: Shots, looks: Look, stations: Station, dials: Dials) -> Scene:

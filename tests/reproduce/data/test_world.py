@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
@@ -22,6 +23,7 @@ from reproduce.data.world import (
     Plan,
     Size,
     Statistics,
+    _turn,
     contact_sheet,
     draw,
     look,
@@ -247,8 +249,16 @@ def test_statistics_are_plausible() -> None:
             if isinstance(value, dict):
                 assert sum(value.values()) == 100, field.name
                 assert all(re.fullmatch("[0-9a-f]{6}", code) for code in value)
-            if isinstance(value, float) and field.name not in ("bystander_images", "junk", "stroll", "axis"):
+            if isinstance(value, float) and field.name not in ("bystander_images", "junk", "stroll", "axis", "hue"):
                 assert 0 <= value <= 1, field.name
+
+
+@pytest.mark.parametrize("angle", [-2.0, -0.3, 0.0, 1.0])
+def test_a_turn_of_hues_leaves_greys_and_lengths_alone(angle: float) -> None:
+    turn = _turn(angle)
+    assert np.allclose(turn @ turn.T, np.eye(3))
+    assert np.allclose(turn @ np.ones(3), 1)
+    assert np.trace(turn) == pytest.approx(1 + 2 * math.cos(angle))
 
 
 def test_contact_sheet() -> None:
