@@ -45,6 +45,13 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    command = commands.add_parser("doctor", help="what is here and what is missing: data, weights, devices")
+    command.add_argument("--data-root", metavar="DIR", help="where the data sets lie (default: REID_DATA)")
+    command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="where one of them lies")
+    command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command.set_defaults(run=doctor)
+
     command = commands.add_parser(
         "plan", help="list the distinct stages of cases: `reproduce plan -k m2d --scale small`"
     )
@@ -88,7 +95,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--delete", action="store_true")
     command.set_defaults(run=gc)
 
-    data = commands.add_parser("data", help="draw stand-in data, look at it, count what a folder holds")
+    data = commands.add_parser("data", help="draw stand-ins, look at them, count what a folder holds, take in weights")
     verbs = data.add_subparsers(required=True, metavar="VERB")
     drawn = sorted(PUBLISHED_IDS)
 
@@ -107,8 +114,33 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     verb = verbs.add_parser("info", help="count identities, images and cameras of a folder")
     verb.add_argument("domain")
     verb.add_argument("folder", type=Path)
+    verb.add_argument(
+        "--variant", default="", help="such as train+val or train (msmt17), labelled or detected (cuhk03)"
+    )
     verb.set_defaults(run=info)
+
+    verb = verbs.add_parser("weights", help="take in a published file of ResNet-50 weights; nothing in it is run")
+    verb.add_argument(
+        "file", type=Path, help="a .pth of torchvision, IBN-Net, OpenUnReID, fast-reid, MoCo, LUPerson, ..."
+    )
+    verb.add_argument("--as", dest="name", required=True, metavar="NAME", help="what methods call it, such as luperson")
+    verb.add_argument("--net", metavar="PREFIX", help="which one, where the file holds several nets")
+    verb.add_argument("--into", type=Path, metavar="DIR", help="folder of weights (default: where runs look)")
+    verb.set_defaults(run=take_weights)
     return parser
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print what is here; 1 where something of it is broken."""
+    from reproduce.doctor import page
+    from reproduce.setting import data_root, given_folders
+
+    if options.weights and not options.weights.is_dir():
+        raise UserError(f"--weights {options.weights} is no folder: give a folder of weights files")
+    papers = read_all(options.suites).values()
+    text, sound = page(papers, data_root(options.data_root), given_folders(options.domain), options.weights)
+    print(text, end="")
+    return 0 if sound else 1
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -241,15 +273,32 @@ def sheet(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """Count what a folder holds, beside the published counts."""
-    from reproduce.data.domains import PUBLISHED, describe, read
+    from reproduce.data.domains import PUBLISHED, Domain, describe, read
 
-    found = describe(read(options.folder, options.domain))
-    published = PUBLISHED.get(options.domain)
+    domain = Domain(options.domain, options.variant)
+    whole = read(options.folder, domain.name, variant=domain.variant)
+    found = describe(whole)
+    published = PUBLISHED.get(domain)
+    print(" ".join(filter(None, (domain.name, whole.version, domain.variant, str(whole.root)))))
     for split in ("train", "query", "gallery"):
         counts = getattr(found, split)
         beside = f"   published: {_counts(getattr(published, split))}" if published else ""
         print(f"{split:8} {_counts(counts)}{beside}")
     print(f"distractors {found.distractors}, junk {found.junk}")
+
+
+def take_weights(options: argparse.Namespace) -> None:
+    """Convert a published file, and say what became of it."""
+    from reproduce import weights
+
+    made = weights.convert(options.file, options.name, options.into or weights.folders()[0], net=options.net)
+    print(made.path)
+    print(f"sha256   {made.sha256}")
+    print(f"source   {made.source}, sha256 {made.source_sha256}")
+    print(f"holds    a {made.backbone}, from {made.prefix or 'the top'}; {made.left_out} other tensors left out")
+    if made.stem_relu is False:
+        print("note     its own code runs the stem without a ReLU: stem_relu=False repeats that")
+    print(f"next:    --weights {made.path.parent}" if options.into else "next:    runs find it by themselves")
 
 
 def _counts(counts: object) -> str:

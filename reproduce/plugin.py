@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 
 from reproduce import results
+from reproduce.data.domains import WITHDRAWN
 from reproduce.display import Display, label
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
 from reproduce.results import Result
 from reproduce.runner import Site, Store
 from reproduce.scales import SCALES
-from reproduce.setting import SCRATCH, Blocked, Setting
+from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
 from reproduce.stage import Stage, UserError, closure
-from reproduce.tables import LETTERS, METRICS, Case
+from reproduce.tables import METRICS, Case
 
 STATE = pytest.StashKey["Campaign"]()
 SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
@@ -48,12 +49,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="stages at once on each GPU (default 1) or on the CPU (default: its cores)",
     )
     group.addoption(
-        "--domain", action="append", default=[], metavar="NAME=DIR", help="a folder that holds market, duke, ..."
+        "--data-root", metavar="DIR", help="where the real data sets lie; REID_DATA says the same (`reproduce doctor`)"
     )
-    group.addoption("--stand-ins", action="store_true", help="drawn stand-in data: the default without --domain")
+    group.addoption(
+        "--domain",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a folder that stands for market, duke, ...; its counts are not checked, only said",
+    )
+    group.addoption(
+        "--accept-counts",
+        action="store_true",
+        help="go on where what --data-root holds has other counts than the published set",
+    )
+    group.addoption("--stand-ins", action="store_true", help="drawn stand-in data: the default without real data")
     group.addoption("--world-seed", type=int, default=1, metavar="S", help="seed of the stand-in world (default 1)")
-    group.addoption("--subset", type=int, metavar="N", help="keep N identities of each folder, always the same")
-    group.addoption("--weights", metavar="DIR|scratch", help="folder of published weights, or scratch to do without")
+    group.addoption("--subset", type=int, metavar="N", help="keep N identities of real data, always the same")
+    group.addoption(
+        "--weights",
+        metavar="DIR|scratch",
+        help="folder of published weights (default: ours and torch's cache), or scratch to do without",
+    )
     group.addoption(
         "--store", default=os.environ.get("REPRODUCE_STORE"), metavar="DIR", help="finished stages (default OUT/store)"
     )
@@ -80,6 +97,8 @@ def _asks_for_suites(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    names = " or ".join(WITHDRAWN.values())
+    config.addinivalue_line("markers", f'withdrawn: needs {names}, which its makers withdrew; -m "not withdrawn"')
     config.stash[STATE] = Campaign(config)
 
 
@@ -98,6 +117,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     with _usage():
         session.config.stash[STATE].begin(session.items)
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    """Say how many cases need data that nobody can get any more, where cases are listed or these left out."""
+    names = " or ".join(WITHDRAWN.values())
+    cases = [item for item in items if isinstance(_case_of(item), Case)]
+    withdrawn = sum(item.get_closest_marker("withdrawn") is not None for item in cases)
+    if withdrawn and config.option.collectonly:
+        rest = f'-m "not withdrawn" leaves {len(cases) - withdrawn} cases'
+        return [f"{withdrawn} of {len(cases)} cases need {names}, which its makers withdrew: {rest}"]
+    if not withdrawn and "withdrawn" in config.option.markexpr:
+        return [f"{len(cases)} cases remain without {names}, which its makers withdrew"]
+    return []
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -165,7 +197,7 @@ class Campaign:
         if option.plan:
             self._show_plan(Store(site.store), final)
             return
-        site = Site(site.store, folders=self.setting.paths(), weights=self.setting.weight_files())
+        site = Site(site.store, folders=self.setting.paths(), weights=self.setting.files)
         jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
@@ -196,15 +228,15 @@ class Campaign:
             f"scale {self.setting.scale} ({SCALES[self.setting.scale].does}); "
             f"seeds {', '.join(map(str, self.seeds))}; on {where}",
         )
-        if self.setting.folders:
-            for name, (real, kind) in sorted(self.setting.real.items()):
-                known = (
-                    "the published counts"
-                    if kind == "real"
-                    else "not the published counts: results are not comparable with the paper"
-                )
-                self._say(reporter, f"{name} is {self.setting.folders[name]} (digest {real.digest[:12]}, {known})")
-        else:
+        for domain, found in sorted(self.setting.located.items(), key=lambda item: (item[0].name, item[0].variant)):
+            known = (
+                "the published counts"
+                if found.kind == "real"
+                else "not the published set: results are not comparable with the paper"
+            )
+            told = ", ".join(filter(None, (found.version, domain.variant, f"digest {found.real.digest[:12]}", known)))
+            self._say(reporter, f"{domain.name} is {found.folder} ({told})")
+        if self.setting.on_stand_ins:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
         self._say(
             reporter,
@@ -306,8 +338,10 @@ class Campaign:
             f"--scale {self.setting.scale}",
         ]
         words.append(f"--seeds {','.join(map(str, self.seeds))}")
+        words += ["--data-root DIR"] if self.setting.root else []
         words += [f"--domain {name}=DIR" for name in self.setting.folders]
-        if not self.setting.folders and self.setting.world_seed != 1:
+        words += ["--accept-counts"] if self.setting.accept_counts else []
+        if self.setting.on_stand_ins and self.setting.world_seed != 1:
             words.append(f"--world-seed {self.setting.world_seed}")
         if option.subset is not None:
             words.append(f"--subset {option.subset}")
@@ -330,13 +364,13 @@ class Campaign:
     def _next(self) -> str:
         if any(result["verdict"] == "error" for result in self.results):
             return f"mend the cause ({self.out / 'logs'} tells more), then the same command: finished stages are kept"
-        if self.setting.folders:
+        if not self.setting.on_stand_ins:
             return "reproduce results --record     (keeps these results under reports/results)"
         if self.setting.scale == "smoke":
             return "the same command with --scale small: numbers instead of wiring"
         if len(self.seeds) < results.SEEDS_FOR_A_REPRODUCTION:
             return "the same command with --seeds 1,2,3: how much the numbers wobble"
-        return "pytest suites/ --domain market=DIR --domain duke=DIR     (your own copies of the data sets)"
+        return "reproduce doctor --data-root DIR     (which of your own copies of the data sets can be used)"
 
     def close(self) -> None:
         if self.engine:
@@ -417,18 +451,13 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _setting(option: Any, *, on_gpu: bool) -> Setting:
-    folders: dict[str, Path] = {}
-    for given in option.domain:
-        name, equals, folder = given.partition("=")
-        if not equals or name not in LETTERS.values():
-            raise UserError(f"--domain {given}: give NAME=DIR, where NAME is one of {', '.join(LETTERS.values())}")
-        if name in folders:
-            raise UserError(f"--domain {name} is given twice")
-        folders[name] = Path(folder)
-    if folders and option.stand_ins:
-        raise UserError("--stand-ins and --domain exclude each other: one run never mixes drawn and real data")
-    if option.subset is not None and (not folders or option.subset < 1):
-        raise UserError("--subset N keeps N >= 1 identities of the folders given with --domain")
+    folders = given_folders(option.domain)
+    if (folders or option.data_root) and option.stand_ins:
+        raise UserError("--stand-ins asks for drawn data, --data-root and --domain for real: one run never mixes them")
+    root = None if option.stand_ins else data_root(option.data_root)
+    real = bool(folders) or root is not None
+    if option.subset is not None and (not real or option.subset < 1):
+        raise UserError("--subset N keeps N >= 1 identities of real data: give --data-root or --domain")
     if option.weights not in (None, SCRATCH) and not Path(option.weights).is_dir():
         raise UserError(
             f"--weights {option.weights} is no folder: give a folder of weights files, or the word {SCRATCH}"
@@ -437,5 +466,7 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         value = getattr(option, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give at least {least}")
-    scale = option.scale or ("paper" if folders else "small" if on_gpu else "smoke")
-    return Setting(scale, folders, option.world_seed, option.weights, option.subset)
+    scale = option.scale or ("paper" if real else "small" if on_gpu else "smoke")
+    return Setting(
+        scale, folders, option.world_seed, option.weights, option.subset, root, accept_counts=option.accept_counts
+    )

@@ -205,7 +205,8 @@ class StageEnv:
             return read(folder.path, domain.domain)
         assert isinstance(domain, Real), f"{domain!r} was not resolved before the run"
         self.data[domain.name] = domain.digest
-        return read(self._site.folders[domain.digest], domain.name, subset=domain.subset)
+        place = self._site.folders[domain.digest]
+        return read(place, domain.name, variant=domain.variant, subset=domain.subset)
 
     def weights(self, name: str) -> Path | None:
         return self._site.weights.get(name)

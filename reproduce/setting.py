@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
+from reproduce import weights
+from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
+from reproduce.data.layouts import FOLDERS, find
+from reproduce.data.manifests import digest
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.scales import SCALES, WEIGHTS, at_scale, stand_in_size
-from reproduce.stage import Stage, closure, rewrite
+from reproduce.stage import Stage, UserError, closure, rewrite
 
 SCRATCH = "scratch"
+
+
+def data_root(given: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder that --data-root or, without it, REID_DATA names.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    option, root = ("--data-root", given) if given else ("REID_DATA", environ.get("REID_DATA"))
+    if not root:
+        return None
+    if not Path(root).expanduser().is_dir():
+        raise UserError(f"{option} {root} is no folder: give the one that holds your data sets")
+    return Path(root).expanduser().absolute()
+
+
+def given_folders(given: Iterable[str]) -> dict[str, Path]:
+    """The folders of --domain NAME=DIR by name.
+
+    Raises:
+        UserError: one is not spelled so, unknown, given twice or not there.
+    """
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or name not in FOLDERS:
+            raise UserError(f"--domain {text}: give NAME=DIR, where NAME is one of {', '.join(FOLDERS)}")
+        if name in folders:
+            raise UserError(f"--domain {name} is given twice")
+        if not Path(folder).expanduser().is_dir():
+            raise UserError(f"--domain {text}: there is no folder {folder}; give the one that holds {name}")
+        folders[name] = Path(folder)
+    return folders
 
 
 class Blocked(Exception):
@@ -28,15 +62,33 @@ class Blocked(Exception):
 
 
 @dataclass(frozen=True)
+class Located:
+    """A real data set that was found and read.
+
+    Attributes:
+        kind: "real" where version and counts are the published ones, else "folder".
+        version: "V1" or "V2" of MSMT17, where its folder tells.
+    """
+
+    folder: Path
+    real: Real
+    kind: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Setting:
     """What the user asked for, apart from where it runs.
 
     Attributes:
         scale: a name of `reproduce.scales.SCALES`.
-        folders: real data sets by domain name; none means that stand-ins are drawn.
+        folders: folders of single domains by name; their counts are not checked, only said.
+        root: where all others are looked for, and must be the published ones. Without folders and root, stand-ins are
+            drawn.
         world_seed: of the stand-ins.
-        weights: "scratch", a folder of published weights, or None.
+        weights: "scratch", a folder of published weights, or None to look where they usually lie.
         subset: identities kept of real data sets; None for all.
+        accept_counts: go on where what lies under the root has other counts than the published set.
     """
 
     scale: str
@@ -44,12 +96,24 @@ class Setting:
     world_seed: int = 1
     weights: str | None = None
     subset: int | None = None
+    root: Path | None = None
+    accept_counts: bool = False
+    located: dict[Domain, Located] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The real data sets that were needed so far."""
+    files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The files of weights that were needed so far, by SHA-256."""
+
+    @property
+    def on_stand_ins(self) -> bool:
+        """Whether all data are drawn; a run never mixes drawn and real data."""
+        return not self.folders and self.root is None
 
     def resolve(self, stage: Stage[Any]) -> Stage[Any]:
         """The stage at this scale, on this data.
 
         Raises:
             Blocked: it needs data or weights that are not here.
+            UserError: they are here, but not what they should be.
         """
         scale = SCALES[self.scale]
         by_scale = at_scale(scale)
@@ -61,53 +125,75 @@ class Setting:
         def leaf(value: Any) -> Any:
             if not isinstance(value, Domain):
                 return value
-            if not self.folders:
-                return StandIn(value.name, stand_in_size(value.name, scale), self.world_seed, Dials())
-            if value.name not in self.folders:
-                raise Blocked("data", f"no folder of {value.name} was given: add --domain {value.name}=DIR")
-            return self.real[value.name][0]
+            if not self.on_stand_ins:
+                return self.locate(value).real
+            if value != Domain(value.name):
+                raise Blocked("data", f"no stand-in is drawn for the {value.variant} variant of {value.name}")
+            return StandIn(value.name, stand_in_size(value.name, scale), self.world_seed, Dials())
 
         resolved: Stage[Any] = rewrite(stage, leaf, by_role)
         return resolved
 
-    @cached_property
-    def real(self) -> dict[str, tuple[Real, str]]:
-        """The given folders by name: value, and "real" where the counts are the published ones, else "folder"."""
-        from reproduce.data.manifests import digest
+    def locate(self, domain: Domain) -> Located:
+        """Find and read a domain's real data set, once.
 
-        found: dict[str, tuple[Real, str]] = {}
-        for name, folder in self.folders.items():
-            whole = read(folder, name)
-            kind = "real" if describe(whole) == PUBLISHED.get(name) else "folder"
-            found[name] = Real(name, digest(whole), self.subset), kind
-        return found
+        Raises:
+            Blocked: it is not here.
+            UserError: it is broken or, under the root, not the published one.
+        """
+        if domain in self.located:
+            return self.located[domain]
+        name, given = domain.name, self.folders.get(domain.name)
+        folder = given or (find(self.root, name) if self.root else None)
+        if folder is None:
+            where = f"{self.root} does not hold {name}" if self.root else f"no folder of {name} was given"
+            mend = (
+                f'{WITHDRAWN[name]} was withdrawn by its makers; -m "not withdrawn" leaves such cases out'
+                if name in WITHDRAWN
+                else f"add --domain {name}=DIR, or see `reproduce doctor`"
+            )
+            raise Blocked("data", f"{where}: {mend}")
+        whole = read(folder, name, variant=domain.variant)
+        published = PUBLISHED.get(domain)
+        gaps = differences(describe(whole), published) if published else []
+        if given is None and whole.version == "V2":
+            raise UserError(
+                f"{name}: {folder} is MSMT17_V2, whose faces are blurred, and the papers print numbers of V1: "
+                f"put V1 there, or ask for this one with --domain {name}={folder}"
+            )
+        if given is None and gaps and not self.accept_counts:
+            raise UserError(
+                f"{name}: {folder} is not the published set: {'; '.join(gaps)}. "
+                "Copy it again, or go on with --accept-counts"
+            )
+        kind = "real" if published and not gaps and whole.version != "V2" else "folder"
+        real = Real(name, digest(whole), self.subset, domain.variant)
+        self.located[domain] = Located(whole.root, real, kind, whole.version)
+        return self.located[domain]
 
     def paths(self) -> dict[str, Path]:
-        """Where each given folder lies, by digest."""
-        return {real.digest: self.folders[name].resolve() for name, (real, _) in self.real.items()}
-
-    def weight_files(self) -> dict[str, Path]:
-        """Where each weights file lies, by sha256."""
-        if self.weights in (None, SCRATCH):
-            return {}
-        return {_sha256(path): path.resolve() for path in _weight_paths(Path(str(self.weights)))}
+        """Where each data set that is needed lies, by digest."""
+        return {found.real.digest: found.folder.resolve() for found in self.located.values()}
 
     def _weights(self, name: str, backbone: str) -> str | None:
+        """The SHA-256 of a file of weights."""
         if self.weights == SCRATCH:
             return None
-        if self.weights is not None:
-            folder = Path(self.weights)
-            fitting = [path for path in _weight_paths(folder) if re.match(rf"{backbone}[-.]", path.name)]
-            if len(fitting) == 1:
-                return _sha256(fitting[0])
-            what = "no file" if not fitting else f"{len(fitting)} files"
-            raise Blocked(
-                "weights",
-                f"{folder} holds {what} named {backbone}-*.pth or {backbone}.safetensors: exactly one is needed",
-            )
+        places = weights.folders() if self.weights is None else [Path(self.weights)]
+        found = weights.fitting(name, backbone, places)
+        if len(found) == 1:
+            path = found[0].resolve()
+            known = {file: sha256 for sha256, file in self.files.items()}  # each is read once
+            sha256 = known.get(path) or weights.sha256(found[0])
+            self.files[sha256] = path
+            return sha256
+        marks = weights.IMAGENET.get(backbone, ()) if name == "imagenet" else ()
+        wanted = f"{backbone}-{marks[0]}.pth" if marks else f"{backbone}-{name}.safetensors"
+        what = f"{len(found)} files might be the" if found else "there are no"
         raise Blocked(
             "weights",
-            f"{name} weights of {backbone} are needed: give --weights DIR, or --weights {SCRATCH} to do without",
+            f"{what} {name} weights of {backbone} in {' or '.join(map(str, places))}: put {wanted} there, "
+            f"give --weights DIR, or --weights {SCRATCH} to do without",
         )
 
     def identity(self, stages: Iterable[Stage[Any]]) -> dict[str, Any]:
@@ -132,11 +218,10 @@ class Setting:
                     "dials": asdict(value.dials),
                 }
             elif isinstance(value, Real):
-                data[value.name] = {
-                    "kind": self.real[value.name][1],
-                    "folder": self.folders[value.name].name,
-                    "digest": value.digest,
-                }
+                found = self.located[Domain(value.name, value.variant)]
+                data[value.name] = {"kind": found.kind, "folder": found.folder.name, "digest": value.digest}
+                told = {"variant": value.variant, "version": found.version}
+                data[value.name] |= {word: text for word, text in told.items() if text}
         return {
             "scale": self.scale,
             "data": dict(sorted(data.items())),
@@ -145,12 +230,3 @@ class Setting:
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,
         }
-
-
-def _weight_paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix in (".pth", ".safetensors"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduce.data.domains import Domain
+from reproduce.data.domains import WITHDRAWN, Domain
 from reproduce.stage import Stage, UserError
 
 LETTERS = {"m": "market", "d": "duke", "t": "msmt17", "c": "cuhk03", "x": "personx"}
@@ -49,6 +49,16 @@ class Task:
     @property
     def target(self) -> Domain:
         return Domain(LETTERS[self.name[2]])
+
+    @property
+    def names(self) -> set[str]:
+        """The domains that must be there."""
+        return {LETTERS[letter] for letter in (self.name[0], self.name[2]) if letter != UNLABELLED}
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it needs a data set that its makers have withdrawn."""
+        return not self.names.isdisjoint(WITHDRAWN)
 
     def __str__(self) -> str:
         return self.name
@@ -229,7 +239,8 @@ class Paper:
             for column in self.tables[table].columns
             if column.task != "none" and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
         ]
-        return [pytest.param(case, id=case.id) for case in cases]
+        marks = {True: (pytest.mark.withdrawn,), False: ()}
+        return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
 
     def numbers(self) -> Iterator[Number]:
         """Every printed number, in printed order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def tiny_domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     name = f"{pid:04}_c{camera}s1_{frame:06}_{0 if split == 'query' else 1:02}.png"
                     PIL.Image.fromarray(np.stack(channels, 2).astype(np.uint8)).save(root / split / name)
     return root
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder in memory where there is any, gone with the test: for what is large or has very many names."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

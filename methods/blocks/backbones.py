@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reproduce.data.sampling import normal
 from reproduce.stage import UserError
+from reproduce.weights import mismatch, named_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,28 +197,13 @@ def initialise(module: nn.Module, seed: int, *where: str) -> None:
 
 
 def _load(net: nn.Module, name: str, path: Path) -> None:
-    found = {key: value for key, value in _tensors(path).items() if not key.startswith("fc.")}
+    found = {key: value for key, value in named_tensors(path).items() if not key.startswith("fc.")}
     wanted = net.state_dict()
     counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     found = counters | found  # files older than the counters have none
-    faults = {
-        "missing": wanted.keys() - found.keys(),
-        "unknown": found.keys() - wanted.keys(),
-        "of another shape": {key for key in found.keys() & wanted.keys() if found[key].shape != wanted[key].shape},
-    }
-    if any(faults.values()):
-        counted = "; ".join(f"{len(keys)} {fault}, such as {min(keys)}" for fault, keys in faults.items() if keys)
-        raise UserError(f"{path} does not hold the weights of {name} ({counted}): give the file published for this net")
+    if wrong := mismatch(found, wanted):
+        raise UserError(
+            f"{path} does not hold the weights of {name} ({wrong}): give the file published for this net, "
+            "or convert what others have trained with `reproduce data weights`"
+        )
     net.load_state_dict(found)
-
-
-def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises on a damaged file depends on the damage
-        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} holds something else than named tensors: give a file of a net's weights alone")
-    return state

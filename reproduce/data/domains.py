@@ -1,43 +1,25 @@
-"""Domains as values, and the reader of real ones: folders laid out as Market-1501 and DukeMTMC-reID are."""
+"""Domains as values, and the reader of real ones: what a data set holds, whatever its layout."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from reproduce.data.layouts import GALLERY, QUERY, TRAIN, VARIANTS, Unlabelled, find, is_layout, parse, version
+from reproduce.data.layouts import JUNK as JUNK
+from reproduce.data.layouts import Image as Image
 from reproduce.stage import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
-"""The folders of a layout."""
-
-JUNK = -1
-"""Identity of the gallery images that are left out of every ranking."""
 
 BACKGROUND = 0
 """Identity that Market-1501 gives to its distractors: many people and false detections under one number."""
 
-FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "market": ("Market-1501-v15.09.15", "Market-1501", "market1501", "market"),
-    "duke": ("DukeMTMC-reID", "DukeMTMC", "duke"),
-}
-"""Names under which a domain's folder is known; case and punctuation do not matter."""
+WITHDRAWN: Mapping[str, str] = {"duke": "DukeMTMC-reID"}
+"""Data sets that their makers have withdrawn: whoever asks today gets none, and nothing here fetches one."""
 
-_ENDINGS = r"(?:\.(?:jpe?g|png|bmp))+"
-_IMAGE = re.compile(rf".*{_ENDINGS}", re.IGNORECASE)
-_GRAMMARS = {
-    "Market-1501": re.compile(
-        rf"(?P<pid>-1|\d+)_c(?P<camera>\d+)s(?P<sequence>\d+)_(?P<frame>\d+)_\d+{_ENDINGS}", re.IGNORECASE
-    ),
-    "DukeMTMC-reID": re.compile(rf"(?P<pid>-1|\d+)_c(?P<camera>\d+)_f(?P<frame>\d+){_ENDINGS}", re.IGNORECASE),
-}
-"""How image names spell what they show. Cameras count from 1; `.jpg.jpg` occurs in Market-1501."""
+UNLABELLED_PER_IDENTITY = 20
+"""Images that a subset keeps of an unlabelled set for each identity asked for; LUPerson has 4 M of 200,000 people."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +28,18 @@ class Domain:
 
     Attributes:
         name: such as "market" or "duke".
+        variant: one of the ways in which the set is used (`VARIANTS`), by default the first; "" where there is one way.
     """
 
     name: str
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        known = VARIANTS.get(self.name, ("",))
+        if self.variant not in ("", *known):
+            has = ", ".join(filter(None, known)) or "none"
+            raise UserError(f"{self.name} has no variant {self.variant!r}; it has {has}")
+        object.__setattr__(self, "variant", self.variant or known[0])
 
 
 @dataclass(frozen=True)
@@ -59,30 +50,13 @@ class Real:
         name: such as "market".
         digest: fingerprint of the files (`reproduce.data.manifests.digest`).
         subset: how many identities of it are used; None for all.
+        variant: the way in which it is used, such as "train+val" of MSMT17.
     """
 
     name: str
     digest: str
     subset: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image of a person.
-
-    Attributes:
-        path: relative to the root of its dataset, with forward slashes.
-        pid: identity as in the file name; -1 for junk, and 0 for the distractors of Market-1501.
-        camid: camera, counted from 0.
-        frame: number of the video frame, where the name tells it.
-        sequence: number of the video sequence, where the name tells it.
-    """
-
-    path: str
-    pid: int
-    camid: int
-    frame: int | None = None
-    sequence: int | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,30 +67,40 @@ class Dataset:
         name: of the domain.
         root: folder that the images' paths start from.
         train: images to learn from, without junk.
-        query: images to search with, without junk.
+        query: images to search with, without junk; none of an unlabelled set.
         gallery: images to search in, with junk (pid -1) and distractors (identities that no query has).
+        variant: the way in which the set is used.
+        version: "V1" or "V2" of MSMT17, where its folder tells.
     """
 
     name: str
     root: Path
-    train: tuple[Image, ...]
-    query: tuple[Image, ...]
-    gallery: tuple[Image, ...]
+    train: Sequence[Image]
+    query: Sequence[Image]
+    gallery: Sequence[Image]
+    variant: str = ""
+    version: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether identities and cameras are known."""
+        return not isinstance(self.train, Unlabelled)
 
     @property
     def train_pids(self) -> tuple[int, ...]:
         """The identities of the training images, ascending; class i of a classifier is the i-th of them."""
-        return tuple(sorted({image.pid for image in self.train}))
+        return tuple(sorted({image.pid for image in self.train})) if self.labelled else ()
 
     @property
     def cameras(self) -> tuple[int, ...]:
         """The cameras of all splits, ascending, counted from 0."""
-        return tuple(sorted({image.camid for split in (self.train, self.query, self.gallery) for image in split}))
+        splits = (self.train, self.query, self.gallery) if self.labelled else ()
+        return tuple(sorted({image.camid for split in splits for image in split}))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many identities, images and cameras a split has, junk apart."""
+    """How many identities, images and cameras a split has, junk apart; an unlabelled one has no known identities."""
 
     ids: int
     images: int
@@ -140,11 +124,20 @@ class Description:
     junk: int
 
 
-PUBLISHED: Mapping[str, Description] = {
-    "market": Description(Counts(751, 12936, 6), Counts(750, 3368, 6), Counts(751, 15913, 6), 2798, 3819),
-    "duke": Description(Counts(702, 16522, 8), Counts(702, 2228, 8), Counts(1110, 17661, 8), 3463, 0),
+_MSMT17 = Counts(3060, 11659, 15), Counts(3060, 82161, 15), 0, 0
+PUBLISHED: Mapping[Domain, Description] = {
+    Domain("market"): Description(Counts(751, 12936, 6), Counts(750, 3368, 6), Counts(751, 15913, 6), 2798, 3819),
+    Domain("duke"): Description(Counts(702, 16522, 8), Counts(702, 2228, 8), Counts(1110, 17661, 8), 3463, 0),
+    Domain("msmt17", "train+val"): Description(Counts(1041, 32621, 15), *_MSMT17),
+    Domain("msmt17", "train"): Description(Counts(1041, 30248, 15), *_MSMT17),
+    Domain("cuhk03", "labelled"): Description(Counts(767, 7368, 2), Counts(700, 1400, 2), Counts(700, 5328, 2), 0, 0),
+    Domain("cuhk03", "detected"): Description(Counts(767, 7365, 2), Counts(700, 1400, 2), Counts(700, 5332, 2), 0, 0),
+    Domain("personx"): Description(Counts(410, 9840, 6), Counts(856, 5136, 6), Counts(856, 30816, 6), 0, 0),
 }
-"""What the published sets hold. Some papers count Market-1501's gallery with its junk (19,732)."""
+"""What the published sets hold. Some papers count Market-1501's gallery with its junk (19,732).
+
+LUPerson is published as a list of videos, so that no two copies are the same: there is nothing to compare one with.
+"""
 
 
 def describe(dataset: Dataset) -> Description:
@@ -156,7 +149,7 @@ def describe(dataset: Dataset) -> Description:
     searched = {image.pid for image in dataset.query}
     gallery = [image for image in dataset.gallery if image.pid != JUNK]
     return Description(
-        train=counts(dataset.train),
+        train=counts(dataset.train) if dataset.labelled else Counts(0, len(dataset.train), 0),
         query=counts(dataset.query),
         gallery=counts(gallery),
         distractors=sum(image.pid not in searched for image in gallery),
@@ -164,42 +157,38 @@ def describe(dataset: Dataset) -> Description:
     )
 
 
-def find(root: Path, name: str) -> Path | None:
-    """Look for a domain's folder by the names it is known under (`FOLDERS`).
+def differences(found: Description, published: Description) -> list[str]:
+    """What a dataset has more or less of than the published one: "train images 12,935, not 12,936 (1 fewer)"."""
+
+    def numbers(description: Description) -> dict[str, int]:
+        splits = {split: getattr(description, split) for split in ("train", "query", "gallery")}
+        parts = {f"{split} {what}": count for split, counts in splits.items() for what, count in vars(counts).items()}
+        return parts | {"distractors": description.distractors, "junk": description.junk}
+
+    wanted = numbers(published)
+    return [
+        f"{what} {count:,}, not {wanted[what]:,} ({abs(gap):,} {'more' if gap > 0 else 'fewer'})"
+        for what, count in numbers(found).items()
+        if (gap := count - wanted[what])
+    ]
+
+
+def read(
+    root: Path, name: str, *, variant: str = "", subset: int | None = None, allow_overlap: bool = False
+) -> Dataset:
+    """Read a data set from a folder, in whichever layout it is (`reproduce.data.layouts`).
+
+    The layout is seen from the folder, and how names are spelled from the names: a folder in Market-1501's layout can
+    be any domain. Junk in the training and query folders is left out. MSMT17's test identities count from 10,000, since
+    as published they have the same numbers as its training identities.
 
     Args:
-        root: a folder of datasets, such as one with `market1501/Market-1501-v15.09.15` in it; or the folder itself.
-        name: of the domain. One that is not in `FOLDERS` is looked for under its own name.
-
-    Returns:
-        The folder that holds the splits, or None where there is none.
-
-    Raises:
-        UserError: `root` cannot be listed, or holds more than one such folder.
-    """
-    known = {_plain(folder) for folder in FOLDERS.get(name, (name,))}
-    root = Path(root).expanduser().absolute()
-    if _plain(root.name) in known and _is_layout(root):
-        return root
-    outer = [folder for folder in _folders(root, name) if _plain(folder.name) in known]
-    inner = [folder for parent in outer for folder in _folders(parent, name) if _plain(folder.name) in known]
-    found = {folder.resolve(): folder for folder in outer + inner if _is_layout(folder)}
-    if len(found) > 1:
-        folders = " and ".join(sorted(str(folder) for folder in found.values()))
-        raise UserError(f"{name}: found {folders}; name the one to use")
-    return next(iter(found.values()), None)
-
-
-def read(root: Path, name: str, *, subset: int | None = None, allow_overlap: bool = False) -> Dataset:
-    """Read a dataset in the layout of Market-1501 or DukeMTMC-reID: three folders of images, named by what they show.
-
-    Which of the two is seen from the images' names. Junk in the training and query folders is left out.
-
-    Args:
-        root: the folder that holds `bounding_box_train`, `query` and `bounding_box_test`, or one for `find` to search.
+        root: the data set's folder, or one for `find` to search.
         name: of the domain; any name will do for a folder given directly.
+        variant: see `Domain`.
         subset: keep this many identities to train on and as many to search for, always the same ones, with junk and
             distractors in proportion; a smaller subset is part of a larger one. None, or more than there are: all.
+            Of an unlabelled set, `UNLABELLED_PER_IDENTITY` images for each.
         allow_overlap: accept identities that are both trained on and searched for.
 
     Returns:
@@ -208,26 +197,28 @@ def read(root: Path, name: str, *, subset: int | None = None, allow_overlap: boo
     Raises:
         UserError: the folder is missing, incomplete or not in such a layout; the message tells how to mend it.
     """
+    domain = Domain(name, variant)
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{name}: there is no folder {root}; give the one that holds {TRAIN}, {QUERY} and {GALLERY}")
-    if not _is_layout(root):
+    if not is_layout(root, name):
         found = find(root, name)
         if found is None:
             raise UserError(f"{name}: {root} holds neither {TRAIN}, {QUERY} and {GALLERY} nor a known folder that does")
         root = found
 
-    names = {split: _image_names(root / split, name) for split in (TRAIN, QUERY, GALLERY)}
-    empty = " and ".join(split for split in names if not names[split])
-    if empty:
-        raise UserError(f"{name}: {root} has no images (.jpg, .png, .bmp) in {empty}; copy what is missing")
-    images = _parse(names, root, name)
-    train = tuple(image for image in images[TRAIN] if image.pid != JUNK)
-    query = tuple(image for image in images[QUERY] if image.pid != JUNK)
-    for split, kept in ((TRAIN, train), (QUERY, query)):
-        if not kept:
+    splits = parse(root, name, domain.variant)
+    if isinstance(splits.train, Unlabelled):
+        train: Sequence[Image] = splits.train
+        if subset is not None:
+            kept = _first((image.path for image in train), _positive(name, subset) * UNLABELLED_PER_IDENTITY)
+            train = Unlabelled(map(str, kept))
+        return Dataset(name, root, train, (), ())
+    train, query = (tuple(image for image in split if image.pid != JUNK) for split in splits[:2])
+    for split, people in ((TRAIN, train), (QUERY, query)):
+        if not people:
             raise UserError(f"{name}: {root / split} holds nothing but junk (identity -1); give images of people")
-    dataset = Dataset(name, root, train, query, tuple(images[GALLERY]))
+    dataset = Dataset(name, root, train, query, splits.gallery, domain.variant, version(root, name))
 
     tested = {image.pid for image in (*dataset.query, *dataset.gallery)}
     both = sorted(tested.intersection(dataset.train_pids))
@@ -236,78 +227,16 @@ def read(root: Path, name: str, *, subset: int | None = None, allow_overlap: boo
             f"{name}: {len(both)} identities of {root} are in {TRAIN} and also in {QUERY} or {GALLERY}, "
             f"such as {both[0]}; remove them from one side, or renumber them if they are different people"
         )
-    return dataset if subset is None else _subset(dataset, subset)
+    return dataset if subset is None else _subset(dataset, _positive(name, subset))
 
 
-def _plain(folder: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", folder.lower())
-
-
-def _is_layout(folder: Path) -> bool:
-    return any((folder / split).is_dir() for split in (TRAIN, QUERY, GALLERY))
-
-
-def _folders(folder: Path, name: str) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir())
-    except OSError as error:
-        raise UserError(f"{name}: cannot list {folder} ({error.strerror}); give a folder that can be read") from None
-
-
-def _image_names(folder: Path, name: str) -> list[str]:
-    """The names of the images in a folder, sorted, without hidden and other files; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and _IMAGE.fullmatch(entry.name) and not entry.is_dir()
-            )
-    except OSError as error:
-        raise UserError(f"{name}: cannot list {folder} ({error.strerror}); make it readable") from None
-
-
-def _parse(names: Mapping[str, Sequence[str]], root: Path, name: str) -> dict[str, list[Image]]:
-    """The images of each split, by the one grammar that all names follow."""
-    odd: dict[str, list[str]] = {}
-    for title, grammar in _GRAMMARS.items():
-        images: dict[str, list[Image]] = {split: [] for split in names}
-        odd[title] = []
-        for split in names:
-            for file in names[split]:
-                match = grammar.fullmatch(file)
-                if match is None:
-                    odd[title].append(f"{split}/{file}")
-                else:
-                    images[split].append(_image(f"{split}/{file}", match.groupdict()))
-        if not odd[title]:
-            if any(image.camid < 0 for split in images.values() for image in split):
-                raise UserError(f"{name}: some names in {root} have camera 0; number the cameras from 1")
-            return images
-    title, files = min(odd.items(), key=lambda item: len(item[1]))
-    total = sum(map(len, names.values()))
-    raise UserError(
-        f"{name}: {len(files)} of {total} image names in {root} are not as in {title}, such as {files[0]}; "
-        f"rename or remove them (known are the names of {' and '.join(_GRAMMARS)})"
-    )
-
-
-def _image(path: str, fields: Mapping[str, str]) -> Image:
-    sequence = fields.get("sequence")
-    return Image(
-        path=path,
-        pid=int(fields["pid"]),
-        camid=int(fields["camera"]) - 1,
-        frame=int(fields["frame"]),
-        sequence=None if sequence is None else int(sequence),
-    )
+def _positive(name: str, count: int) -> int:
+    if count < 1:
+        raise UserError(f"{name}: a subset of {count} identities is empty; give 1 or more")
+    return count
 
 
 def _subset(dataset: Dataset, count: int) -> Dataset:
-    if count < 1:
-        raise UserError(f"{dataset.name}: a subset of {count} identities is empty; give 1 or more")
     searched = {image.pid for image in dataset.query}
     share = count / len(searched)
     train = _first(dataset.train_pids, count)
@@ -317,12 +246,11 @@ def _subset(dataset: Dataset, count: int) -> Dataset:
     for pid in {JUNK, BACKGROUND} - searched:  # not one person each, so kept in part
         crowd = [image.path for image in dataset.gallery if image.pid == pid]
         test |= _first(crowd, round(share * len(crowd)))
-    return Dataset(
-        dataset.name,
-        dataset.root,
-        tuple(image for image in dataset.train if image.pid in train),
-        tuple(image for image in dataset.query if image.pid in test),
-        tuple(image for image in dataset.gallery if image.pid in test or image.path in test),
+    return replace(
+        dataset,
+        train=tuple(image for image in dataset.train if image.pid in train),
+        query=tuple(image for image in dataset.query if image.pid in test),
+        gallery=tuple(image for image in dataset.gallery if image.pid in test or image.path in test),
     )
 
 

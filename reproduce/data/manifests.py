@@ -24,6 +24,12 @@ Entry: TypeAlias = tuple[int, int, str]
 _CHUNK = 64
 """Files that a thread takes at a time."""
 
+_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF")
+"""How JPEG, PNG, BMP and WebP files begin."""
+
+HEAD = 64
+"""Bytes that tell an image from something else, such as an HTML page."""
+
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a change of a file is sure to change its time of modification: FAT counts in 2 s."""
 
@@ -32,7 +38,8 @@ def digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> 
     """Fingerprint the files of a dataset: SHA-256 over the sorted lines `path, size, SHA-256 of the content`.
 
     Reading every file takes a while, so the content's hash is remembered by path, size and time of modification. The
-    memory is one JSON file for each root; a broken one is ignored, and processes may share it.
+    memory is one JSON file for each root; a broken one is ignored, and processes may share it. Of an unlabelled set,
+    which may have millions of files, paths and sizes count alone.
 
     Args:
         dataset: the images; paths count relative to its root, so a copy elsewhere has the same fingerprint.
@@ -43,11 +50,14 @@ def digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> 
         64 hexadecimal digits.
 
     Raises:
-        UserError: a file is missing or cannot be read; the message names it.
+        UserError: a file is missing, cannot be read or is no image, such as an HTML page; the message names it.
     """
+    if not dataset.labelled:
+        return _shallow(dataset)
     paths = sorted({image.path for split in (dataset.train, dataset.query, dataset.gallery) for image in split})
     root = dataset.root.resolve()
-    memory = (_user_cache() if cache is None else cache) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:20]}.json"
+    place = hashlib.sha256(os.fsencode(root)).hexdigest()[:20]
+    memory = (user_cache("manifests") if cache is None else cache) / f"{place}.json"
     known = _recall(memory)
 
     def entry(path: str) -> Entry:
@@ -57,6 +67,8 @@ def digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> 
             if (old := known.get(path)) and old[:2] == stamp:
                 return old
             with (root / path).open("rb") as file:
+                check_head(root / path, file.read(HEAD))
+                file.seek(0)
                 return *stamp, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"{root / path} cannot be read ({error.strerror}); copy it again") from None
@@ -73,8 +85,32 @@ def digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> 
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reproduce" / "manifests"
+def check_head(path: Path, head: bytes) -> None:
+    """Look at the first `HEAD` bytes of a file.
+
+    Raises:
+        UserError: they are not those of an image.
+    """
+    if not head.startswith(_HEADS):
+        what = "an HTML page" if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else "no image"
+        raise UserError(f"{path} is {what if head else 'empty'}, whatever its name says; copy it again")
+
+
+def user_cache(part: str) -> Path:
+    """A folder of ours in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reproduce" / part
+
+
+def _shallow(dataset: Dataset) -> str:
+    """SHA-256 over the lines `path, size` of an unlabelled set, without reading its images."""
+    lines = hashlib.sha256()
+    for image in dataset.train:
+        try:
+            size = (dataset.root / image.path).stat().st_size
+        except OSError as error:
+            raise UserError(f"{dataset.root / image.path} cannot be read ({error.strerror}); copy it again") from None
+        lines.update(f"{image.path}\0{size}\n".encode(errors="surrogateescape"))
+    return lines.hexdigest()
 
 
 def _recall(memory: Path) -> dict[str, Entry]:

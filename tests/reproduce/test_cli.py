@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trees
 from demo_stages import Number
 
 from reproduce.cli import main
@@ -35,6 +36,18 @@ def test_make_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "published: 751 ids, 12936 images, 6 cameras" in output
     assert main(["data", "make", "market", str(tmp_path / "m")]) == 2
     assert "is not empty: name another folder" in capsys.readouterr().err
+
+
+def test_info_of_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trees.plant_msmt17(tmp_path / "MSMT17_V1", keep=5)
+    assert main(["data", "info", "msmt17", str(tmp_path)]) == 0
+    whole = capsys.readouterr().out
+    assert f"msmt17 V1 train+val {tmp_path / 'MSMT17_V1'}" in whole
+    assert "10 images, 5 cameras   published: 1041 ids, 32621 images, 15 cameras" in whole
+    assert main(["data", "info", "msmt17", str(tmp_path), "--variant", "train"]) == 0
+    assert "5 images, 5 cameras   published: 1041 ids, 30248 images" in capsys.readouterr().out
+    assert main(["data", "info", "market", str(tmp_path), "--variant", "train"]) == 2
+    assert "market has no variant 'train'" in capsys.readouterr().err
 
 
 def test_stage_shows_what_the_store_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

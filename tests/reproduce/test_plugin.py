@@ -69,14 +69,15 @@ def suites(tmp_path: Path) -> Path:
 
 def command(suites: Path, *arguments: str) -> tuple[list[str], dict[str, object]]:
     importable = str(Path(__file__).parents[1] / "importable")
-    environ = {**os.environ, "PYTHONPATH": importable, "COLUMNS": "120", "CUDA_VISIBLE_DEVICES": ""}
+    environ = {**os.environ, "PYTHONPATH": importable, "COLUMNS": "120", "CUDA_VISIBLE_DEVICES": "", "REID_DATA": ""}
     for name in [name for name in environ if name.startswith("PYTEST")]:
         del environ[name]
     return [sys.executable, "-m", "pytest", "suites/", *arguments], {"cwd": suites.parent, "env": environ, "text": True}
 
 
-def run(suites: Path, *arguments: str) -> tuple[int, str]:
+def run(suites: Path, *arguments: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
     words, where = command(suites, *arguments)
+    where["env"] = {**where["env"], **(environ or {})}  # type: ignore[dict-item]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **where)  # type: ignore[call-overload]
     return done.returncode, done.stdout
 
@@ -123,13 +124,15 @@ def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
         (["--gpus", "1"], 4, "--gpus 1 asks for more devices than are visible"),
         (["--domain", "nowhere=x"], 4, "give NAME=DIR, where NAME is one of market, duke"),
         (["--domain", "market"], 4, "give NAME=DIR"),
-        (["--domain", "market=a", "--domain", "market=b"], 4, "given twice"),
-        (["--domain", "market=a", "--stand-ins"], 4, "exclude each other"),
-        (["--domain", "market=no_such_folder"], 4, "no_such_folder"),
+        (["--domain", "market=suites", "--domain", "market=suites"], 4, "given twice"),
+        (["--domain", "market=suites", "--stand-ins"], 4, "one run never mixes them"),
+        (["--data-root", "suites", "--stand-ins"], 4, "one run never mixes them"),
+        (["--data-root", "nowhere"], 4, "--data-root nowhere is no folder"),
+        (["--domain", "market=no_such_folder"], 4, "there is no folder no_such_folder"),
         (["--seeds", "1,1"], 4, "distinct numbers"),
         (["--seeds", "one"], 4, "not a list of numbers"),
         (["--jobs", "0"], 4, "give at least 1"),
-        (["--subset", "3"], 4, "folders given with --domain"),
+        (["--subset", "3"], 4, "give --data-root or --domain"),
         (["--weights", "nowhere"], 4, "no folder"),
         (["--scale", "huge"], 4, "invalid choice"),
         (["--store", "suites"], 4, "not empty and not a store"),
@@ -167,22 +170,69 @@ def test_xdist_workers_become_jobs(suites: Path) -> None:
     assert "bringing up nodes" not in output
 
 
-def test_blocked_cases_are_skipped_and_fail_under_strict(suites: Path, tiny_domain: Path) -> None:
-    suite = SUITE.replace("Number(10.0", "Block(task.source) if task.name == 'd2m' else Number(10.0")
-    suite = suite.replace(
-        "def plain",
-        "from dataclasses import dataclass\nfrom typing import Any\nfrom reproduce.stage import Stage\n"
-        "@dataclass(frozen=True)\nclass Block(Stage):\n    domain: Any\n\ndef plain",
+def reading(suites: Path) -> None:
+    """Let the row called plain read its source domain."""
+    suite = SUITE.replace("import Number", "import Counted, Number")
+    (suites / "test_demo.py").write_text(
+        suite.replace('Number(10.0 * seed + (task.name == "d2m"), (Number(0.5),), seed=seed)', "Counted(task.source)")
     )
-    (suites / "test_demo.py").write_text(suite)
+
+
+def test_blocked_cases_are_skipped_and_fail_under_strict(suites: Path, tiny_domain: Path) -> None:
+    reading(suites)
     options = ["-k", "plain and table1", "--scale", "smoke", "--domain", f"market={tiny_domain}"]
     code, output = run(suites, *options, "-rs")
     assert code == 0, output
-    assert "blocked(data): no folder of duke was given: add --domain duke=DIR" in " ".join(output.split())
-    assert "not the published counts" in output
+    words = " ".join(output.split())
+    assert "blocked(data): no folder of duke was given: DukeMTMC-reID was withdrawn by its makers" in words
+    assert f"market is {tiny_domain} (digest " in output
+    assert "not the published set: results are not comparable with the paper" in output
+    (blocked,) = (suites.parent / "build" / "results").glob("*d2m-plain*.json")
+    assert "withdrawn by its makers" in json.loads(blocked.read_text())["reasons"][0]
+    (measured,) = (suites.parent / "build" / "results").glob("*m2d-plain*.json")
+    assert json.loads(measured.read_text())["measured"]["1"]["mAP"] == 36
     code, output = run(suites, *options, "--strict")
     assert code == 1
     assert "blocked(data)" in output
+
+
+def test_a_data_root_must_hold_the_published_set(suites: Path, tiny_domain: Path) -> None:
+    reading(suites)
+    (suites.parent / "data").mkdir()
+    (suites.parent / "data" / "Market-1501").symlink_to(tiny_domain)
+    options = ["-k", "m2d and plain and table1", "--scale", "smoke", "--data-root", "data"]
+    code, output = run(suites, *options)
+    assert code == 4
+    assert "train images 36, not 12,936 (12,900 fewer)" in output
+    assert "Traceback" not in output
+    code, output = run(suites, *options, "--accept-counts")
+    assert code == 0, output
+    (result,) = (suites.parent / "build" / "results").glob("*.json")
+    kept = json.loads(result.read_text())
+    assert kept["identity"]["data"]["market"]["kind"] == "folder"
+    assert kept["command"].endswith("--data-root DIR --accept-counts")
+    code, output = run(suites, "-k", "m2d and plain and table1", "--stand-ins", "--plan", environ={"REID_DATA": "data"})
+    assert code == 0, output
+    assert "demo_stages.Counted" in output
+    assert "data.standins" not in output
+    code, output = run(suites, "-k", "m2d and plain and table1", environ={"REID_DATA": "data"})
+    assert code == 4
+    assert "not the published set" in output
+
+
+def test_cases_of_withdrawn_data_are_marked_and_counted(suites: Path) -> None:
+    text = TOML.replace('id = "d2m"', 'id = "m2m"').replace("d2m =", "m2m =")
+    (suites / "demo.toml").write_text(text)
+    code, output = run(suites, "--collect-only", "-q")
+    assert code == 0, output
+    assert '4 of 5 cases need DukeMTMC-reID, which its makers withdrew: -m "not withdrawn" leaves 1 cases' in output
+    code, output = run(suites, "--collect-only", "-q", "-m", "not withdrawn", "--strict-markers")
+    assert code == 0, output
+    assert "1 cases remain without DukeMTMC-reID, which its makers withdrew" in output
+    assert "[m2m-plain]" in output
+    assert "m2d" not in output
+    code, output = run(suites, "-k", "m2m and table1", "--plan")
+    assert "withdrew" not in output
 
 
 def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(suites: Path) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trees
 
 from methods import supervised
+from reproduce import weights
 from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
 from reproduce.data.standins import StandIn
 from reproduce.evaluation import Evaluate
-from reproduce.setting import Blocked, Setting
+from reproduce.setting import Blocked, Setting, data_root
+from reproduce.stage import UserError
 
 CASE = Evaluate(supervised.Train(Domain("market")), on=Domain("duke"))
 
@@ -49,7 +53,7 @@ def test_a_folder_is_real_only_with_the_published_counts(tiny_domain: Path, monk
     assert isinstance(stage.on, Real)
     assert stage.on.subset == 2
     assert setting.identity([stage])["data"]["market"]["kind"] == "folder"
-    published = {**PUBLISHED, "market": describe(read(tiny_domain, "market"))}
+    published = {**PUBLISHED, Domain("market"): describe(read(tiny_domain, "market"))}
     monkeypatch.setattr("reproduce.setting.PUBLISHED", published)
     again = Setting("smoke", {"market": tiny_domain, "duke": tiny_domain})
     assert again.identity([again.resolve(CASE)])["data"]["market"]["kind"] == "real"
@@ -57,31 +61,162 @@ def test_a_folder_is_real_only_with_the_published_counts(tiny_domain: Path, monk
 
 
 def test_drawn_and_real_data_are_never_mixed(tiny_domain: Path) -> None:
-    with pytest.raises(Blocked, match="add --domain duke=DIR") as blocked:
+    with pytest.raises(
+        Blocked, match="no folder of duke was given: DukeMTMC-reID was withdrawn by its makers"
+    ) as blocked:
         Setting("smoke", {"market": tiny_domain}).resolve(CASE)
     assert blocked.value.want == "data"
 
 
+def published(folder: Path, content: bytes, backbone: str = "resnet50") -> Path:
+    """A file with the name that torchvision and IBN-Net would give to some content."""
+    path = folder / f"{backbone}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content b"weights" is what torchvision published."""
+    mark = hashlib.sha256(b"weights").hexdigest()[:8]
+    monkeypatch.setattr(weights, "IMAGENET", {**weights.IMAGENET, "resnet50": (mark,)})
+
+
+@pytest.mark.usefixtures("known")
 def test_weights(tmp_path: Path) -> None:
-    with pytest.raises(Blocked, match=r"give --weights DIR, or --weights scratch") as blocked:
-        Setting("paper").resolve(CASE)
+    setting = Setting("paper", weights=str(tmp_path))
+    published(tmp_path, b"other", "resnet50_ibn_a")
+    with pytest.raises(
+        Blocked, match=r"there are no imagenet weights of resnet50 in .*: put resnet50-.*\.pth"
+    ) as blocked:
+        setting.resolve(CASE)
     assert blocked.value.want == "weights"
     scratch = Setting("paper", weights="scratch").resolve(CASE)
     assert isinstance(scratch, Evaluate)
     assert scratch.train.weights is None  # type: ignore[attr-defined]
-    (tmp_path / "resnet50_ibn_a-d9d0bb7b.pth").write_bytes(b"other")
-    with pytest.raises(Blocked, match="holds no file named resnet50-"):
-        Setting("paper", weights=str(tmp_path)).resolve(CASE)
-    (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"weights")
-    setting = Setting("paper", weights=str(tmp_path))
+    path = published(tmp_path, b"weights")
     found = setting.resolve(CASE)
     assert isinstance(found, Evaluate)
     sha256 = found.train.weights  # type: ignore[attr-defined]
-    assert setting.weight_files()[sha256] == (tmp_path / "resnet50-0676ba61.pth").resolve()
+    assert setting.files == {sha256: path.resolve()}
     assert setting.identity([found])["weights"] == sha256
-    (tmp_path / "resnet50.safetensors").write_bytes(b"more")
-    with pytest.raises(Blocked, match="holds 2 files"):
+    path.unlink()
+    for suffix in (".safetensors", ".pth"):
+        (tmp_path / f"resnet50{suffix}").write_bytes(b"more")
+    with pytest.raises(Blocked, match="2 files might be the imagenet weights"):
         setting.resolve(CASE)
+
+
+@pytest.mark.usefixtures("known")
+def test_weights_are_found_where_they_usually_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    with pytest.raises(Blocked, match=r"reproduce/weights or .*torch/hub/checkpoints: put resnet50"):
+        Setting("paper").resolve(CASE)
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    path = published(cache, b"weights")
+    setting = Setting("paper")
+    setting.resolve(CASE)
+    assert list(setting.files.values()) == [path.resolve()]
+
+
+def test_other_weights_than_imagenet_have_their_name_in_the_files(tmp_path: Path) -> None:
+    case = Evaluate(supervised.Train(Domain("market"), weights="luperson"), on=Domain("market"))
+    with pytest.raises(
+        Blocked, match=r"no luperson weights of resnet50 in .*: put resnet50-luperson.safetensors there"
+    ):
+        Setting("paper", weights=str(tmp_path)).resolve(case)
+    (tmp_path / "resnet50-luperson.safetensors").write_bytes(b"x")
+    (tmp_path / "resnet50.safetensors").write_bytes(b"y")
+    setting = Setting("paper", weights=str(tmp_path))
+    setting.resolve(case)
+    assert [path.name for path in setting.files.values()] == ["resnet50-luperson.safetensors"]
+
+
+# -- under a data root -------------------------------------------------------------------------------------------------
+
+ON_MSMT17 = Evaluate(supervised.Train(Domain("msmt17")), on=Domain("msmt17", "train"))
+
+
+def test_a_data_root_holds_the_published_sets_or_says_what_differs(tiny_domain: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_domain, tmp_path / "market1501" / "Market-1501-v15.09.15")
+    supervised_row = replace(CASE, on=Domain("market"))
+    with pytest.raises(UserError, match=r"market: .* train images 36, not 12,936 \(12,900 fewer\); .*--accept-counts"):
+        Setting("smoke", root=tmp_path).resolve(supervised_row)
+    setting = Setting("smoke", root=tmp_path, accept_counts=True)
+    identity = setting.identity([setting.resolve(supervised_row)])
+    assert (identity["data"]["market"]["kind"], identity["data"]["market"]["folder"]) == (
+        "folder",
+        "Market-1501-v15.09.15",
+    )
+    assert setting.paths() == {identity["data"]["market"]["digest"]: tmp_path / "market1501" / "Market-1501-v15.09.15"}
+
+
+def test_what_a_data_root_lacks_is_blocked_and_never_replaced(tmp_path: Path) -> None:
+    with pytest.raises(Blocked, match=r"does not hold market: add --domain market=DIR, or see `reproduce doctor`"):
+        Setting("smoke", root=tmp_path).resolve(CASE)
+    withdrawn = replace(CASE, train=supervised.Train(Domain("duke")))
+    with pytest.raises(Blocked, match='DukeMTMC-reID was withdrawn by its makers; -m "not withdrawn"') as blocked:
+        Setting("smoke", root=tmp_path).resolve(withdrawn)
+    assert blocked.value.want == "data"
+
+
+def test_a_folder_given_by_name_goes_before_the_root_and_is_not_checked(tiny_domain: Path, tmp_path: Path) -> None:
+    trees.plant_msmt17(tmp_path / "MSMT17_V1", keep=20)
+    setting = Setting("smoke", {"market": tiny_domain}, root=tmp_path)
+    assert setting.locate(Domain("market")).folder == tiny_domain
+    with pytest.raises(UserError, match=r"msmt17: .*MSMT17_V1 is not the published set: train ids 20, not 1,041"):
+        setting.locate(Domain("msmt17"))
+
+
+def test_v2_where_v1_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trees.plant_msmt17(tmp_path / "msmt17" / "MSMT17_V2", ("mask_train_v2", "mask_test_v2"), keep=20)
+    counts = describe(read(folder, "msmt17"))
+    monkeypatch.setattr("reproduce.setting.PUBLISHED", {Domain("msmt17"): counts})
+    with pytest.raises(UserError, match=r"is MSMT17_V2, whose faces are blurred, .* --domain msmt17=.*MSMT17_V2"):
+        Setting("smoke", root=tmp_path, accept_counts=True).locate(Domain("msmt17"))
+    given = Setting("smoke", {"msmt17": folder}).locate(Domain("msmt17"))
+    assert (given.kind, given.version) == ("folder", "V2"), "V2 has V1's counts, and is not what the papers used"
+
+
+def test_the_ways_to_train_on_msmt17_have_keys_of_their_own(tmp_path: Path) -> None:
+    trees.plant_msmt17(tmp_path, keep=20)
+    setting = Setting("smoke", {"msmt17": tmp_path})
+    stage = setting.resolve(ON_MSMT17)
+    assert isinstance(stage, Evaluate)
+    trained, tested = stage.train.domain, stage.on  # type: ignore[attr-defined]
+    assert (trained.variant, tested.variant) == ("train+val", "train")
+    assert trained.digest != tested.digest
+    assert replace(stage, on=replace(tested, variant="train+val")).key != stage.key
+    assert len(setting.paths()) == 2
+    whole = Evaluate(supervised.Train(Domain("msmt17")), on=Domain("msmt17"))
+    entry = setting.identity([setting.resolve(whole)])["data"]["msmt17"]
+    assert (entry["variant"], entry["version"]) == ("train+val", "V1")
+
+
+def test_stand_ins_are_drawn_for_the_usual_variant_only() -> None:
+    with pytest.raises(Blocked, match="no stand-in is drawn for the train variant of msmt17"):
+        Setting("smoke").resolve(replace(CASE, on=Domain("msmt17", "train")))
+
+
+def test_an_html_page_saved_as_an_image_stops_before_anything_runs(tiny_domain: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_domain, copy)
+    next((copy / "query").iterdir()).write_text("<html>Please sign in</html>")
+    with pytest.raises(UserError, match=r"copy/query/.*\.png is an HTML page, whatever its name says"):
+        Setting("smoke", {"market": copy}).locate(Domain("market"))
+
+
+def test_the_root_comes_from_the_option_or_the_environment(tmp_path: Path) -> None:
+    assert data_root(None, {}) is None
+    assert data_root(None, {"REID_DATA": ""}) is None
+    assert data_root(None, {"REID_DATA": str(tmp_path)}) == tmp_path
+    assert data_root(str(tmp_path), {"REID_DATA": "elsewhere"}) == tmp_path
+    with pytest.raises(UserError, match="REID_DATA nowhere is no folder"):
+        data_root(None, {"REID_DATA": "nowhere"})
+    with pytest.raises(UserError, match="--data-root nowhere is no folder"):
+        data_root("nowhere", {})
 
 
 def test_scales_differ_in_their_keys_and_seeds_do_not_move_the_identity() -> None:

@@ -44,6 +44,17 @@ def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
     assert table.columns == (Column("m2d", "M to D", "m2d", ("mAP", "rank1")),)
 
 
+def test_cases_of_withdrawn_data_are_marked() -> None:
+    assert {Task(name).withdrawn for name in ("m2d", "d2m", "d2d", "u2d")} == {True}
+    assert {Task(name).withdrawn for name in ("m2m", "t2m", "u2m", "x2c")} == {False}
+    assert Task("u2m").names == {"market"}
+    for paper in read_all(SUITES).values():
+        for table in paper.tables:
+            for parameters in paper.cases(table):
+                marks = [mark.name for mark in parameters.marks]
+                assert marks == (["withdrawn"] if "d" in parameters.values[0].task.name else [])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reproduce.data.domains import PUBLISHED, Counts, Dataset, Description, Image, describe, find, read
+from reproduce.data.domains import PUBLISHED, Counts, Dataset, Description, Domain, Image, describe, differences, read
+from reproduce.data.layouts import find
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -105,49 +106,6 @@ def test_reading_does_not_depend_on_the_order_of_the_listing(tmp_path: Path) -> 
     assert (first.train, first.query, first.gallery) == (second.train, second.query, second.gallery)
 
 
-@pytest.mark.parametrize(
-    ("name", "inside"),
-    [
-        ("market", "Market-1501-v15.09.15"),
-        ("market", "market1501/Market-1501-v15.09.15"),
-        ("market", "market1501"),
-        ("market", "Market-1501"),
-        ("duke", "dukemtmc-reid/DukeMTMC-reID"),
-        ("duke", "dukemtmcreid/DukeMTMC-reID"),
-        ("duke", "dukemtmc/DukeMTMC-reID"),
-        ("duke", "DukeMTMC-reID"),
-        ("duke", "duke"),
-        ("mine", "Mine"),
-    ],
-)
-def test_known_folders_are_found_below_the_root(tmp_path: Path, name: str, inside: str) -> None:
-    lay_out(tmp_path / "other" / "query", MARKET)
-    folder = lay_out(tmp_path / inside, MARKET)
-    assert find(tmp_path, name) == folder
-    assert find(folder, name) == folder
-    assert read(tmp_path, name).root == folder
-    assert find(tmp_path / "other", name) is None
-
-
-def test_another_domain_is_never_found_instead(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path / "market1501" / "Market-1501-v15.09.15", MARKET)
-    assert find(tmp_path, "duke") is None
-    assert find(folder, "duke") is None
-    with pytest.raises(UserError, match=r"duke: .* holds neither bounding_box_train"):
-        read(tmp_path, "duke")
-
-
-def test_two_folders_of_one_domain_are_an_error_and_links_are_not(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path / "data" / "market1501", MARKET)
-    (tmp_path / "data" / "Market-1501").symlink_to(folder)
-    found = find(tmp_path / "data", "market")
-    assert found is not None
-    assert found.resolve() == folder.resolve()
-    lay_out(tmp_path / "data" / "Market-1501-v15.09.15", MARKET)
-    with pytest.raises(UserError, match=r"market: found .*Market-1501-v15.09.15 and .*; name the one to use"):
-        find(tmp_path / "data", "market")
-
-
 def test_a_relative_root_or_one_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(tmp_path / "data", MARKET)
     monkeypatch.chdir(tmp_path)
@@ -224,15 +182,33 @@ def test_nothing_but_junk(tmp_path: Path, split: str) -> None:
 def test_describe(tmp_path: Path) -> None:
     description = describe(read(lay_out(tmp_path, MARKET), "market"))
     assert description == Description(Counts(2, 3, 3), Counts(2, 2, 1), Counts(3, 3, 3), distractors=1, junk=1)
-    assert description != PUBLISHED["market"]
+    assert description != PUBLISHED[Domain("market")]
+    wanted = Description(Counts(2, 4, 3), Counts(2, 2, 1), Counts(3, 3, 3), distractors=0, junk=1)
+    assert differences(description, wanted) == ["train images 3, not 4 (1 fewer)", "distractors 1, not 0 (1 more)"]
+    assert differences(wanted, wanted) == []
+
+
+def test_a_domain_has_the_default_variant_and_no_unknown_one() -> None:
+    assert Domain("msmt17") == Domain("msmt17", "train+val") != Domain("msmt17", "train")
+    assert (Domain("cuhk03").variant, Domain("market").variant) == ("labelled", "")
+    with pytest.raises(UserError, match="msmt17 has no variant 'val'; it has train\\+val, train"):
+        Domain("msmt17", "val")
+    with pytest.raises(UserError, match="market has no variant 'train'"):
+        Domain("market", "train")
 
 
 def test_published_counts_add_up() -> None:
-    market, duke = PUBLISHED["market"], PUBLISHED["duke"]
+    market, duke = PUBLISHED[Domain("market")], PUBLISHED[Domain("duke")]
     assert market.gallery.images + market.junk == 19732
     assert duke.gallery.ids - duke.query.ids == 408
     assert sum(split.images for split in (duke.train, duke.query, duke.gallery)) == 36411
     assert duke.train.ids + duke.gallery.ids == 1812
+    msmt17 = PUBLISHED[Domain("msmt17")]
+    assert msmt17.train.images - PUBLISHED[Domain("msmt17", "train")].train.images == 2373
+    assert msmt17.train.images + msmt17.query.images + msmt17.gallery.images == 126441
+    totals = {name: PUBLISHED[Domain("cuhk03", name)] for name in ("labelled", "detected")}
+    images = {name: it.train.images + it.query.images + it.gallery.images for name, it in totals.items()}
+    assert images == {"labelled": 14096, "detected": 14097}
 
 
 def identities(dataset: Dataset, split: str) -> set[int]:

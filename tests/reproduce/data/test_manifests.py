@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reproduce.data.domains import Dataset, Image
+from reproduce.data.layouts import Unlabelled
 from reproduce.data.manifests import digest
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+JPEG = b"\xff\xd8\xff"
 LONG_AGO = 1_600_000_000_000_000_000
 
 
 def write(path: Path, content: bytes, changed: int = LONG_AGO) -> None:
+    """A file that begins as a JPEG does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    path.write_bytes(JPEG + content)
     os.utime(path, ns=(changed, changed))
 
 
@@ -53,7 +56,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_definition(tmp_path: Path) -> None:
     lines = "".join(
-        f"split/{name}.jpg\0{len('split/a.jpg')}\0{hashlib.sha256(f'split/{name}.jpg'.encode()).hexdigest()}\n"
+        f"split/{name}.jpg\0{len('split/a.jpg') + 3}\0"
+        f"{hashlib.sha256(JPEG + f'split/{name}.jpg'.encode()).hexdigest()}\n"
         for name in "abcdef"
     )
     expected = hashlib.sha256(lines.encode()).hexdigest()
@@ -108,7 +112,7 @@ def test_a_file_written_just_now_is_not_trusted(tmp_path: Path, reads: list[str]
     root, cache = tmp_path / "data", tmp_path / "cache"
     data = dataset(root)
     path = root / "split" / "a.jpg"
-    path.write_bytes(b"one")
+    path.write_bytes(JPEG + b"one")
     stat = path.stat()
     first = digest(data, cache=cache)
     write(path, b"two", stat.st_mtime_ns)  # same size, and the same time to the nanosecond
@@ -147,6 +151,41 @@ def test_a_missing_file(tmp_path: Path) -> None:
     (data.root / "split" / "c.jpg").unlink()
     with pytest.raises(UserError, match=r"c\.jpg cannot be read \(No such file or directory\); copy it again"):
         digest(data, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
+        (b"\xef\xbb\xbf\n <html>", "an HTML page"),
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1", "no image"),
+    ],
+)
+def test_what_is_no_image_is_named_whatever_its_name_says(tmp_path: Path, content: bytes, what: str) -> None:
+    data = dataset(tmp_path / "data")
+    (data.root / "split" / "d.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=rf"d\.jpg is {what}, whatever its name says; copy it again"):
+        digest(data, cache=tmp_path / "cache")
+
+
+def test_an_unlabelled_set_is_known_by_paths_and_sizes(tmp_path: Path, reads: list[str]) -> None:
+    def unlabelled() -> str:
+        images = Unlabelled(f"{name}.jpg" for name in ("b", "a"))
+        return digest(Dataset("luperson", tmp_path, images, (), ()), cache=tmp_path / "cache")
+
+    for name in "ab":
+        write(tmp_path / f"{name}.jpg", b"one")
+    first = unlabelled()
+    lines = "".join(f"{name}.jpg\0{6}\n" for name in "ab")
+    assert first == hashlib.sha256(lines.encode()).hexdigest()
+    write(tmp_path / "a.jpg", b"three")
+    assert unlabelled() != first
+    (tmp_path / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"b\.jpg cannot be read .*; copy it again"):
+        unlabelled()
+    assert reads == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_processes_share_the_memory(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""What is here and what is missing: data sets, weights, devices, and the rows of the papers that can be measured."""
+
+from __future__ import annotations
+
+import platform
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+
+from reproduce import weights
+from reproduce.data.domains import PUBLISHED, WITHDRAWN, Dataset, Domain, describe, differences, read
+from reproduce.data.layouts import FOLDERS, find
+from reproduce.data.manifests import HEAD, check_head
+from reproduce.engine import visible_gpus
+from reproduce.stage import UserError
+from reproduce.tables import Paper, Task
+
+LINES, WIDTH = 40, 100
+"""What fits a screen."""
+
+SAMPLE = 100
+"""Images of each split whose first bytes are looked at; a run looks at all."""
+
+HOW_TO_ASK: Mapping[str, str] = {
+    "market": "ask its authors (Zheng et al., ICCV 2015) through their project page",
+    "duke": "withdrawn by its makers: nobody can ask for it any more",
+    "msmt17": "send its authors (Wei et al., CVPR 2018) their release agreement, signed",
+    "cuhk03": "request form of its authors (Li et al., CVPR 2014); new split by Zhong et al.",
+    "personx": "ask its authors (Sun and Zheng, CVPR 2019) through their project page",
+    "luperson": "rebuilt from its authors' list of videos (Fu et al., CVPR 2021)",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one data set here.
+
+    Attributes:
+        status: "ok", "own" (a folder given by name, not the published set), "other" (not the published set where that
+            is looked for), "broken" or "missing".
+        says: what was found, or what is wrong.
+        folder: where it lies.
+    """
+
+    name: str
+    status: str
+    says: str
+    folder: Path | None = None
+
+
+def examine(name: str, root: Path | None, given: Path | None) -> Finding:
+    """Look for a data set, read it, count it and look at some of its images."""
+    folder = given
+    try:
+        if folder is None:
+            folder = find(root, name) if root else None
+        if folder is None:
+            return Finding(name, "missing", HOW_TO_ASK[name])
+        whole = read(folder, name)
+        _sample(whole)
+    except UserError as error:
+        says = str(error).removeprefix(f"{name}: ")
+        if folder:  # which has a line of its own
+            says = says.replace(f"{folder}/", "").replace(str(folder), "the folder")
+        return Finding(name, "broken", says, folder)
+    odd = "own" if given else "other"
+    published = PUBLISHED.get(Domain(name))
+    if whole.version == "V2":
+        return Finding(name, odd, "V2, its faces blurred; the papers print numbers of V1", whole.root)
+    gaps = differences(describe(whole), published) if published else []
+    if gaps and not given:
+        return Finding(name, odd, "; ".join(gaps), whole.root)
+    return Finding(name, odd if gaps else "ok", _counted(whole, gaps), whole.root)
+
+
+def _sample(whole: Dataset) -> None:
+    for split in (whole.train, whole.query, whole.gallery):
+        for at in range(0, len(split), max(1, len(split) // SAMPLE)):
+            path = whole.root / split[at].path
+            try:
+                with path.open("rb") as file:
+                    check_head(path, file.read(HEAD))
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+
+
+def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
+    train = describe(whole).train
+    if not whole.labelled:
+        return f"{train.images:,} images; no two copies are the same, so none is checked"
+    told = ", ".join(filter(None, (whole.version, whole.variant)))
+    known = "not the published counts" if gaps else "the published counts"
+    return f"{known}{f' of {told}' if told else ''}: trains on {train.ids:,} ids, {train.images:,} images"
+
+
+def page(
+    papers: Iterable[Paper], root: Path | None, given: Mapping[str, Path], weight_folder: Path | None
+) -> tuple[str, bool]:
+    """The doctor's page, at most `LINES` lines of `WIDTH` columns, and whether all that is here is sound."""
+    tasks = {paper.name: list(_tasks(paper)) for paper in papers}
+    found = [examine(name, root, given.get(name)) for name in FOLDERS]
+    here = {finding.name for finding in found if finding.status in ("ok", "own")}
+    places = [weight_folder] if weight_folder else weights.folders()
+    ready = list(dict.fromkeys(task.name for own in tasks.values() for task in own if task.names <= here))
+    lines = [*_data(found, root), *_weights(places), _machine(), *_rows(tasks, here), _next(found, ready, root, given)]
+    return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in found)
+
+
+def _tasks(paper: Paper) -> Iterator[Task]:
+    """The task of every row that a paper ran or may have run."""
+    for table in paper.tables:
+        for parameters in paper.cases(table):
+            yield parameters.values[0].task
+
+
+def _data(found: Sequence[Finding], root: Path | None) -> Iterator[str]:
+    yield f"Data     in {_short(root)}" if root else "Data     no --data-root, no REID_DATA"
+    for finding in found:
+        says = textwrap.wrap(finding.says, WIDTH - 21, max_lines=2, placeholder=" ...")
+        yield f"  {finding.name:10}{finding.status:9}{says[0]}"
+        yield from (f"{'':21}{line}" for line in says[1:])
+        if finding.folder:
+            yield f"{'':21}{_short(finding.folder)}"
+    if root and any(finding.status == "missing" for finding in found):
+        names = ", ".join(FOLDERS[finding.name][0] for finding in found if finding.status == "missing")
+        yield f"  looked for {names} etc."
+
+
+def _weights(places: Sequence[Path]) -> Iterator[str]:
+    yield f"Weights  in {_short(places[0])}"
+    yield from (f"     and in {_short(place)}" for place in places[1:])
+    makers = {"resnet50": "torchvision", "resnet50_ibn_a": "IBN-Net"}
+    for backbone, marks in weights.IMAGENET.items():
+        found = weights.fitting("imagenet", backbone, places)
+        status, says = "missing", f"{backbone}-{marks[0]}.pth of {makers[backbone]}; blocked(weights) at scale paper"
+        if found:
+            try:
+                status, says = "ok", f"{found[0].name}, SHA-256 {weights.sha256(found[0])[:12]}"
+            except UserError as error:
+                status, says = "broken", str(error).replace(f"{found[0].parent}/", "")
+        yield _cut(f"  {'imagenet':10}{status:9}{says}")
+    others = sorted(path.stem for place in places for path in place.glob("resnet50*-*.safetensors"))
+    if others:
+        yield _cut(f"  converted {'ok':9}{', '.join(others)}")
+
+
+def _machine() -> str:
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"no {package}")
+    gpus = visible_gpus()
+    return f"Machine  {', '.join(versions)}; {len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)} visible"
+
+
+def _rows(tasks: Mapping[str, Sequence[Task]], here: set[str]) -> Iterator[str]:
+    yield f"{'Rows':12}{'all':>4}{'with data':>11}  blocked(data) for want of     (that the paper ran, or may have run)"
+    everything = list(chain.from_iterable(tasks.values()))
+    for paper, own in (*tasks.items(), ("together", everything)):
+        ready = sum(task.names <= here for task in own)
+        wanted = Counter(chain.from_iterable(task.names - here for task in own))
+        missing = ", ".join(f"{name} {wanted[name]}" for name in FOLDERS if wanted[name])
+        yield f"  {paper:10}{len(own):4}{ready:11}  {missing}"
+    remain = [task for task in everything if not task.withdrawn]
+    names = " and ".join(WITHDRAWN.values())
+    ready = sum(task.names <= here for task in remain)
+    yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
+
+
+def _next(found: Sequence[Finding], ready: Sequence[str], root: Path | None, given: Mapping[str, Path]) -> str:
+    wrong = next((finding.name for finding in found if finding.status in ("broken", "other")), None)
+    if wrong:
+        return f"next:    mend {wrong} as said above, and ask again"
+    if not ready:
+        return "next:    pytest suites/ -k m2d --scale small     (minutes, on drawn stand-ins, without any data)"
+
+    def command(shown: Callable[[Path], object]) -> str:
+        options = [f"--data-root {shown(root)} "] if root else []
+        options += [f"--domain {name}={shown(folder)} " for name, folder in given.items()]
+        return f'next:    pytest suites/ {"".join(options)}-k "{" or ".join(ready[:3])}" --plan'
+
+    line = command(str)
+    return line if len(line) <= WIDTH else command(lambda _: "DIR")
+
+
+def _short(path: Path) -> str:
+    """A path with ~ for the home folder, the beginning of a long one left out."""
+    home = str(Path.home())
+    text = f"~{str(path)[len(home) :]}" if path.is_relative_to(home) and home != "/" else str(path)
+    return text if len(text) <= WIDTH - 21 else f"...{text[24 - WIDTH :]}"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."

@@ -1,0 +1,259 @@
+"""Published weights: where they lie, how they are known, and how a published file becomes one of ours.
+
+In a folder of weights, those called `imagenet` of a backbone are the file of its makers (`resnet50-0676ba61.pth`), or
+`resnet50.safetensors`; all others are `<backbone>-<name>.safetensors`, which `convert` writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reproduce.data.manifests import user_cache
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGENET: Mapping[str, tuple[str, ...]] = {"resnet50": ("0676ba61", "19c8e357"), "resnet50_ibn_a": ("d9d0bb7b",)}
+"""How the names of the ImageNet weights that papers of this time start from go on, by backbone.
+
+They are torchvision's (two files of the same weights) and IBN-Net's. `resnet50-11ad3fa6.pth` holds torchvision's later
+ones, from a better recipe, and is never taken.
+"""
+
+_FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight")
+"""The first weight of layer 1: under its name, and in an nn.Sequential without and with the ReLU of the stem."""
+
+_TRUNK, _COUNTER = re.compile(r"(conv1|bn1|layer[1-4])\."), "num_batches_tracked"
+_OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+def folders() -> list[Path]:
+    """Where weights are looked for when no folder is given: ours, then torch's download cache."""
+    home = os.environ.get("TORCH_HOME")
+    torch_home = Path(home) if home else user_cache("weights").parents[1] / "torch"
+    return [user_cache("weights"), torch_home.expanduser() / "hub" / "checkpoints"]
+
+
+def fitting(name: str, backbone: str, places: Sequence[Path]) -> list[Path]:
+    """The files that may be meant by a name, in the first folder that has any; more than one is a question.
+
+    Args:
+        name: such as "imagenet" or "luperson".
+        backbone: such as "resnet50".
+        places: folders to look into.
+    """
+    for place in places:
+        if found := [path for path in sorted(place.glob(f"{backbone}*")) if _is_meant(path, name, backbone)]:
+            known = [path for mark in IMAGENET.get(backbone, ()) for path in found if path.stem.endswith(f"-{mark}")]
+            return known[:1] or found
+    return []
+
+
+def _is_meant(path: Path, name: str, backbone: str) -> bool:
+    rest = path.stem.removeprefix(backbone)
+    if path.suffix == ".safetensors":
+        return rest == f"-{name}" or (name == "imagenet" and not rest)
+    marks = IMAGENET.get(backbone, ())
+    return path.suffix == ".pth" and name == "imagenet" and (not rest or rest in {f"-{mark}" for mark in marks})
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file of weights, compared with the beginning of it that published names hold.
+
+    Raises:
+        UserError: they differ, or the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); fetch it again") from None
+    named = re.fullmatch(r".+-([0-9a-f]{8})", path.stem)
+    if path.suffix == ".pth" and named and not found.startswith(named[1]):
+        raise UserError(
+            f"{path} is damaged or not what its name says: its SHA-256 begins with {found[:8]}; fetch it again"
+        )
+    return found
+
+
+def named_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of a file of torch.save, those of nested mappings as `outer/inner`.
+
+    Nothing but tensors, numbers, texts and their containers is ever unpickled.
+
+    Raises:
+        UserError: the file cannot be read, or holds code or other objects.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # of old formats
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises on a damaged file depends on the damage
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path} is refused: beside tensors it asks to run {code[1]}, and nothing of it was run; "
+                "ask its makers for a file of the weights alone"
+            ) from None
+        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again") from error
+    return dict(_flattened(state, ""))
+
+
+def _flattened(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(key, str):
+                yield from _flattened(inner, f"{name}/{key}" if name else key)
+
+
+def mismatch(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
+    """How named tensors differ from those of a net in names and shapes, in words; empty where they do not."""
+    faults = {
+        "missing": wanted.keys() - found.keys(),
+        "unknown": found.keys() - wanted.keys(),
+        "of another shape": {key for key in found.keys() & wanted.keys() if found[key].shape != wanted[key].shape},
+    }
+    return "; ".join(f"{len(keys)} {fault}, such as {min(keys)}" for fault, keys in faults.items() if keys)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` wrote.
+
+    Attributes:
+        path: of the .safetensors file; a .json of the same name beside it holds all this.
+        source: name of the published file.
+        backbone: "resnet50" or "resnet50_ibn_a".
+        prefix: what preceded the backbone's names in the source, nested mappings with a slash.
+        sha256: of the new file.
+        source_sha256: of the published one.
+        stem_relu: False where the source's own code runs the backbone without the ReLU of the stem; None if unknown.
+        left_out: how many tensors of the source belong to other parts, such as a classifier.
+    """
+
+    path: Path
+    source: str
+    backbone: str
+    prefix: str
+    sha256: str
+    source_sha256: str
+    stem_relu: bool | None
+    left_out: int
+
+
+def convert(source: Path, name: str, folder: Path, *, net: str | None = None) -> Converted:
+    """Write the ResNet-50 of a published file under the names that torchvision and IBN-Net use.
+
+    Every layout of the field is a ResNet-50's names behind some prefix: `state_dict/module.backbone.` (OpenUnReID),
+    `model/backbone.` (fast-reid), `state_dict/module.encoder_q.` (MoCo, LUPerson), `state_dict/module.base.` (MMT,
+    SpCL), in the last with numbers for the first names. So the prefix is looked for, not listed.
+
+    Args:
+        source: a file of torch.save or a .safetensors file.
+        name: what methods call these weights, such as "luperson".
+        folder: of weights, made if need be.
+        net: the prefix to take where the file holds several nets.
+
+    Raises:
+        UserError: the file is refused, holds no ResNet-50 or several, or one of another shape; or the name is taken.
+    """
+    from safetensors.torch import save_file
+
+    if not _OWN_NAME.fullmatch(name) or name == "scratch":
+        raise UserError(f"--as {name}: give a name of small letters, digits and _, and not scratch")
+    tensors = named_tensors(source)
+    prefix = _prefix(source, tensors, net)
+    inner = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    renamed, stem_relu = _renamed(inner)
+    trunk = {key: value for key, value in renamed.items() if _TRUNK.match(key) and not key.endswith(_COUNTER)}
+    backbone = "resnet50_ibn_a" if "layer1.0.bn1.IN.weight" in trunk else "resnet50"
+    if wrong := mismatch(trunk, _expected(ibn=backbone == "resnet50_ibn_a")):
+        raise UserError(f"{source} does not hold a {backbone} at {prefix!r} ({wrong}): give the file of such a net")
+    weights = {key: value.float().contiguous() for key, value in trunk.items()}
+
+    path = folder / f"{backbone}-{name}.safetensors"
+    source_sha256 = sha256(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        whole = Path(place) / path.name
+        save_file(weights, whole)
+        own_sha256 = sha256(whole)
+        if path.exists() and sha256(path) != own_sha256:
+            raise UserError(f"{path} is there already, with other weights: give another name with --as, or remove it")
+        left_out = len(tensors) - len(weights)
+        made = Converted(path, source.name, backbone, prefix, own_sha256, source_sha256, stem_relu, left_out)
+        label = whole.with_suffix(".json")
+        label.write_text(json.dumps(asdict(made) | {"path": path.name}, indent=1) + "\n")
+        whole.replace(path)
+        label.replace(path.with_suffix(".json"))
+    return made
+
+
+def _prefix(source: Path, tensors: Mapping[str, object], net: str | None) -> str:
+    """What precedes the names of the one ResNet in a file; of MoCo's two encoders, the one that is trained."""
+    found = sorted(
+        prefix
+        for prefix in {key.removesuffix(block) for key in tensors for block in _FIRST_BLOCKS if key.endswith(block)}
+        if prefix[-1:] in ("", ".", "/") and (f"{prefix}conv1.weight" in tensors or f"{prefix}0.weight" in tensors)
+    )
+    if net is not None:
+        if net not in found:
+            raise UserError(f"--net {net}: {source} holds {_quoted(found)}")
+        return net
+    trained = [prefix for prefix in found if prefix.endswith("encoder_q.")]
+    if len(trained or found) != 1:
+        many = f"several nets, {_quoted(found)}: choose one with --net" if found else "no ResNet-50: give another file"
+        raise UserError(f"{source} holds {many}")
+    return (trained or found)[0]
+
+
+def _quoted(prefixes: Sequence[str]) -> str:
+    return ", ".join(repr(prefix) for prefix in prefixes) or "no ResNet-50"
+
+
+def _renamed(inner: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool | None]:
+    """Names instead of numbers where a backbone is an nn.Sequential, and whether that has a ReLU in its stem."""
+    if "0.weight" not in inner:
+        return dict(inner), None
+    first = 3 if "3.0.conv1.weight" in inner else 4  # without and with the ReLU before the pooling
+    names = ["conv1", "bn1"] + [""] * (first - 2) + [f"layer{number}" for number in range(1, 5)]
+    parts = ((key, *key.partition(".")[::2]) for key in inner)
+    known = {key: f"{names[int(at)]}.{rest}" for key, at, rest in parts if at.isdecimal() and int(at) < len(names)}
+    return {known.get(key, key): value for key, value in inner.items()}, first == 4
+
+
+def _expected(*, ibn: bool) -> dict[str, torch.Tensor]:
+    """The weights of a ResNet-50 but its classifier and its counters of batches, without values."""
+    import torch
+    import torchvision  # type: ignore[import-untyped]
+
+    with torch.device("meta"):
+        state = torchvision.models.resnet50(weights=None).state_dict()
+    expected: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        norm, _, kind = key.rpartition(".")
+        if ibn and re.fullmatch(r"layer[123]\.\d+\.bn1", norm):
+            half = len(value) // 2 if kind != _COUNTER else 0
+            expected[f"{norm}.BN.{kind}"] = value[half:] if half else value
+            if kind in ("weight", "bias"):
+                expected[f"{norm}.IN.{kind}"] = value[:half]
+        else:
+            expected[key] = value
+    return {key: value for key, value in expected.items() if _TRUNK.match(key) and not key.endswith(_COUNTER)}
