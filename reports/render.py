@@ -236,7 +236,7 @@ def _printed_lines(setting: Setting, table: Table) -> str:
 
 
 def _where(case: Case) -> list[str]:
-    return [words.markdown(text) for text in (f"{case.paper}, {case.place}", case.label, case.column)] + [
+    return [words.markdown(text) for text in (f"{case.paper}, {case.place}", case.label, case.task)] + [
         str(len(case.measured))
     ]
 

@@ -915,8 +915,8 @@ def test_readme_table(tmp_path: Path) -> None:
     text = readme_table(stand_ins() + comparable() + omniglot(), PAPERS)
     first, *rest = markdown_tables(text)
     assert [row[1:3] for row in first[2:]] == [
-        ["Supervised", "m2d"],
-        ["Supervised", "d2m"],
+        ["Supervised", "d2d"],
+        ["Supervised", "m2m"],
         ["Direct Transfer", "m2d"],
         ["Direct Transfer", "d2m"],
         ["Ours", "m2d"],

@@ -1,0 +1,40 @@
+"""What is committed under reports/results, and what the README says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reports.cli import read_papers
+from reports.render import readme_table, update_readme
+from reproduce.data.world import WORLD_VERSION
+from reproduce.results import file_name, read
+from reproduce.tables import read_all
+
+ROOT = Path(__file__).parents[2]
+RECORDED = read(ROOT / "reports" / "results")
+
+
+def test_recorded_results_are_whole_and_of_this_world() -> None:
+    assert RECORDED
+    for result in RECORDED:
+        assert (ROOT / "reports" / "results" / file_name(result)).exists()
+        assert result["measured"]
+        assert all(stage["provenance"]["commit"] and not stage["provenance"]["dirty"] for stage in result["stages"])
+        worlds = {data["world"] for data in result["identity"]["data"].values() if data["kind"] == "stand-in"}
+        assert worlds <= {WORLD_VERSION}, "the world has changed: run these cases again and record them"
+
+
+def test_recorded_results_quote_the_tables() -> None:
+    papers = read_all(ROOT / "suites")
+    for result in RECORDED:
+        case = result["case"]
+        row = papers[case["paper"]].tables[case["table"]].row(case["row"])
+        assert row
+        assert result["printed"].items() <= dict(row.printed[case["column"]]).items()
+
+
+def test_the_readme_shows_them(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text())
+    changed = update_readme(copy, readme_table(RECORDED, read_papers(ROOT / "suites")))
+    assert not changed, "renew it: reproduce report reports/results --readme README.md"
