@@ -6,8 +6,7 @@ Code: michuanhaohao/reid-strong-baseline.
 Deviates:
     - The stem has its ReLU; the published code of the plain ResNet-50 has none (`stem_relu=False` gives that).
     - Images are resized once, before augmentation, and cropped from zero padding as whole batches on the device.
-    - An identity with fewer images than K is drawn with replacement, as in the published code.
-    - Identities left over at the end of an epoch, fewer than P, wait for the next epoch, as in the published code.
+    - Random erasing draws at most 20 rectangles for an image, the published code at most 100.
 """
 
 from __future__ import annotations
