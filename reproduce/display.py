@@ -68,13 +68,13 @@ class Display:
     """Shows an engine's jobs, between `start` and `stop`.
 
     Args:
-        engine: its jobs are shown.
         live: whether the output is a terminal whose lines can be redrawn.
         say: prints one line.
+        new_line: ends a line that something else has begun.
     """
 
-    def __init__(self, live: bool, say: Callable[[str], None]) -> None:
-        self._live_wanted, self._say = live, say
+    def __init__(self, live: bool, say: Callable[[str], None], new_line: Callable[[], None] = lambda: None) -> None:
+        self._live_wanted, self._say, self._new_line = live, say, new_line
         self._live: Any = None
         self._spoke: dict[str, float] = {}
 
@@ -101,6 +101,7 @@ class Display:
         if self._live is None:
             from rich.live import Live
 
+            self._new_line()
             self._live = Live(transient=True, refresh_per_second=4)
             self._live.start()
         self._live.update(self._table(engine))

@@ -201,7 +201,7 @@ class Campaign:
         jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
-        self.display = Display(live, lambda line: self._say(reporter, line))
+        self.display = Display(live, lambda line: self._say(reporter, line), reporter.ensure_newline)
         self.engine = Engine(site, leases=leases, jobs=jobs, logs=self.out / "logs", on_change=self.display.changed)
         self.engine.submit(final)
         self._introduce(reporter, leases, jobs)
@@ -240,13 +240,17 @@ class Campaign:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
         self._say(
             reporter,
-            f"{len(self.plans)} rows need {len(queued)} stages, {cached} of them in the store {self.engine.store.root}",
+            f"{_count(len(self.plans), 'row')}: {_count(len(queued), 'stage')}, "
+            f"{cached} of them in the store {self.engine.store.root}",
         )
 
     def _show_plan(self, store: Store, final: list[Stage[Any]]) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         stages = closure(final)
-        self._say(reporter, f"{len(self.plans)} rows at scale {self.setting.scale} need {len(stages)} distinct stages:")
+        self._say(
+            reporter,
+            f"{_count(len(self.plans), 'row')} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
+        )
         for stage in stages:
             users = sum(any(stage.key == it.key for it in closure(plan.values())) for plan in self.plans.values())
             status = "in store" if store.has(stage) else "to run"
@@ -434,6 +438,10 @@ def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
         "provenance": record["provenance"],
         "history": store.history(stage),
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _case_of(item: pytest.Item) -> object:

@@ -96,6 +96,7 @@ class Row:
         target: the data set that a row of statistics describes.
         ticks: which of the table's tick columns are ticked.
         stage, ref: further columns as printed.
+        ours: whether the system is one that this project builds; a row of another is no case.
         gain: the two rows whose difference the row's printed gains are; empty without gains.
         band: how far, in percent points, a measured number may lie from the printed one.
     """
@@ -107,6 +108,7 @@ class Row:
     runs: Mapping[str, str]
     source: Mapping[str, str]
     target: str = ""
+    ours: bool = True
     ticks: tuple[str, ...] = ()
     gain: tuple[str, ...] = ()
     stage: str = ""
@@ -211,12 +213,11 @@ class Paper:
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def cases(self, table: str, *, without: Sequence[str] = (), **recipes: Recipe) -> list[Any]:
+    def cases(self, table: str, **recipes: Recipe) -> list[Any]:
         """The rows of a table that were, or may have been, executed, as parameters for `parametrize("case", ...)`.
 
         Args:
             table: the table's id.
-            without: rows that may have been executed but are not ours to build.
             recipes: what produces each row, by row id with underscores for other signs; a row without one is skipped
                 with that reason.
 
@@ -225,11 +226,7 @@ class Paper:
         """
         import pytest
 
-        rows = {
-            re.sub(r"\W", "_", row.id): row
-            for row in self.tables[table].rows
-            if row.executed != "no" and row.id not in without
-        }
+        rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no" and row.ours}
         if unknown := sorted(set(recipes) - set(rows)):
             known = ", ".join(rows)
             raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
@@ -428,6 +425,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "runs",
         "source",
         "target",
+        "ours",
         "ticks",
         "gain",
         "stage",
@@ -461,6 +459,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         runs,
         source,
         target,
+        place.take(raw, "ours", bool, True),
         place.texts(raw, "ticks"),
         place.texts(raw, "gain"),
         place.take(raw, "stage", str, ""),
