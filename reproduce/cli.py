@@ -172,7 +172,7 @@ def stage(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Print the results of a folder as a table, or the papers' claims."""
-    from reproduce.plugin import summary
+    from reproduce.display import summary
     from reproduce.printed import claims_page
 
     if options.claims:

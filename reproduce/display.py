@@ -1,7 +1,9 @@
-"""What a user sees while stages run: a line for each on a terminal, a line now and then in a log."""
+"""What a user sees: lines for the stages that run, and at the end a table of what was measured."""
 
 from __future__ import annotations
 
+import io
+import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 from reproduce.data.domains import Real
 from reproduce.data.standins import StandIn
 from reproduce.engine import Engine, Job
+from reproduce.results import Result
 from reproduce.stage import Stage
+from reproduce.tables import METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
 
 SPEAK_EVERY = 10.0
 """Seconds between two lines of one stage where the output is not a terminal."""
@@ -128,3 +134,43 @@ class Display:
             self._live.console.print(line, markup=False, highlight=False)
         else:
             self._say(line)
+
+
+def summary(found: list[Result], width: int, *, colour: bool) -> str:
+    """A table of results: measured numbers, and the printed ones in a column apart."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
+    stand_ins = any("stand-in data" in result["reasons"] for result in found)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("in percent", min_width=18)
+    table.add_column("task", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name in SHOWN.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for result in found:
+        case, measured = result["case"], result["measured"]
+        numbers = [_spread(result, name) if measured else "-" for name in SHOWN]
+        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in SHOWN]
+        table.add_row(
+            f"{case['paper']} {case['table']} {case['label']}", case["task"], "measured", *numbers, result["verdict"]
+        )
+        table.add_row("", "", "printed", *printed, "", style="dim")
+    console.print(table)
+    if stand_ins:
+        console.print("Stand-in data: not comparable with the paper.", style="bold")
+    return out.getvalue()
+
+
+def means(result: Result) -> dict[str, float]:
+    """The mean of every metric over the seeds of a result; empty where nothing was measured."""
+    seeds = list(result["measured"].values())
+    return {name: statistics.fmean(seed[name] for seed in seeds) for name in METRICS} if seeds else {}
+
+
+def _spread(result: Result, name: str) -> str:
+    values = [seed[name] for seed in result["measured"].values()]
+    return f"{statistics.fmean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")

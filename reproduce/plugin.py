@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +16,16 @@ import pytest
 
 from reproduce import results
 from reproduce.data.domains import WITHDRAWN
-from reproduce.display import Display, label
+from reproduce.display import SHOWN, Display, label, means, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
 from reproduce.results import Result
 from reproduce.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
 from reproduce.stage import Stage, UserError, closure
-from reproduce.tables import METRICS, Case
+from reproduce.tables import Case
 
 STATE = pytest.StashKey["Campaign"]()
-SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -218,11 +215,8 @@ class Campaign:
         assert self.engine
         queued = list(self.engine.jobs.values())
         cached = sum(job.status == "cached" for job in queued)
-        where = (
-            f"{len(leases)} GPU{'s' * (len(leases) != 1)}, {jobs} stage{'s' * (jobs != 1)} at once on each"
-            if leases
-            else f"the CPU, {jobs} at once"
-        )
+        on_gpus = f"{_count(len(leases), 'GPU')}, {_count(jobs, 'stage')} at once on each"
+        where = on_gpus if leases else f"the CPU, {jobs} at once"
         self._say(
             reporter,
             f"scale {self.setting.scale} ({SCALES[self.setting.scale].does}); "
@@ -327,9 +321,9 @@ class Campaign:
         return {**result, "measured": measured, "verdict": verdict}
 
     def _compared(self, case: Case, result: Result) -> str:
-        means = _means(result)
+        measured = means(result)
         pairs = [
-            f"{SHOWN[name]} {means[name]:.1f} (printed {value:.1f})"
+            f"{SHOWN[name]} {measured[name]:.1f} (printed {value:.1f})"
             for name, value in case.printed.items()
             if value is not None
         ]
@@ -386,45 +380,6 @@ def deviations(stage: Stage[Any]) -> list[str]:
     text = (sys.modules[type(stage).__module__].__doc__ or "").partition("\nDeviates:\n")[2]
     entries = [" ".join(entry.split()) for entry in text.split("\n    - ")]
     return [entry.removeprefix("- ") for entry in entries if entry]
-
-
-def summary(found: list[Result], width: int, *, colour: bool) -> str:
-    """A table of results: measured numbers, and the printed ones in a column apart."""
-    from rich.console import Console
-    from rich.table import Table
-
-    out = io.StringIO()
-    console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
-    stand_ins = any("stand-in data" in result["reasons"] for result in found)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("in percent", min_width=18)
-    table.add_column("task", no_wrap=True)
-    table.add_column(no_wrap=True)
-    for name in SHOWN.values():
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for result in found:
-        case, measured = result["case"], result["measured"]
-        numbers = [_spread(result, name) if measured else "-" for name in SHOWN]
-        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in SHOWN]
-        table.add_row(
-            f"{case['paper']} {case['table']} {case['label']}", case["task"], "measured", *numbers, result["verdict"]
-        )
-        table.add_row("", "", "printed", *printed, "", style="dim")
-    console.print(table)
-    if stand_ins:
-        console.print("Stand-in data: not comparable with the paper.", style="bold")
-    return out.getvalue()
-
-
-def _means(result: Result) -> dict[str, float]:
-    seeds = list(result["measured"].values())
-    return {name: statistics.fmean(seed[name] for seed in seeds) for name in METRICS} if seeds else {}
-
-
-def _spread(result: Result, name: str) -> str:
-    values = [seed[name] for seed in result["measured"].values()]
-    return f"{statistics.fmean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
