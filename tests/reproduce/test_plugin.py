@@ -117,6 +117,18 @@ def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
     assert [error["verdict"] for error in errors] == ["error"]
 
 
+def test_a_comparable_number_below_its_band_fails_with_both_numbers(suites: Path) -> None:
+    (suites / "conftest.py").write_text(
+        "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
+    )
+    code, output = run(suites, "-k", "plain and table1 and m2d", "--seeds", "1,2,3")
+    assert code == 0
+    assert " above" in output
+    code, output = run(suites, "-k", "plain and table1 and m2d")
+    assert code == 1
+    assert "below: mAP 10.5 (printed 10.0), R1 10.5 (printed 20.0); band 2.0" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
