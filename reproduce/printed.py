@@ -138,4 +138,5 @@ def audit_page(findings: Sequence[Finding]) -> str:
 
 def _finding(finding: Finding) -> str:
     places = "\n".join(f"- {place.where}: {place.value}" for place in finding.places)
-    return f"### {finding.rule}\n\n{finding.says}\n\n{places}"
+    papers = ", ".join(dict.fromkeys(place.where.split()[0] for place in finding.places))
+    return f"### {papers}: {finding.rule}\n\n{finding.says}\n\n{places}"
