@@ -311,11 +311,11 @@ def _check_value(paper: Paper, claim: Claim) -> Iterator[Finding]:
         if (printed := cell.get(name)) is not None and not _agrees(printed, value, claim)
     }
     if wrong:
-        numbers = "; ".join(f"{_named(name)} {said} against {printed}" for name, (said, printed) in wrong.items())
+        numbers = "; ".join(f"{_named(name)} {printed}, not {said}" for name, (said, printed) in wrong.items())
         yield Finding(
             "text against table",
             "misprint" if all(abs(said - printed) < 1 for said, printed in wrong.values()) else "contradiction",
-            f"The text's numbers are not the table's: {numbers}. The text: {claim.says}",
+            f"The text: {claim.says} The table: {numbers}.",
             _places(paper, claim, [claim.left]),
         )
 
@@ -339,7 +339,7 @@ def _check_gain(paper: Paper, claim: Claim) -> Iterator[Finding]:
         instead = _pair_with(paper, claim)
         rule = "text credits another's gain" if instead else "text computes with other numbers"
         tail = f" The stated gain is that of {instead}." if instead else ""
-        says = f"{'; '.join(wrong)}.{tail} The text: {claim.says}"
+        says = f"The text: {claim.says} But {'; '.join(wrong)}.{tail}"
         yield Finding(rule, "contradiction", says, _places(paper, claim, list(dict.fromkeys(cells))))
 
 
@@ -374,7 +374,7 @@ def _check_order(paper: Paper, claim: Claim) -> Iterator[Finding]:
         yield Finding(
             "text orders otherwise",
             "contradiction",
-            f"{'; '.join(lost)}. The text: {claim.says}",
+            f"The text: {claim.says} But {'; '.join(lost)}.",
             _places(paper, claim, list(dict.fromkeys(places))),
         )
 

@@ -106,7 +106,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     verb.add_argument("--world-seed", type=int, default=1)
     verb.set_defaults(run=make)
 
-    verb = verbs.add_parser("sheet", help="draw a contact sheet of each domain: people by camera, and each dial turned")
+    verb = verbs.add_parser("sheet", help="draw contact sheets: each domain, people by camera; each dial, turned")
     verb.add_argument("folder", type=Path, nargs="?", default=Path("build/sheets"))
     verb.add_argument("--world-seed", type=int, default=1)
     verb.set_defaults(run=sheet)
@@ -199,8 +199,9 @@ def audit(options: argparse.Namespace) -> None:
     from reproduce.audit import audit as findings_of
     from reproduce.printed import audit_page
 
-    findings = findings_of(read_all(options.suites))
-    print(json.dumps(as_json(findings), indent=1) if options.json else audit_page(findings), end="")
+    papers = read_all(options.suites)
+    findings = findings_of(papers)
+    print(json.dumps(as_json(findings), indent=1) if options.json else audit_page(findings, papers.values()), end="")
 
 
 def record(options: argparse.Namespace) -> None:
@@ -262,12 +263,14 @@ def make(options: argparse.Namespace) -> None:
 
 def sheet(options: argparse.Namespace) -> None:
     """Draw contact sheets."""
-    from reproduce.data.world import contact_sheet
+    from reproduce.data.sheets import contact_sheet, dial_sheet
+    from reproduce.data.world import CAUSES
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    for domain in sorted(PUBLISHED_IDS):
-        path = options.folder / f"{domain}.png"
-        contact_sheet(domain, seed=options.world_seed).save(path)
+    pages = [(domain, contact_sheet) for domain in sorted(PUBLISHED_IDS)] + [(cause, dial_sheet) for cause in CAUSES]
+    for name, page in pages:
+        path = options.folder / f"{name}.png"
+        page(name, seed=options.world_seed).save(path)
         print(path)
 
 

@@ -26,6 +26,13 @@ WEIGHTS = {
     "different setting": "both may be right, of different things",
 }
 
+WORDS = (
+    "The papers train a network on one set of photographs (the source) and adapt it, without labels, to another (the "
+    "target), then search a gallery of the target for the people of its queries. Rank-k is the percentage of queries "
+    "with a right image among the first k, mAP (mean average precision) rates the whole list; higher is better. m2d "
+    "means from Market-1501 to DukeMTMC-reID, and so on: m Market-1501, d DukeMTMC-reID, t MSMT17."
+)
+
 TESTABLE = {"yes": "cases try it", "part": "cases try a part of it", "no": "no case can try it"}
 
 
@@ -105,9 +112,9 @@ def _escaped(text: str) -> str:
 
 def claims_page(papers: Iterable[Paper]) -> str:
     """Every conclusion of the papers, in our own words."""
-    parts: list[str] = []
+    parts = [WORDS]
     for paper in papers:
-        parts.append(f"# {paper.name}: {paper.title}\n\n{len(paper.claims)} conclusions.")
+        parts.append(f"# {paper.name}: {paper.title}\n\n{len(paper.claims)} conclusions, in our own words.")
         for where, claims in groupby(paper.claims, lambda claim: claim.where):
             parts.append(f"## {where}\n\n" + "\n".join(_claim(claim) for claim in claims))
     return "\n\n".join(parts) + "\n"
@@ -122,11 +129,14 @@ def _claim(claim: Claim) -> str:
     return f"- `{claim.id}` {claim.says} *({'; '.join(notes)})*"
 
 
-def audit_page(findings: Sequence[Finding]) -> str:
+def audit_page(findings: Sequence[Finding], papers: Iterable[Paper]) -> str:
     """What does not fit, grouped by what it means, each with its places and numbers."""
+    titles = "\n".join(f"- {paper.name}: {paper.title} ({paper.venue})" for paper in papers)
     parts = [
         f"# Audit of the printed tables\n\n{len(findings)} findings, computed from the tables and the numbers that the "
-        "papers' text states. A finding is no verdict on a method: most are slips of the pen."
+        "papers' text states. A finding is no verdict on a method: most are slips of the pen.",
+        titles,
+        WORDS,
     ]
     for weight, meaning in WEIGHTS.items():
         chosen = [finding for finding in findings if finding.weight == weight]
