@@ -24,7 +24,15 @@ FEWEST = 8
 SLIP = 0.35
 """Percent points below which two quoted numbers differ as by a slip of the pen."""
 
-NAMES = {"mAP": "mAP", "rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "portion": "portion"}
+NAMES = {
+    "mAP": "mAP",
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "portion": "portion",
+    "mAP_gain": "gain in mAP",
+    "rank1_gain": "gain in rank-1",
+}
 
 
 @dataclass(frozen=True)
