@@ -10,7 +10,7 @@ from reproduce.data.domains import JUNK
 from reproduce.stage import Env, Stage, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -18,14 +18,29 @@ if TYPE_CHECKING:
 
     from reproduce.data.domains import Dataset
     from reproduce.data.images import Images
+    from reproduce.neighbours import Embeddings, Metric
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
 
-_BLOCK = 1 << 21
-"""Distances copied at a time: 8 MiB in single precision."""
+_CELLS = 1 << 20
+"""Distances checked together: 4 MiB in single precision."""
 
-_MANY = 256
-"""Matches of one query from which sorting its row is cheaper than counting once for each match."""
+_SORTED = 200
+"""Images up to the last match, for each match, from which counting once a match is cheaper than sorting them."""
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """k-reciprocal re-ranking, as `reproduce.neighbours.rerank` does it.
+
+    Attributes:
+        k1, k2: lengths of neighbour lists.
+        lambda_: the share of the original distance.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    lambda_: float = 0.3
 
 
 def evaluate_ranking(
@@ -48,8 +63,8 @@ def evaluate_ranking(
     Re-identification: A Benchmark" (ICCV 2015), with AP as the plain mean of the precision at each match; INP follows
     Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 
-    The matrix is read once, in blocks of queries, and is not changed. It is not sorted either: the rank of a match is a
-    count of the images in front of it.
+    The matrix is read in blocks of queries and not changed. Of a row only what is no farther than the last match is
+    sorted.
 
     Args:
         distances: (Q, G), smaller is nearer; an array, or a tensor on any device, of any real number type.
@@ -65,36 +80,126 @@ def evaluate_ranking(
     Raises:
         UserError: a shape, a number type or a value that does not make a ranking, or no query with a match.
     """
-    import numpy as np
-
     shape = tuple(distances.shape)
     if len(shape) != 2 or 0 in shape:
         raise UserError(f"distances have shape {shape}; give a row per query and a column per gallery image, (Q, G)")
-    queries, images = shape
-    of_query = _labels(query_pids, "query_pids", queries), _labels(query_camids, "query_camids", queries)
-    gallery_ids = _labels(gallery_pids, "gallery_pids", images)
-    gallery_cams = _labels(gallery_camids, "gallery_camids", images)
+    people = _People(query_pids, gallery_pids, query_camids, gallery_camids, shape)
+    step = max(1, _CELLS // shape[1])
+    return _scores(people, (_real(distances[start : start + step]) for start in range(0, shape[0], step)))
 
-    junk = np.flatnonzero(gallery_ids == JUNK)
-    people = np.flatnonzero(gallery_ids != JUNK)
-    people = people[np.argsort(gallery_ids[people], kind="stable")]
-    start = np.searchsorted(gallery_ids[people], of_query[0], side="left")
-    stop = np.searchsorted(gallery_ids[people], of_query[0], side="right")
 
-    ap = np.full(queries, np.nan)
-    inp = np.full(queries, np.nan)
-    first = np.full(queries, images)
-    for query, row in enumerate(_rows(distances)):
-        same = people[start[query] : stop[query]]
-        own = gallery_cams[same] == of_query[1][query]
-        matches = same[~own]
-        if matches.size:
-            row[junk] = np.inf
-            row[same[own]] = np.inf
-            ranks = _ranks(row, matches)
-            ap[query] = np.mean(np.arange(1, matches.size + 1) / ranks)
-            inp[query] = matches.size / ranks[-1]
-            first[query] = ranks[0]
+def evaluate_embeddings(
+    query: Embeddings,
+    gallery: Embeddings,
+    query_pids: Labels,
+    gallery_pids: Labels,
+    query_camids: Labels,
+    gallery_camids: Labels,
+    *,
+    metric: Metric = "cosine",
+    rerank: Rerank | None = None,
+) -> Scores:
+    """Score the ranking of a gallery by the distances of embeddings, without ever holding all of them.
+
+    Args:
+        query: (Q, D), an array or a tensor; what the gallery's device can multiply is multiplied there.
+        gallery: (G, D).
+        query_pids: (Q,) identities.
+        gallery_pids: (G,) identities, -1 for junk.
+        query_camids: (Q,) cameras.
+        gallery_camids: (G,) cameras.
+        metric: "cosine" or "euclidean".
+        rerank: re-rank the distances first; None for not.
+
+    Returns:
+        As `evaluate_ranking`.
+
+    Raises:
+        UserError: embeddings, labels or parameters that do not make a ranking, or no query with a match.
+    """
+    from reproduce import neighbours
+
+    if rerank is None:
+        blocks = neighbours.distances(query, gallery, metric)
+    else:
+        blocks = neighbours.rerank(query, gallery, rerank.k1, rerank.k2, rerank.lambda_, metric=metric)
+    shape = len(query), len(gallery)
+    return _scores(_People(query_pids, gallery_pids, query_camids, gallery_camids, shape), blocks)
+
+
+class _People:
+    """Who and where queries (Q,) and gallery images (G,) were seen.
+
+    Attributes:
+        query, gallery: identity and camera as one number, -1 for junk in the gallery.
+        by_pid: gallery images that are not junk, by identity.
+        start, stop: (Q,), which of these have the identity of each query.
+        query_pids, gallery_pids: identities.
+    """
+
+    def __init__(
+        self,
+        query_pids: Labels,
+        gallery_pids: Labels,
+        query_camids: Labels,
+        gallery_camids: Labels,
+        shape: tuple[int, int],
+    ) -> None:
+        import numpy as np
+
+        queries, images = shape
+        self.query_pids = _labels(query_pids, "query_pids", queries)
+        self.gallery_pids = _labels(gallery_pids, "gallery_pids", images)
+        cameras = [_labels(query_camids, "query_camids", queries), _labels(gallery_camids, "gallery_camids", images)]
+        seen = np.stack([np.concatenate([self.query_pids, self.gallery_pids]), np.concatenate(cameras)])
+        number = np.unique(seen, axis=1, return_inverse=True)[1].ravel()
+        junk = self.gallery_pids == JUNK
+        self.query, self.gallery = number[:queries], np.where(junk, -1, number[queries:])
+        people = np.flatnonzero(~junk)
+        self.by_pid = people[np.argsort(self.gallery_pids[people], kind="stable")]
+        pids = self.gallery_pids[self.by_pid]
+        self.start = np.searchsorted(pids, self.query_pids, side="left")
+        self.stop = np.searchsorted(pids, self.query_pids, side="right")
+
+    def ranks(self, query: int, row: NDArray[Any]) -> NDArray[np.intp]:
+        """The ranks of a query's matches, from 1, ascending, by its distances (G,)."""
+        import numpy as np
+
+        seen = self.query[query]
+        same = self.by_pid[self.start[query] : self.stop[query]]
+        matches: NDArray[np.intp] = same[self.gallery[same] != seen]
+        if not matches.size:
+            return matches
+        ahead = np.flatnonzero(row <= row[matches].max())
+        if ahead.size <= _SORTED * matches.size:
+            kept = self.gallery[ahead]
+            ahead = ahead[(kept >= 0) & (kept != seen)]
+            ahead = ahead[np.argsort(row[ahead], kind="stable")]
+            return 1 + np.flatnonzero(self.gallery_pids[ahead] == self.query_pids[query])
+        row = np.where((self.gallery < 0) | (self.gallery == seen), row.dtype.type(np.inf), row)
+        count = np.count_nonzero
+        ranks = [1 + count(row[:at] <= row[at]) + count(row[at:] < row[at]) for at in matches.tolist()]
+        return np.sort(np.array(ranks, np.intp))
+
+
+def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
+    """Score blocks of distances (B, G), float32 or float64, which make up all queries in order."""
+    import numpy as np
+
+    queries, images = len(people.query), len(people.gallery)
+    ap, inp, first = np.full(queries, np.nan), np.full(queries, np.nan), np.full(queries, images)
+    query = 0
+    for block in blocks:
+        if not np.isfinite(block.sum(axis=1)).all() and not (finite := np.isfinite(block).all(axis=1)).all():
+            at = query + int(np.flatnonzero(~finite)[0])
+            raise UserError(f"the distances of query {at} hold NaN or infinity; look at the features behind them")
+        for row in block:
+            ranks = people.ranks(query, row)
+            if ranks.size:
+                ap[query] = np.mean(np.arange(1, ranks.size + 1) / ranks)
+                inp[query] = ranks.size / ranks[-1]
+                first[query] = ranks[0]
+            query += 1
 
     matched = ~np.isnan(ap)
     if not matched.any():
@@ -115,33 +220,15 @@ def evaluate_ranking(
     )
 
 
-def _ranks(row: NDArray[Any], matches: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The ranks, from 1, ascending, of some images (M,) in a row of distances (G,); a tie goes to the lower index."""
+def _real(block: Any) -> NDArray[Any]:
+    """Distances of any real type as float32 or float64."""
     import numpy as np
 
-    if matches.size >= _MANY:
-        return 1 + np.flatnonzero(np.isin(np.argsort(row, kind="stable"), matches))
-    count = np.count_nonzero
-    ahead = [count(row[:at] <= row[at]) + count(row[at:] < row[at]) for at in matches.tolist()]
-    return 1 + np.sort(np.array(ahead, np.intp))
-
-
-def _rows(distances: NDArray[Any] | Tensor) -> Iterator[NDArray[Any]]:
-    """Each row of a matrix (Q, G) as a float32 or float64 array (G,) that may be written to."""
-    import numpy as np
-
-    queries, images = distances.shape
-    step = max(1, _BLOCK // images)
-    for start in range(0, queries, step):
-        block = _array(distances[start : start + step])
-        if block.dtype.kind not in "fiub":
-            raise UserError(f"distances are of type {block.dtype}; give real numbers")
-        small = block.dtype.kind == "f" and block.dtype.itemsize <= 4
-        block = np.array(block, np.float32 if small else np.float64, order="C")
-        if not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            at = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            raise UserError(f"the distances of query {at} hold NaN or infinity; look at the features behind them")
-        yield from block
+    block = _array(block)
+    if block.dtype.kind not in "fiub":
+        raise UserError(f"distances are of type {block.dtype}; give real numbers")
+    small = block.dtype.kind == "f" and block.dtype.itemsize <= 4
+    return np.ascontiguousarray(block, np.float32 if small else np.float64)
 
 
 def _labels(values: Labels, name: str, length: int) -> NDArray[np.int64]:
@@ -189,12 +276,14 @@ class Evaluate(Stage[Scores]):
         on: the domain whose query and gallery are used.
         at: the moment of the training: "last", "best on source", "best on target" or "step N".
         flip: whether the embeddings of an image and its mirror image are added.
+        rerank: how distances are re-ranked; None for not.
     """
 
     train: Trained
     on: Any
     at: str = "last"
     flip: bool = False
+    rerank: Rerank | None = None
 
     def run(self, env: Env) -> Scores:
         dataset = env.open(self.on)
@@ -202,12 +291,19 @@ class Evaluate(Stage[Scores]):
         if self.at not in training.checkpoints:
             kept = ", ".join(training.checkpoints)
             raise UserError(f"{self.train.name} kept no network of {self.at!r}; it kept {kept}")
-        return score(
-            self.train.embedder(training, self.at).to(env.device), dataset, self.train.input, env, flip=self.flip
-        )
+        net = self.train.embedder(training, self.at).to(env.device)
+        return score(net, dataset, self.train.input, env, flip=self.flip, rerank=self.rerank)
 
 
-def score(net: nn.Module, dataset: Dataset, size: tuple[int, int], env: Env, *, flip: bool = False) -> Scores:
+def score(
+    net: nn.Module,
+    dataset: Dataset,
+    size: tuple[int, int],
+    env: Env,
+    *,
+    flip: bool = False,
+    rerank: Rerank | None = None,
+) -> Scores:
     """Score a network in evaluation mode on the query and gallery images of a domain."""
     from reproduce.data.images import Images
 
@@ -215,12 +311,14 @@ def score(net: nn.Module, dataset: Dataset, size: tuple[int, int], env: Env, *, 
         embed(net, Images(dataset.root, split, size, env.device), flip=flip)
         for split in (dataset.query, dataset.gallery)
     )
-    return evaluate_ranking(
-        1 - query @ gallery.T,
+    return evaluate_embeddings(
+        query,
+        gallery,
         [image.pid for image in dataset.query],
         [image.pid for image in dataset.gallery],
         [image.camid for image in dataset.query],
         [image.camid for image in dataset.gallery],
+        rerank=rerank,
     )
 
 

@@ -1,0 +1,212 @@
+"""Clusterings as values: DBSCAN on a graph of distances, k-means on embeddings. Labels are 0, 1, ...; outliers -1."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+    from reproduce.neighbours import Embeddings
+
+OUTLIER = -1
+
+
+@dataclass(frozen=True)
+class Rho:
+    """The eps of UDAP, SSG and MMT: the mean of the lowest share rho of the distances that are not zero."""
+
+    rho: float = 1.6e-3
+
+    def eps(self, graph: sparse.csr_array) -> float:
+        """The eps for the pairs of a graph (N, N)."""
+        return _mean_of_lowest(graph, self.rho, zeros=False)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """The eps of DAAM: the mean of the lowest share p of all distances (section on target domain learning)."""
+
+    p: float = 1.6e-3
+
+    def eps(self, graph: sparse.csr_array) -> float:
+        """The eps for the pairs of a graph (N, N)."""
+        return _mean_of_lowest(graph, self.p, zeros=True)
+
+
+@dataclass(frozen=True)
+class DBSCAN:
+    """Ester et al., "A Density-Based Algorithm for Discovering Clusters" (KDD 1996), on a graph of distances.
+
+    An image that has `min_samples` images within eps, itself among them, is a core. Cores within eps of each other
+    share a cluster; any other image joins the first cluster that has a core within eps of it, or is an outlier.
+    Clusters are numbered by their first cores.
+
+    Attributes:
+        eps: a distance, or the rule that finds it.
+        min_samples: how many images make a core.
+    """
+
+    eps: float | Rho | TopP = 0.6
+    min_samples: int = 4
+
+    def settled(self, graph: sparse.csr_array) -> DBSCAN:
+        """The same with the number that its rule gives for this graph, for methods that set eps once."""
+        return self if isinstance(self.eps, (int, float)) else dataclasses.replace(self, eps=self.eps.eps(graph))
+
+    def labels(self, graph: sparse.csr_array) -> NDArray[np.int64]:
+        """Cluster the images of a graph.
+
+        Args:
+            graph: (N, N) distances, symmetric, with zeros and the diagonal stored. Pairs that are not stored have
+                distance 1 or, as in `reproduce.neighbours.Graph`, the sum of their `shift`, which is no less than what
+                is stored for any pair.
+
+        Returns:
+            (N,) labels.
+
+        Raises:
+            UserError: eps or min_samples makes no sense, or the rule finds no distance to set eps from.
+        """
+        import numpy as np
+        from scipy import sparse
+        from scipy.sparse.csgraph import connected_components
+
+        eps = self.settled(graph).eps
+        if not isinstance(eps, (int, float)) or not eps >= 0 or self.min_samples < 1:
+            raise UserError(f"eps is {eps} and min_samples {self.min_samples}; give a distance and at least 1")
+        n = graph.shape[0]
+        shift = _shift(graph)
+        rows = np.repeat(np.arange(n), np.diff(graph.indptr))
+        near = graph.data <= np.float32(eps)
+        rows, columns = rows[near], graph.indices[near]
+        # Pairs of small shift are within eps whether they are stored or not: few or none, and never listed.
+        rank = np.argsort(shift, kind="stable")
+        reached = np.searchsorted(shift[rank], eps - shift, side="right")
+        listed = shift[columns] > (eps - shift)[rows]
+        rows, columns = rows[listed], columns[listed]
+        core = reached + np.bincount(rows, minlength=n) >= self.min_samples
+
+        between = core[rows] & core[columns]
+        edges = [np.stack([rows[between], columns[between]])]
+        cores = rank[core[rank]]
+        if len(cores):
+            to_least = cores[shift[cores[0]] <= (eps - shift)[cores]]
+            edges.append(np.stack([to_least, np.full(len(to_least), cores[0])]))
+        start, end = np.concatenate(edges, axis=1)
+        component = connected_components(sparse.csr_array((np.ones(len(start)), (start, end)), shape=(n, n)), False)[1]
+        labels = np.full(n, OUTLIER)
+        _, first, number = np.unique(component[core], return_index=True, return_inverse=True)
+        labels[core] = np.argsort(np.argsort(first))[number]
+
+        none = len(first)
+        joined = np.full(n, none)
+        border = core[columns] & ~core[rows]
+        np.minimum.at(joined, rows[border], labels[columns[border]])
+        least = np.minimum.accumulate(np.concatenate([[none], np.where(core, labels, none)[rank]]))
+        joined = np.minimum(joined, least[reached])
+        labels[~core] = np.where(joined < none, joined, OUTLIER)[~core]
+        return labels
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Lloyd's k-means from k-means++ starts, the best of several (scikit-learn's).
+
+    Attributes:
+        k: how many clusters; or
+        images_per_cluster: of N images this many make a cluster on average, k = floor(N / this).
+        n_init: how many starts.
+        seed: of the starts.
+    """
+
+    k: int | None = None
+    images_per_cluster: float | None = None
+    n_init: int = 10
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.images_per_cluster is None):
+            raise UserError("KMeans takes either k or images_per_cluster")
+
+    def labels(self, embeddings: Embeddings) -> NDArray[np.int64]:
+        """Cluster embeddings (N, D) by Euclidean distance.
+
+        Returns:
+            (N,) labels in 0..k-1; no outliers.
+
+        Raises:
+            UserError: embeddings that are empty, no matrix of real numbers or not finite; fewer images than clusters.
+        """
+        import numpy as np
+        from sklearn import cluster
+
+        from reproduce.neighbours import checked
+
+        rows = checked(embeddings).cpu().numpy()
+        k = self.k or max(1, int(len(rows) // (self.images_per_cluster or 1)))
+        if not 1 <= k <= len(rows):
+            raise UserError(f"k is {k} and there are {len(rows)} images; give at least 1 and at most as many as images")
+        found = cluster.KMeans(k, n_init=self.n_init, random_state=self.seed, max_iter=300).fit(rows)
+        return np.asarray(found.labels_, np.int64)
+
+
+def _shift(graph: sparse.csr_array) -> NDArray[np.float64]:
+    """What the distance of a pair that is not stored is the sum of (N,)."""
+    import numpy as np
+
+    return np.asarray(getattr(graph, "shift", np.full(graph.shape[0], 0.5)), np.float64)
+
+
+def _mean_of_lowest(graph: sparse.csr_array, share: float, *, zeros: bool) -> float:
+    """The mean of the lowest share (at least one) of the distances of all pairs, stored or not.
+
+    Pairs that are not stored are counted and summed, never listed: how many sums of two shifts are at most t, and their
+    total, follow from the sorted shifts, less the pairs that are stored. The t that the share ends at is bisected.
+    """
+    import numpy as np
+    from scipy import sparse
+
+    if not 0 < share <= 1:
+        raise UserError(f"the share of distances is {share}; give a number above 0, at most 1")
+    shift = np.sort(_shift(graph))
+    n = len(shift)
+    after = np.arange(1, n + 1)
+    sums = np.concatenate([[0.0], np.cumsum(shift)])
+    upper = sparse.triu(graph, 1, format="coo")
+    by_image = _shift(graph)
+    corrections = []
+    for sign, values in (1, upper.data.astype(np.float64)), (-1, by_image[upper.row] + by_image[upper.col]):
+        values.sort()
+        corrections.append((sign, values, np.concatenate([[0.0], np.cumsum(values)])))
+
+    def up_to(t: float) -> tuple[int, float]:
+        """How many distances are at most t, and their sum."""
+        end = np.maximum(np.searchsorted(shift, t - shift, side="right"), after)
+        count, total = int((end - after).sum()), float((sums[end] - sums[after] + (end - after) * shift).sum())
+        for sign, values, cumulated in corrections:
+            at = int(np.searchsorted(values, t, side="right"))
+            count, total = count + sign * at, total + sign * float(cumulated[at])
+        return count, total
+
+    dropped = 0 if zeros else up_to(0.0)[0]
+    pairs = n * (n - 1) // 2 - dropped
+    if pairs < 1:
+        raise UserError(f"the distances of {n} images are too few, or all zero, to set eps from: give eps as a number")
+    lowest = max(1, round(share * pairs))
+    if up_to(0.0)[0] >= lowest + dropped:
+        return 0.0
+    low, high = 0.0, max(2 * float(shift[-1]), float(upper.data.max(initial=0)))
+    while low < (middle := (low + high) / 2) < high:
+        if up_to(middle)[0] < lowest + dropped:
+            low = middle
+        else:
+            high = middle
+    count, total = up_to(low)
+    return (total + (lowest + dropped - count) * high) / lowest

@@ -1,0 +1,741 @@
+"""Nearest neighbours, k-reciprocal Jaccard distances and re-ranking: exact, without ever holding an N x N matrix.
+
+Distances between embeddings are squared Euclidean; the kernels work with closeness, minus half of that:
+x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2, symmetric and largest for the nearest. A list of neighbours begins with the image
+itself, and a tie goes to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+from torch import Tensor
+
+from reproduce.stage import UserError
+
+Array: TypeAlias = NDArray[Any]
+Embeddings: TypeAlias = NDArray[Any] | Tensor
+Variant: TypeAlias = Literal["spcl", "mmt", "udap"]
+Backend: TypeAlias = Literal["torch", "faiss"]
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+
+_TILE = 2048
+"""Rows and columns of a tile of products."""
+
+_CELLS = 1 << 22
+"""Products, or terms of a sparse sum, that are held at a time."""
+
+_CANDIDATES = 1024
+"""Candidates of one row from which comparing it with every other is cheaper."""
+
+_ROUNDING = 1e-6
+"""Jaccard distances, and distances from the source, below this are zero but for rounding."""
+
+
+class Graph(sparse.csr_array):  # type: ignore[misc]
+    """Distances (N, N), stored for the pairs that share a neighbour.
+
+    Attributes:
+        shift: (N,); `shift[i] + shift[j]` is the distance of a pair that is not stored: 1 without a source term.
+    """
+
+    shift: Array
+
+
+def nearest(embeddings: Embeddings, k: int, *, backend: Backend = "torch") -> Array:
+    """The k nearest neighbours of each embedding, itself first.
+
+    Args:
+        embeddings: (N, D).
+        k: length of the lists; N if that is less.
+        backend: "torch", or "faiss" where that is installed (its exact index, on the CPU).
+
+    Returns:
+        (N, k) indices, nearest first, the lower of equally near ones first. With "torch" they are those of the float32
+        products as computed; with "faiss" ties are in faiss's order.
+
+    Raises:
+        UserError: embeddings that are empty, not a matrix of real numbers, or not finite; k below 1; no faiss.
+    """
+    points = _points(embeddings)
+    if k < 1:
+        raise UserError(f"k is {k}; a list of neighbours has at least one")
+    k = min(k, len(points.rows))
+    return _with_faiss(points, k) if backend == "faiss" else _neighbours(points, k)[0]
+
+
+def jaccard_graph(
+    embeddings: Embeddings,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    variant: Variant = "spcl",
+    source: Embeddings | None = None,
+    source_weight: float = 0.0,
+    ranks: Array | Tensor | None = None,
+) -> Graph:
+    """The k-reciprocal Jaccard distances that are below 1.
+
+    The k-reciprocal set R(i, k) holds those in i's list that have i in theirs. R(i, k1) is joined by the R(j, k1 / 2)
+    of each member j of which more than two thirds lie in it. V_i spreads a weight of 1 over the result, proportional to
+    exp(-d), and is then averaged over the k2 nearest of i, itself among them. With s the sum of the element-wise minima
+    of V_i and V_j the distance is 1 - s / (2 - s). Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
+    Encoding" (CVPR 2017).
+
+    | variant | lists for R(i, k1) | d | embeddings |
+    |---|---|---|---|
+    | spcl | k1, itself included | squared Euclidean | of unit length |
+    | mmt | k1 + 1 | squared Euclidean over the largest from i | of unit length |
+    | udap | k1 + 1 | squared Euclidean over the largest from i | as they are |
+
+    Lists for R(j, k1 / 2) have round(k1 / 2) + 1 entries, halves rounded to even, in all three. The variants are the
+    published code of SpCL, of MMT, and of UDAP (in single where that is in half precision).
+
+    With a source term the distance of a pair becomes (1 - w) d + w (u_i + u_j), u_i being the least 1 - exp(-d) between
+    image i and the source, divided by the largest u: stored pairs hold it, and `shift` has it for all others.
+
+    Args:
+        embeddings: (N, D) of the target.
+        k1, k2: as above; lists longer than N hold all N.
+        variant: as above; "spcl" and "mmt" rescale rows that are not of unit length.
+        source: (M, D) embeddings of the source.
+        source_weight: w, in 0..1.
+        ranks: (N, k1 + 1 or more; k1 for "spcl") neighbours of each image, nearest first, itself included; found if
+            not given.
+
+    Returns:
+        (N, N) float32, the pairs whose distance without the source term is below 1; zeros are stored, the diagonal
+        among them.
+
+    Raises:
+        UserError: embeddings as for `nearest`; k2 beyond k1; ranks that are no lists of images; a source that does not
+            fit; a weight without a source.
+    """
+    if variant not in ("spcl", "mmt", "udap"):
+        raise UserError(f"variant is {variant!r}; choose spcl, mmt or udap")
+    _check(k1, k2)
+    if not 0 <= source_weight <= 1 or (source_weight and source is None):
+        raise UserError(f"source_weight is {source_weight}; give a number in 0..1, and the embeddings of a source")
+    scaled = variant != "spcl"
+    points = _points(embeddings, unit=variant != "udap")
+    k = k1 + scaled
+    farthest = None
+    if ranks is None:
+        lists, farthest = _neighbours(points, k, farthest=scaled)
+    else:
+        lists = _lists(ranks, len(points), k)
+        if scaled:
+            farthest = _neighbours(points, 1, farthest=True)[1]
+    codes = _codes(points, lists, k1, k2, farthest)
+    del lists
+
+    graph = Graph(_jaccard(codes))
+    graph.shift = np.full(len(points), 0.5)
+    if source is not None and source_weight:
+        apart = _apart(points, _points(source, unit=variant != "udap", name="the source's embeddings"))
+        rows = np.repeat(np.arange(len(points)), np.diff(graph.indptr))
+        graph.data *= np.float32(1 - source_weight)
+        graph.data += (source_weight * (apart[rows] + apart[graph.indices])).astype(np.float32)
+        graph.shift = (1 - source_weight) / 2 + source_weight * apart
+    return graph
+
+
+def rerank(
+    query: Embeddings,
+    gallery: Embeddings,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_: float = 0.3,
+    *,
+    metric: Metric = "euclidean",
+) -> Iterator[NDArray[np.float32]]:
+    """Re-ranked distances between queries and gallery, a block of queries at a time.
+
+    (1 - lambda) Jaccard + lambda d, where d is the squared distance divided by the largest of that query to any image.
+    The k-reciprocal sets are those of queries and gallery together, with lists of k1 + 1 and weights proportional to
+    exp(-d). Zhong et al. (CVPR 2017) and their published code, which squares Euclidean distances.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        k1, k2: of the k-reciprocal sets and of the average; lists longer than Q + G hold all.
+        lambda_: the share of the original distance, in 0..1.
+        metric: "euclidean" takes embeddings as they are, "cosine" rescales them to unit length first.
+
+    Returns:
+        An iterator over float32 blocks (B, G), which make up all rows in the order of the queries.
+
+    Raises:
+        UserError: embeddings as for `nearest`, or of different dimensions; k2 beyond k1; a lambda outside 0..1.
+    """
+    _check(k1, k2)
+    if not 0 <= lambda_ <= 1:
+        raise UserError(f"lambda is {lambda_}; give a number in 0..1")
+    queries, images = _pair(query, gallery, metric)
+    return _reranked(_Points(torch.cat([queries.rows, images.rows])), len(queries), k1, k2, lambda_)
+
+
+def _reranked(points: _Points, queries: int, k1: int, k2: int, lambda_: float) -> Iterator[NDArray[np.float32]]:
+    n = len(points)
+    lists, farthest = _neighbours(points, k1 + 1, farthest=True)
+    assert farthest is not None
+    codes = _codes(points, lists, k1, k2, farthest)
+    del lists
+    theirs = codes[queries:].tocsc()
+    share = np.float32(1 - lambda_)
+    scale = (2 * lambda_ / np.where(farthest > 0, farthest, 1)).astype(np.float32)
+    for rows in _strips(queries, n - queries):
+        block: NDArray[np.float32] = points.closeness(rows, slice(queries, n)).clamp_(max=0).cpu().numpy()
+        block *= -scale[rows, None]
+        block += share
+        own = codes[rows]
+        for part, shared in _overlaps(own, theirs, theirs.indptr[own.indices]):
+            cells = np.repeat(np.arange(part.start, part.stop), np.diff(shared.indptr)), shared.indices
+            block[cells] -= share * (shared.data / (2 - shared.data))
+        yield block
+
+
+def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine") -> Iterator[NDArray[np.float32]]:
+    """Distances between queries and gallery, a block of queries at a time.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        metric: "cosine", 1 minus the cosine; or "euclidean", squared.
+
+    Returns:
+        An iterator over float32 blocks (B, G), which make up all rows in the order of the queries.
+
+    Raises:
+        UserError: embeddings as for `nearest`, or of different dimensions; another metric.
+    """
+    queries, images = _pair(query, gallery, metric)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for rows in _strips(len(queries), len(images)):
+            block = _product(queries.rows[rows], images.rows)
+            if metric == "cosine":
+                block.neg_().add_(1)
+            else:
+                block.sub_(images.half).sub_(queries.half[rows, None]).mul_(-2).clamp_(min=0)
+            yield block.cpu().numpy()
+
+    return blocks()
+
+
+# Embeddings
+
+
+class _Points:
+    """Embeddings as the kernels take them.
+
+    Attributes:
+        rows: (N, D), float32.
+        half: (N,), half their squared lengths.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+        self.half = _half(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def closeness(self, rows: Any, columns: Any = slice(None)) -> Tensor:
+        """Minus half the squared distances (R, C) between some rows and others."""
+        return _product(self.rows[rows], self.rows[columns]).sub_(self.half[columns]).sub_(self.half[rows, None])
+
+
+def checked(embeddings: Embeddings, name: str = "embeddings") -> Tensor:
+    """Embeddings (N, D) of any real type and layout as a float32 tensor on their own device.
+
+    Raises:
+        UserError: they are empty, not a matrix of real numbers, or not finite.
+    """
+    if isinstance(embeddings, Tensor):
+        rows = embeddings.detach()
+    else:
+        array = np.asarray(embeddings)
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"{name} are of type {array.dtype}; give real numbers")
+        rows = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise UserError(f"{name} are of type {rows.dtype}; give real numbers")
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise UserError(f"{name} have shape {tuple(rows.shape)}; give a row per image, (N, D), and at least one")
+    rows = rows.float().contiguous()
+    if not bool(_half(rows).isfinite().all()):
+        at = int(torch.nonzero(~_half(rows).isfinite())[0, 0])
+        raise UserError(f"row {at} of {name} holds NaN, infinity or numbers too large to square")
+    return rows
+
+
+def _points(embeddings: Embeddings, *, unit: bool = False, name: str = "embeddings") -> _Points:
+    """Check embeddings; with `unit`, rescale rows unless they are of unit length already."""
+    points = _Points(checked(embeddings, name))
+    if unit and bool(((2 * points.half - 1).abs() > 1e-4).any()):
+        if not bool(points.half.all()):
+            at = int(torch.nonzero(points.half == 0)[0, 0])
+            raise UserError(f"row {at} of {name} is zero and has no direction")
+        points = _Points(points.rows / (2 * points.half).sqrt()[:, None])
+    return points
+
+
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner products (R, C); on a CPU a tile at a time, which its matrix products like best."""
+    step = _TILE if rows.device.type == "cpu" else max(1, len(columns))
+    product = rows.new_empty(len(rows), len(columns))
+    for at in range(0, len(columns), step):
+        torch.mm(rows, columns[at : at + step].T, out=product[:, at : at + step])
+    return product
+
+
+def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Points, _Points]:
+    """Queries and gallery, on the device of the gallery."""
+    if metric not in ("cosine", "euclidean"):
+        raise UserError(f"metric is {metric!r}; choose cosine or euclidean")
+    images = _points(gallery, unit=metric == "cosine", name="the gallery's embeddings")
+    queries = _points(query, unit=metric == "cosine", name="the queries' embeddings")
+    _same_space(queries, images)
+    return _Points(queries.rows.to(images.rows.device)), images
+
+
+def _same_space(one: _Points, other: _Points) -> None:
+    if one.rows.shape[1] != other.rows.shape[1]:
+        raise UserError(f"embeddings of {one.rows.shape[1]} dimensions do not compare with {other.rows.shape[1]}")
+
+
+def _check(k1: int, k2: int) -> None:
+    if not 1 <= k2 <= k1:
+        raise UserError(f"k1 is {k1} and k2 {k2}; they have to be at least 1, and k2 at most k1")
+
+
+def _half(rows: Tensor) -> Tensor:
+    """Half the squared lengths (N,) of rows (N, D)."""
+    return torch.cat([rows[part].square().sum(1) for part in _strips(*rows.shape)]) / 2
+
+
+def _strips(count: int, columns: int) -> list[slice]:
+    """Some rows at a time, of so many columns."""
+    step = max(1, _CELLS // columns)
+    return [slice(at, min(at + step, count)) for at in range(0, count, step)]
+
+
+# Nearest neighbours
+
+
+def _neighbours(
+    points: _Points, k: int, *, farthest: bool = False, low: bool | None = None
+) -> tuple[Array, NDArray[np.float32] | None]:
+    """Lists of nearest neighbours (N, min(k, N)) and, if asked for, the largest squared distance from each row (N,)."""
+    n = len(points)
+    k = min(k, n)
+    if points.rows.device.type != "cpu" or n <= 2 * _TILE or 8 * k > _TILE:
+        lists, largest = _plain(points, np.arange(n), k)
+        return lists, largest if farthest else None
+    return _tiled(points, k, farthest, _bfloat16_is_fast() if low is None else low)
+
+
+def _plain(points: _Points, rows: Array, k: int) -> tuple[Array, NDArray[np.float32]]:
+    """Lists (R, k) and largest squared distances (R,) of some rows, comparing each with every other."""
+    lists, farthest = [], []
+    for strip in _strips(len(rows), len(points)):
+        part = rows[strip]
+        close = points.closeness(part)
+        farthest.append(-2 * close.amin(1))
+        close[torch.arange(len(part)), part] = torch.inf
+        best, at, tied = _best(close, k)
+        for row in torch.nonzero(tied)[:, 0].tolist():
+            last = best[row, -1]
+            above, equal = torch.nonzero(close[row] > last)[:, 0], torch.nonzero(close[row] == last)[:, 0]
+            at[row] = torch.cat([above, equal[: k - len(above)]])
+            best[row] = close[row, at[row]]
+        lists.append(_in_order(best, at))
+    return np.concatenate(lists), torch.cat(farthest).clamp_(min=0).cpu().numpy()
+
+
+def _best(close: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest of each row, where they are, and whether the choice was not unique."""
+    best, at = close.topk(min(k + 1, close.shape[1]))
+    tied = best[:, k - 1] == best[:, k] if best.shape[1] > k else torch.zeros(len(best), dtype=torch.bool)
+    return best[:, :k], at[:, :k], tied
+
+
+def _in_order(close: Tensor, at: Tensor) -> Array:
+    """Neighbours (R, k) by falling closeness, then by index."""
+    at, by_index = at.sort(1)
+    by_closeness = close.gather(1, by_index).argsort(dim=1, descending=True, stable=True)
+    return at.gather(1, by_closeness).cpu().numpy()
+
+
+@functools.cache
+def _bfloat16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 well over 1.5 times as fast as float32, by trial."""
+
+    def seconds(matrix: Tensor) -> float:
+        spent = []
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            spent.append(time.perf_counter() - start)
+        return min(spent)
+
+    matrix = torch.ones(1024, 1024)
+    return 1.5 * seconds(matrix.bfloat16()) < seconds(matrix)
+
+
+def _tiled(points: _Points, k: int, farthest: bool, low: bool) -> tuple[Array, NDArray[np.float32] | None]:
+    """As `_plain` for all rows, with each pair multiplied once, in bfloat16 if `low`.
+
+    Rows are sorted so that neighbours are mostly in one tile of the diagonal. The neighbours found there bound what any
+    other must reach, and few pairs of other tiles do. In bfloat16 the bound allows for the error of the products, and
+    the pairs that reach it are multiplied again in float32.
+    """
+    n = len(points)
+    order = _by_pivot(points, low)
+    tiles = np.split(order, range(_TILE, n - 4 * k, _TILE))
+    matrix = _Matrix(points, tiles, low)
+    near, far = _Search(matrix, k, 1), _Search(matrix, 1, -1)
+    searches = [near, far] if farthest else [near]
+    for a in range(len(tiles)):
+        close = matrix.products(a, a).fill_diagonal_(torch.inf)
+        for search in searches:
+            search.begin(a, close)
+    for a in range(len(tiles)):
+        for b in range(a + 1, len(tiles)):
+            close = matrix.products(a, b)
+            for search in searches:
+                search.add(a, b, close)
+        for search in searches:
+            search.end(a)
+    best, columns, unsure = near.result()
+    lists = _in_order(best, columns)
+    largest = np.zeros(n, np.float32)
+    if farthest:
+        best, _, crowded = far.result()
+        largest = (-2 * best[:, 0]).clamp(min=0).numpy()
+        unsure |= crowded
+    if unsure.any():
+        rows = np.flatnonzero(unsure.numpy())
+        lists[rows], largest[rows] = _plain(points, rows, k)
+    return lists, largest if farthest else None
+
+
+def _by_pivot(points: _Points, low: bool) -> Array:
+    """All rows, sorted by which of some pivots is nearest."""
+    n, columns = points.rows.shape
+    pivots = np.arange(0, n, max(1, math.isqrt(n) // 2))
+    dtype = torch.bfloat16 if low else torch.float32
+    centre = points.rows.mean(0)
+    at = (points.rows[pivots] - centre).to(dtype)
+    half = at.float().square().sum(1) / 2
+    nearest = [
+        (((points.rows[part] - centre).to(dtype) @ at.T).float() - half).argmax(1) for part in _strips(n, columns)
+    ]
+    return np.argsort(torch.cat(nearest).numpy(), kind="stable")
+
+
+class _Matrix:
+    """The closeness of all pairs, tile by tile, in float32 or approximated by products in bfloat16.
+
+    In bfloat16 rows are centred first, which leaves distances as they are and makes products, and so their errors,
+    smaller.
+
+    Attributes:
+        points: the embeddings.
+        tiles: their indices, tile by tile.
+        low: whether products are approximations.
+        error: (N,), by how much a closeness of each row can be off.
+    """
+
+    def __init__(self, points: _Points, tiles: list[Array], low: bool) -> None:
+        self.points, self.tiles, self.low = points, tiles, low
+        self.half, self.error = points.half, torch.zeros(len(points))
+        self._rounded: list[Tensor] = []
+        if low:
+            length, lost = torch.empty(len(points)), torch.empty(len(points))
+            centre = points.rows.mean(0)
+            for rows in tiles:
+                exact = points.rows[rows] - centre
+                self._rounded.append(exact.bfloat16())
+                length[rows] = torch.linalg.vector_norm(exact, dim=1)
+                lost[rows] = torch.linalg.vector_norm(exact - self._rounded[-1].float(), dim=1)
+            self.half = length.square() / 2
+            self.error = _error(length, lost, points.rows.shape[1])
+
+    def products(self, a: int, b: int) -> Tensor:
+        """The closeness (A, B) of the rows of two tiles."""
+        if self.low:
+            close = (self._rounded[a] @ self._rounded[b].T).float()
+        else:
+            close = self.points.rows[self.tiles[a]] @ self.points.rows[self.tiles[b]].T
+        return close.sub_(self.half[self.tiles[a], None]).sub_(self.half[self.tiles[b]])
+
+    def reach(self, a: int, best: Tensor) -> Tensor:
+        """What an entry of a row of tile a must reach for its exact closeness to be that of `best` (A,) or more."""
+        return best - 2 * self.error[self.tiles[a]]
+
+
+def _error(length: Tensor, lost: Tensor, columns: int) -> Tensor:
+    """A bound (N,) of the error of closeness from bfloat16 products.
+
+    With x' = x - r for the rounded rows, x.y - x'.y' = r.y + x'.s, at most |r| |y| + |x'| |s|. A product is summed in
+    float32, with at most one rounding a term, and rounded to bfloat16; the halves of the squared lengths are float32.
+
+    Args:
+        length: (N,) lengths of the rows.
+        lost: (N,) lengths of what rounding took from them.
+        columns: terms of a product.
+    """
+    longest = length + lost
+    largest = longest * longest.max()
+    return lost * length.max() + longest * lost.max() + largest * (2.0**-9 + (columns + 8) * 2.0**-23)
+
+
+class _Search:
+    """The k closest (sign 1) or the k farthest (sign -1) of each row, from the tiles of a matrix."""
+
+    def __init__(self, matrix: _Matrix, k: int, sign: int) -> None:
+        self.matrix, self.k, self.sign = matrix, k, sign
+        self.reach: list[Tensor] = []
+        self.count = [np.zeros(len(rows), np.int64) for rows in matrix.tiles]
+        self.found: list[list[tuple[Array, Array, Array]]] = [[] for _ in matrix.tiles]
+        self.kept: list[tuple[Array, Array, Array]] = []
+
+    def begin(self, a: int, close: Tensor) -> None:
+        """Take a tile of the diagonal, of which there must be all before any other."""
+        best = _reached_by(close, self.k) if self.sign > 0 else -close.amin(1)
+        self.reach.append(self.matrix.reach(a, best))
+        self._keep(a, a, close, transposed=False)
+
+    def add(self, a: int, b: int, close: Tensor) -> None:
+        """Take a tile beside the diagonal, for its rows and, mirrored, for its columns."""
+        self._keep(a, b, close, transposed=False)
+        self._keep(b, a, close, transposed=True)
+
+    def _keep(self, a: int, b: int, close: Tensor, *, transposed: bool) -> None:
+        reach = self.reach[a][None] if transposed else self.reach[a][:, None]
+        hits = np.flatnonzero((close >= reach if self.sign > 0 else close <= -reach).numpy())
+        rows, columns = np.divmod(hits, close.shape[1])
+        if transposed:
+            rows, columns = columns, rows
+        self.count[a] += np.bincount(rows, minlength=len(self.count[a]))
+        self.reach[a][torch.from_numpy(self.count[a] > _CANDIDATES)] = torch.inf
+        values = close.flatten()[torch.from_numpy(hits)].numpy()
+        self.found[a].append((rows.astype(np.uint16), self.matrix.tiles[b][columns], self.sign * values))
+
+    def end(self, a: int) -> None:
+        """Sort what was found for the rows of a tile, after its last."""
+        rows, columns, close = (np.concatenate(part) for part in zip(*self.found[a], strict=True))
+        self.found[a] = []
+        kept = np.argsort(rows, kind="stable")
+        kept = kept[(self.count[a] <= _CANDIDATES)[rows[kept]]]
+        rows, columns, close = rows[kept], columns[kept], close[kept]
+        if self.matrix.low:
+            best = _reached_by(_ragged(np.bincount(rows, minlength=len(self.count[a])), close, self.k), self.k)
+            kept = close >= self.matrix.reach(a, best).numpy()[rows]
+            rows, columns, close = rows[kept], columns[kept], close[kept]
+        self.kept.append((self.matrix.tiles[a][rows], columns, close))
+
+    def result(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Closeness and columns of the k best (N, k), and which rows (N,) have to be done over."""
+        n = len(self.matrix.points)
+        rows, columns, close = (np.concatenate(part) for part in zip(*self.kept, strict=True))
+        table = sparse.csr_array((close, (rows, columns)), shape=(n, n))
+        if self.matrix.low:
+            table.data = self.sign * _closeness(self.matrix.points, table)
+            if self.sign > 0:
+                table.setdiag(np.inf)
+        found = []
+        for start in range(0, n, _TILE):
+            part = table[start : start + _TILE]
+            sizes = np.diff(part.indptr)
+            best, at, tied = _best(_ragged(sizes, part.data, self.k + 1), self.k)
+            found.append(
+                (best, _ragged(sizes, part.indices, self.k + 1).gather(1, at), tied | torch.from_numpy(sizes < self.k))
+            )
+        closest, near, unsure = (torch.cat(part) for part in zip(*found, strict=True))
+        return self.sign * closest, near.long(), unsure
+
+
+def _reached_by(close: Tensor, k: int) -> Tensor:
+    """What at least k entries of each row reach: about the k-th largest, from the maxima of a few columns each."""
+    together = min(8, close.shape[1] // (3 * k))
+    if together > 1:
+        width = close.shape[1] // together
+        close = close[:, : together * width].reshape(-1, together, width).amax(1)
+    return close.topk(k).values[:, -1]
+
+
+def _ragged(sizes: Array, values: Array, width: int) -> Tensor:
+    """Rows of several sizes (R,), one after the other, as a matrix (R, width or more) filled up with -inf or 0."""
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    at = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    matrix = np.full((len(sizes), max(width, sizes.max())), -np.inf if values.dtype.kind == "f" else 0, values.dtype)
+    matrix[rows, at] = values
+    return torch.from_numpy(matrix)
+
+
+def _closeness(points: _Points, pairs: sparse.csr_array) -> NDArray[np.float32]:
+    """The closeness of the pairs that a matrix (N, N) stores, in its order.
+
+    Rows are taken a few at a time, in an order in which they ask for much the same columns, and multiplied with all
+    that any of them asks for.
+    """
+    mutual = sparse.csr_array((np.ones(pairs.nnz, bool), pairs.indices, pairs.indptr), shape=pairs.shape)
+    mutual = mutual.multiply(mutual.T).tocsr()
+    order = reverse_cuthill_mckee(mutual, symmetric_mode=True).copy()
+    numbered = sparse.csr_array((np.arange(pairs.nnz), pairs.indices, pairs.indptr), shape=pairs.shape)[order]
+    close = np.empty(pairs.nnz, np.float32)
+    step = 64 if points.rows.device.type == "cpu" else 1024
+    for start in range(0, len(order), step):
+        ends = numbered.indptr[start : start + step + 1]
+        part = slice(ends[0], ends[-1])
+        union, columns = np.unique(numbered.indices[part], return_inverse=True)
+        block = points.closeness(order[start : start + step], union).cpu().numpy()
+        close[numbered.data[part]] = block[np.repeat(np.arange(len(ends) - 1), np.diff(ends)), columns]
+    return close
+
+
+def _with_faiss(points: _Points, k: int) -> Array:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError("faiss is not installed: pip install 'reproduce-reid[faiss-cpu]'") from None
+    index = faiss.IndexFlatL2(points.rows.shape[1])
+    rows = np.ascontiguousarray(points.rows.cpu().numpy())
+    index.add(rows)
+    lists: Array = index.search(rows, k)[1]
+    own = np.arange(len(rows))[:, None]
+    absent = ~(lists == own).any(1)
+    lists[absent, -1] = own[absent, 0]
+    return np.take_along_axis(lists, np.argsort(lists != own, axis=1, kind="stable"), 1)
+
+
+# k-reciprocal encoding and Jaccard distances
+
+
+def _lists(ranks: Array | Tensor, n: int, k: int) -> Array:
+    """The first k of injected lists, checked."""
+    lists = torch.as_tensor(ranks).cpu().numpy()
+    if lists.ndim != 2 or lists.dtype.kind not in "iu" or len(lists) != n or lists.shape[1] < min(k, n):
+        raise UserError(
+            f"ranks are {lists.dtype} of shape {lists.shape}; give integers, ({n}, {min(k, n)}) or more columns"
+        )
+    lists = lists[:, : min(k, n)].astype(np.int64)
+    ordered = np.sort(lists, axis=1)
+    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= n or (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise UserError(f"ranks hold images that are not in 0..{n - 1}, or one image twice in a list")
+    return lists
+
+
+def _codes(points: _Points, lists: Array, k1: int, k2: int, farthest: NDArray[np.float32] | None) -> sparse.csr_array:
+    """The vectors V (N, N): weights over k-reciprocal neighbours, averaged over the k2 nearest.
+
+    Args:
+        points: the images.
+        lists: (N, k) neighbours; all of them count for R(i, k1).
+        k1, k2: for R(i, k1 / 2) and for the average.
+        farthest: (N,) largest squared distances, by which those from i are divided.
+    """
+    n, k = lists.shape
+    full = _reciprocal(lists)
+    half = _reciprocal(lists[:, : min(round(k1 / 2) + 1, k)])
+    common = (full @ half.T).multiply(full).tocsr()
+    common.data = (common.data > 2 / 3 * np.diff(half.indptr)[common.indices]).astype(np.int32)
+    common.eliminate_zeros()
+    members = (full + common @ half).tocsr()
+    del common, half
+
+    rows = np.repeat(np.arange(n), np.diff(members.indptr))
+    far = -2 * _closeness(points, members)
+    if farthest is not None:
+        far /= np.where(farthest > 0, farthest, 1)[rows]
+    weights = np.exp(-np.maximum(far, 0))
+    weights /= np.bincount(rows, weights, minlength=n)[rows]
+    codes = sparse.csr_array((weights, members.indices, members.indptr), shape=(n, n))
+    if k2 == 1:
+        return codes
+    return _indicator(lists[:, :k2], np.float32(1 / min(k2, k))) @ codes
+
+
+def _reciprocal(lists: Array) -> sparse.csr_array:
+    """R (N, N): 1 where two images have each other in their lists."""
+    named = _indicator(lists, np.int32(1))
+    return named.multiply(named.T).tocsr()
+
+
+def _indicator(lists: Array, value: Any) -> sparse.csr_array:
+    """(N, N), holding a value where an image has another in its list."""
+    n, k = lists.shape
+    return sparse.csr_array(
+        (np.full(n * k, value), lists.ravel().astype(np.int32), np.arange(0, n * k + 1, k, dtype=np.int32)),
+        shape=(n, n),
+    )
+
+
+def _jaccard(codes: sparse.csr_array) -> sparse.csr_array:
+    """The distances (N, N) below 1; of each pair only one half is summed."""
+    numbered = sparse.csr_array((np.arange(codes.nnz), codes.indices, codes.indptr), shape=codes.shape).tocsc()
+    lists = sparse.csc_array((codes.data[numbered.data], numbered.indices, numbered.indptr), shape=codes.shape)
+    own = np.empty(codes.nnz, np.int64)
+    own[numbered.data] = np.arange(codes.nnz)
+    upper = sparse.vstack([shared for _, shared in _overlaps(codes, lists, own)], format="csr")
+    shared = (upper + sparse.triu(upper, 1).T).tocsr()
+    shared.data = 1 - shared.data / (2 - shared.data)
+    shared.data[shared.data < _ROUNDING] = 0
+    return shared
+
+
+def _overlaps(
+    codes: sparse.csr_array, lists: sparse.csc_array, start: Array
+) -> Iterator[tuple[slice, sparse.csr_array]]:
+    """Sums of the element-wise minima of codes (R, N) and others, some rows of codes at a time.
+
+    Args:
+        codes: the rows.
+        lists: (M, N), the others by column.
+        start: for each stored entry of codes, where to begin in the list of its column.
+
+    Yields:
+        Some rows and their sums (B, M).
+    """
+    counts = lists.indptr[codes.indices + 1] - start
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    identity = sparse.eye_array(lists.shape[0], dtype=np.float32, format="csr")
+    terms = ends[codes.indptr]
+    row = 0
+    while row < codes.shape[0]:
+        stop = max(row + 1, int(np.searchsorted(terms, terms[row] + _CELLS, side="right")) - 1)
+        part = slice(codes.indptr[row], codes.indptr[stop])
+        at = np.repeat(start[part] - ends[:-1][part], counts[part]) + np.arange(terms[row], terms[stop])
+        least = np.minimum(lists.data[at], np.repeat(codes.data[part], counts[part]))
+        sums = sparse.csr_array(
+            (least, lists.indices[at], (terms[row : stop + 1] - terms[row]).astype(np.int32)),
+            shape=(stop - row, lists.shape[0]),
+        )
+        sums = sums @ identity  # adds up what a row names twice
+        sums.data[sums.data < 2.0**-23] = 0  # as distances they would round to 1
+        sums.eliminate_zeros()
+        yield slice(row, stop), sums
+        row = stop
+
+
+def _apart(points: _Points, source: _Points) -> NDArray[np.float64]:
+    """The u (N,): how far each image is from the source."""
+    _same_space(points, source)
+    source = _Points(source.rows.to(points.rows.device))
+    strips = _strips(len(points), len(source))
+    nearest = torch.cat([(_product(points.rows[rows], source.rows) - source.half).amax(1) for rows in strips])
+    nearest -= points.half
+    apart: NDArray[np.float64] = -np.expm1(2 * nearest.clamp(max=0).cpu().double().numpy())
+    return apart / (apart.max() if apart.max() > _ROUNDING else 1)

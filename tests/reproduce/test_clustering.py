@@ -1,0 +1,160 @@
+"""DBSCAN and its rules on graphs against dense matrices, sklearn and slow loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.cluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from reproduce.clustering import DBSCAN, KMeans, Rho, TopP
+from reproduce.neighbours import Graph, jaccard_graph
+from reproduce.stage import UserError
+
+
+def dense(graph: Any) -> Any:
+    """All distances of a graph, as float32."""
+    shift = getattr(graph, "shift", np.full(graph.shape[0], 0.5))
+    full = (shift[:, None] + shift[None]).astype(np.float32)
+    rows = np.repeat(np.arange(len(full)), np.diff(graph.indptr))
+    full[rows, graph.indices] = graph.data
+    return full
+
+
+def published_eps(distances: Any, share: float) -> float:
+    """The rule as published code has it: upper triangle, zeros dropped, sorted, mean of the lowest."""
+    upper = np.triu(distances, 1)
+    upper = np.sort(upper[np.nonzero(upper)].astype(np.float64), axis=None)
+    return float(upper[: max(1, np.round(share * upper.size).astype(int))].mean())
+
+
+def clusters(n: int, seed: int = 0) -> Any:
+    draw = np.random.default_rng(seed)
+    people = draw.standard_normal((max(1, n // 12), 16))
+    rows = people[draw.integers(0, len(people), n)] + 0.7 * draw.standard_normal((n, 16))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Small symmetric graphs on few levels, the diagonal stored, with and without a source term."""
+    n = draw(st.integers(1, 12))
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    levels = draw(st.sampled_from([2, 8]))
+    stored = random.random((n, n)) < draw(st.sampled_from([0.1, 0.5, 0.9]))
+    distances = random.integers(0, levels, (n, n)) / levels
+    stored, distances = np.triu(stored, 1), np.triu(distances, 1)
+    stored, distances = stored | stored.T | np.eye(n, dtype=bool), distances + distances.T
+    weight = draw(st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0]))
+    apart = random.integers(0, 5, n) / 4
+    distances = (1 - weight) * distances + weight * (apart[:, None] + apart[None])
+    rows, columns = np.nonzero(stored)
+    indptr = np.concatenate([[0], np.cumsum(stored.sum(1))])
+    graph = Graph((distances[rows, columns].astype(np.float32), columns, indptr), shape=(n, n))
+    graph.shift = (1 - weight) / 2 + weight * apart
+    return graph
+
+
+@settings(max_examples=1500)
+@given(graph=graphs(), eps=st.integers(0, 20), min_samples=st.integers(1, 6))
+def test_labels_equal_those_of_the_dense_matrix(graph: Graph, eps: int, min_samples: int) -> None:
+    expected = sklearn.cluster.DBSCAN(
+        eps=max(eps / 8, 1e-9), min_samples=min_samples, metric="precomputed"
+    ).fit_predict(dense(graph))
+    np.testing.assert_array_equal(DBSCAN(eps / 8, min_samples).labels(graph), expected)
+
+
+@pytest.mark.parametrize("variant", ["spcl", "mmt"])
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_labels_of_jaccard_graphs(variant: str, weight: float) -> None:
+    rows = clusters(500)
+    graph = jaccard_graph(rows, 20, 6, variant=variant, source=clusters(90, 1), source_weight=weight)
+    for eps in (0.3, 0.5, 0.6, 0.7):
+        expected = sklearn.cluster.DBSCAN(eps=eps, min_samples=4, metric="precomputed").fit_predict(dense(graph))
+        assert expected.max() > 3
+        np.testing.assert_array_equal(DBSCAN(eps, 4).labels(graph), expected)
+    again = DBSCAN(Rho(), 4).settled(graph)
+    np.testing.assert_array_equal(again.labels(graph), DBSCAN(Rho(), 4).labels(graph))
+    assert again.eps == pytest.approx(published_eps(dense(graph), 1.6e-3), rel=1e-6)
+
+
+@settings(max_examples=1000)
+@given(graph=graphs(), share=st.sampled_from([1e-3, 0.01, 0.1, 0.3, 0.7, 1.0]))
+def test_rules_count_absent_pairs_at_their_value(graph: Graph, share: float) -> None:
+    upper = dense(graph).astype(np.float64)[np.triu_indices(graph.shape[0], 1)]
+    for rule, values in ((Rho(share), upper[upper > 0]), (TopP(share), upper)):
+        if not len(values):
+            with pytest.raises(UserError, match="too few, or all zero"):
+                rule.eps(graph)
+        else:
+            lowest = np.sort(values)[: max(1, round(share * len(values)))]
+            assert rule.eps(graph) == pytest.approx(lowest.mean(), abs=1e-6)
+
+
+def test_rules_differ_by_zeros_only() -> None:
+    graph = jaccard_graph(np.repeat(clusters(100), 2, axis=0), 10, 3)
+    assert TopP(0.01).eps(graph) < Rho(0.01).eps(graph)
+    graph = jaccard_graph(clusters(200), 10, 3)
+    assert published_eps(dense(graph), 0.02) == pytest.approx(Rho(0.02).eps(graph), rel=1e-6)
+
+
+def test_a_plain_matrix_is_a_graph_whose_absent_pairs_have_distance_one() -> None:
+    graph = jaccard_graph(clusters(200), 10, 3)
+    plain = sparse.csr_matrix(graph)
+    for rule in (0.6, 1.0, Rho(), TopP(0.9)):
+        np.testing.assert_array_equal(DBSCAN(rule).labels(plain), DBSCAN(rule).labels(graph))
+
+
+def test_one_image_and_eps_that_reaches_everything() -> None:
+    one = jaccard_graph(clusters(1))
+    assert DBSCAN(0.6, 4).labels(one).tolist() == [-1]
+    assert DBSCAN(0.6, 1).labels(one).tolist() == [0]
+    graph = jaccard_graph(clusters(60), 5, 2)
+    assert set(DBSCAN(1.0, 4).labels(graph)) == {0}
+    assert set(DBSCAN(1.0, 61).labels(graph)) == {-1}
+
+
+def test_a_rule_is_settled_once() -> None:
+    graph = jaccard_graph(clusters(200), 10, 3)
+    settled = DBSCAN(Rho()).settled(graph)
+    assert isinstance(settled.eps, float)
+    assert settled.settled(jaccard_graph(clusters(100), 10, 3)) is settled
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (DBSCAN(-0.1), "eps is -0.1"),
+        (DBSCAN(float("nan")), "eps is nan"),
+        (DBSCAN(0.5, 0), "min_samples 0"),
+        (DBSCAN(Rho(0.0)), "share of distances is 0.0"),
+        (DBSCAN(TopP(1.5)), "share of distances is 1.5"),
+    ],
+)
+def test_senseless_parameters_are_errors(cluster: DBSCAN, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cluster.labels(jaccard_graph(clusters(30), 5, 2))
+
+
+def test_k_means_finds_what_is_there() -> None:
+    truth = np.arange(120) % 6
+    rows = np.eye(6, 8, dtype=np.float32)[truth] + 0.01 * np.random.default_rng(0).standard_normal((120, 8))
+    for cluster in (KMeans(6), KMeans(images_per_cluster=20), KMeans(images_per_cluster=18.5)):
+        labels = cluster.labels(rows)
+        assert labels.dtype == np.int64
+        assert len(set(zip(labels, truth, strict=True))) == 6
+    np.testing.assert_array_equal(KMeans(6, seed=3).labels(rows), KMeans(6, seed=3).labels(rows))
+
+
+def test_k_means_refuses_what_it_cannot_do() -> None:
+    for options in ({}, {"k": 3, "images_per_cluster": 4}):
+        with pytest.raises(UserError, match="either k or images_per_cluster"):
+            KMeans(**options)
+    with pytest.raises(UserError, match="k is 9 and there are 5 images"):
+        KMeans(9).labels(clusters(5))
+    with pytest.raises(UserError, match="row 0 of embeddings holds NaN"):
+        KMeans(2).labels(np.full((5, 3), np.nan))

@@ -1,0 +1,436 @@
+"""Neighbours and Jaccard distances against slow float64 loops, on small problems full of ties and duplicates."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reproduce import neighbours
+from reproduce.neighbours import Graph, jaccard_graph, nearest
+from reproduce.stage import UserError
+
+VARIANTS = ["spcl", "mmt", "udap"]
+
+
+def clustered(n: int, columns: int = 32, seed: int = 0, *, identities: int | None = None, signed: bool = False) -> Any:
+    """Embeddings of unit length (n, columns) of identities of about 17 images, in groups that look alike."""
+    draw = np.random.default_rng(seed)
+    count = identities or max(1, n // 17)
+    people = (
+        draw.standard_normal((count, columns))
+        + 0.8 * draw.standard_normal((count // 5 + 1, columns))[draw.integers(0, count // 5 + 1, count)]
+    )
+    rows = people[draw.integers(0, count, n)] + 0.6 * draw.standard_normal((n, columns))
+    rows = rows if signed else np.maximum(rows, 0)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def dense(graph: Graph) -> Any:
+    """All distances of a graph."""
+    full = graph.shift[:, None] + graph.shift[None]
+    rows = np.repeat(np.arange(len(full)), np.diff(graph.indptr))
+    full[rows, graph.indices] = graph.data
+    return full
+
+
+def slow_ranks(embeddings: Any) -> list[list[int]]:
+    """Every image's neighbours: itself, then the others by squared distance, then by index."""
+    rows = np.asarray(embeddings, np.float64)
+    squared = (rows[:, None] - rows[None]) ** 2
+    return [
+        sorted(range(len(rows)), key=lambda j: (j != i, distance[j], j))
+        for i, distance in enumerate(squared.sum(2).tolist())
+    ]
+
+
+def slow_jaccard(
+    embeddings: Any,
+    k1: int,
+    k2: int,
+    variant: str,
+    ranks: Any,
+    source: Any = None,
+    source_weight: float = 0.0,
+) -> Any:
+    """The definition, set by set and weight by weight."""
+    rows = np.asarray(embeddings, np.float64)
+    n = len(rows)
+    listed = k1 if variant == "spcl" else k1 + 1
+    half = int(np.around(k1 / 2)) + 1
+
+    def reciprocal(i: int, k: int) -> set[int]:
+        return {j for j in ranks[i][:k] if i in ranks[j][:k]}
+
+    codes = np.zeros((n, n))
+    for i in range(n):
+        members = reciprocal(i, listed)
+        expanded = set(members)
+        for j in members:
+            theirs = reciprocal(j, min(half, listed))
+            if len(theirs & members) > 2 / 3 * len(theirs):
+                expanded |= theirs
+        squared = ((rows - rows[i]) ** 2).sum(1)
+        if variant != "spcl":
+            squared = squared / (squared.max() or 1)
+        for j in expanded:
+            codes[i, j] = math.exp(-squared[j])
+        codes[i] /= codes[i].sum() or 1
+    if k2 > 1:
+        codes = np.array([np.mean([codes[j] for j in ranks[i][: min(k2, listed)]], axis=0) for i in range(n)])
+    found = np.ones((n, n))
+    for i in range(n):
+        for j in range(n):
+            shared = np.minimum(codes[i], codes[j]).sum()
+            found[i, j] = max(0.0, 1 - shared / (2 - shared))
+    if source_weight:
+        apart = np.array(
+            [min(1 - math.exp(-((x - s) ** 2).sum()) for s in np.asarray(source, np.float64)) for x in rows]
+        )
+        apart = apart / (apart.max() if apart.max() > 1e-6 else 1)
+        found = (1 - source_weight) * found + source_weight * (apart[:, None] + apart[None])
+    return found
+
+
+@st.composite
+def grids(draw: st.DrawFn, most: int = 14, unit: bool = False) -> Any:
+    """Small embeddings on a grid, where float32 is exact, so with many ties and duplicates."""
+    n, columns = draw(st.integers(1, most)), draw(st.integers(1, 3))
+    levels = draw(st.sampled_from([1, 2, 5]))
+    cells = draw(st.lists(st.integers(-levels, levels), min_size=n * columns, max_size=n * columns))
+    rows = np.array(cells, np.float32).reshape(n, columns)
+    if not unit:
+        return rows
+    rows[(rows == 0).all(1), 0] = 1
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@st.composite
+def lists(draw: st.DrawFn, n: int) -> Any:
+    """Lists of all n images, each beginning with its own; or not even that."""
+    seed = draw(st.integers(0, 10**6))
+    order = np.random.default_rng(seed).random((n, n))
+    if draw(st.booleans()):
+        order[np.arange(n), np.arange(n)] = -1
+    if draw(st.booleans()):
+        order = order + order.T  # many are each other's neighbours
+        order[np.arange(n), np.arange(n)] = -1
+    return np.argsort(order, axis=1)
+
+
+# Nearest neighbours
+
+
+@settings(max_examples=500)
+@given(rows=grids(), k=st.integers(1, 20))
+def test_neighbours_equal_slow_loops_whatever_the_ties(rows: Any, k: int) -> None:
+    expected = [ranks[:k] for ranks in slow_ranks(rows)]
+    assert nearest(rows, k).tolist() == expected
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_tiles_equal_whole_rows(low: bool, data: st.DataObject) -> None:
+    """The tiled search, in both precisions, gives what comparing everything gives: on grids to the last tie."""
+    n, k = data.draw(st.integers(40, 90)), data.draw(st.integers(1, 5))
+    levels, columns = data.draw(st.sampled_from([1, 3, 40])), data.draw(st.integers(1, 6))
+    seed = data.draw(st.integers(0, 10**6))
+    rows = np.random.default_rng(seed).integers(-levels, levels + 1, (n, columns)).astype(np.float32)
+    points = neighbours._points(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_TILE", data.draw(st.sampled_from([16, 20, 39])))
+        patch.setattr(neighbours, "_CANDIDATES", data.draw(st.sampled_from([3, 12, 1000])))
+        found, farthest = neighbours._tiled(points, k, True, low)
+    expected, largest = neighbours._plain(points, np.arange(n), k)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(farthest, largest, rtol=1e-6)
+
+
+REGIMES = {
+    "usual": lambda: clustered(900, 64),
+    "signed": lambda: clustered(900, 64, signed=True),
+    "crowded": lambda: _unit(clustered(900, 64) + 4),
+    "very crowded": lambda: _unit(clustered(900, 64) + 40),
+    "duplicates": lambda: np.repeat(clustered(300, 64), 3, axis=0),
+    "all lengths": lambda: clustered(900, 64) * np.random.default_rng(1).lognormal(0, 2, (900, 1)).astype(np.float32),
+    "large": lambda: 1e6 * clustered(900, 64),
+    "small": lambda: 1e-6 * clustered(900, 64),
+}
+
+
+def _unit(rows: Any) -> Any:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_bfloat16_error_stays_within_its_bound_and_candidates_complete(
+    regime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = REGIMES[regime]().astype(np.float32)
+    monkeypatch.setattr(neighbours, "_TILE", 256)
+    points = neighbours._points(rows)
+    tiles = np.array_split(np.arange(len(rows)), 4)
+    matrix = neighbours._Matrix(points, tiles, low=True)
+    exact = torch.from_numpy(rows).double()
+    centred = exact - exact.mean(0)
+    for a, tile in enumerate(tiles):
+        for b, other in enumerate(tiles):
+            true = -(torch.cdist(centred[tile], centred[other]) ** 2) / 2
+            off = (matrix.products(a, b).double() - true).abs()
+            assert (off <= matrix.error[tile, None]).all()
+    lists, farthest = neighbours._tiled(points, 8, True, True)
+    expected, largest = neighbours._tiled(points, 8, True, False)
+    rounding = 2e-6 * float(points.half.max())
+    np.testing.assert_allclose(farthest, largest, atol=2 * rounding)
+    close = points.closeness(slice(None))
+    got, wanted = (close.gather(1, torch.from_numpy(each)) for each in (lists, expected))
+    assert (got - wanted).abs().max() <= rounding  # the same lists, but for what float32 cannot tell apart
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed")
+def test_faiss_finds_the_same() -> None:
+    rows = clustered(500)
+    np.testing.assert_array_equal(nearest(rows, 10, backend="faiss"), nearest(rows, 10))
+    assert (nearest(np.ones((30, 4)), 3, backend="faiss")[:, 0] == np.arange(30)).all()
+
+
+def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(UserError, match="pip install"):
+        nearest(clustered(5), 2, backend="faiss")
+
+
+def test_lists_hold_whole_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(200)
+    expected = nearest(rows, 9)
+    monkeypatch.setattr(neighbours, "_CELLS", 1000)
+    np.testing.assert_array_equal(nearest(rows, 9), expected)
+
+
+# Jaccard distances
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=250)
+@given(data=st.data())
+def test_jaccard_equals_slow_loops(variant: str, data: st.DataObject) -> None:
+    rows = data.draw(grids(unit=variant != "udap"))
+    k1 = data.draw(st.integers(1, 18))
+    k2 = data.draw(st.integers(1, k1))
+    weight = data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    source = data.draw(st.sampled_from([rows[:1], rows + np.float32(0.5), -rows]))
+    if variant != "udap":
+        source = _unit(np.where((source == 0).all(1, keepdims=True), 1, source))
+    ranks = data.draw(st.one_of(st.none(), lists(len(rows))))
+    if ranks is None and variant != "udap":
+        ranks = nearest(rows, len(rows))  # on the unit circle float32 decides ties
+    expected = slow_jaccard(rows, k1, k2, variant, slow_ranks(rows) if ranks is None else ranks, source, weight)
+    graph = jaccard_graph(rows, k1, k2, variant=variant, source=source, source_weight=weight, ranks=ranks)
+    np.testing.assert_allclose(dense(graph), expected, atol=1e-5)
+    assert graph.data.dtype == np.float32
+    if not weight:
+        assert (graph.data < 1).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_jaccard_equals_slow_loops_on_clusters(variant: str) -> None:
+    rows = clustered(150)
+    ranks = nearest(rows, 60)
+    expected = slow_jaccard(rows, 20, 6, variant, ranks)
+    np.testing.assert_allclose(dense(jaccard_graph(rows, 20, 6, variant=variant, ranks=ranks)), expected, atol=2e-6)
+    np.testing.assert_allclose(dense(jaccard_graph(rows, 20, 6, variant=variant)), expected, atol=2e-6)
+
+
+def test_a_share_of_exactly_two_thirds_is_not_enough() -> None:
+    # 0, 1, 2 are mutual within 2; 3 is the third mutual neighbour of 1. R(1, half) has two of its three in R(0, k1).
+    ranks = np.array([[0, 1, 2, 4, 3], [1, 0, 3, 2, 4], [2, 0, 4, 1, 3], [3, 1, 4, 0, 2], [4, 2, 3, 0, 1]])
+    rows = np.eye(5, dtype=np.float32)
+    graph = jaccard_graph(rows, 3, 1, ranks=ranks)
+    expected = slow_jaccard(rows, 3, 1, "spcl", ranks)
+    np.testing.assert_allclose(dense(graph), expected, atol=1e-6)
+    assert len(set(ranks[1, :3]) & set(ranks[0, :3])) == 2
+    codes = neighbours._codes(neighbours._points(rows), ranks[:, :3], 3, 1, None)
+    assert 3 not in codes[[0]].indices
+
+
+def test_jaccard_is_symmetric_and_holds_the_diagonal() -> None:
+    graph = jaccard_graph(clustered(400))
+    np.testing.assert_array_equal(graph.toarray(), graph.toarray().T)
+    np.testing.assert_array_equal(graph.diagonal(), 0)
+    assert (dense(graph).diagonal() == 0).all()
+
+
+def test_duplicates_have_distance_zero() -> None:
+    rows = np.repeat(clustered(40), 4, axis=0)
+    graph = dense(jaccard_graph(rows, 12, 4))
+    assert (graph[np.arange(160), np.arange(160) // 4 * 4] < 0.5).all()
+    everyone = jaccard_graph(np.ones((50, 3)), 60, 6)
+    assert everyone.nnz == 2500
+    assert (everyone.data == 0).all()
+
+
+def test_the_order_of_images_does_not_matter() -> None:
+    rows = clustered(300)
+    order = np.random.default_rng(0).permutation(300)
+    moved = dense(jaccard_graph(rows[order]))
+    np.testing.assert_allclose(moved, dense(jaccard_graph(rows))[np.ix_(order, order)], atol=1e-6)
+
+
+def test_large_problems_take_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(3000, 16)
+    expected = jaccard_graph(rows)
+    monkeypatch.setattr(neighbours, "_TILE", 512)
+    for low in (False, True):
+        monkeypatch.setattr(neighbours, "_bfloat16_is_fast", lambda low=low: low)
+        assert abs(jaccard_graph(rows) - expected).max() < 1e-6
+        assert abs(jaccard_graph(rows, 20, variant="mmt") - jaccard_graph(rows, 20, variant="mmt")).max() < 1e-6
+
+
+def test_whether_bfloat16_is_fast_is_tried_once() -> None:
+    assert neighbours._bfloat16_is_fast() is neighbours._bfloat16_is_fast()
+
+
+# Input of every kind
+
+
+def views(rows: Any) -> dict[str, Any]:
+    padded = np.full((2 * len(rows), 3 * rows.shape[1]), np.nan, rows.dtype)
+    padded[::2, ::3] = rows
+    frozen = rows.copy()
+    frozen.flags.writeable = False
+    return {
+        "strided": padded[::2, ::3],
+        "fortran": np.asfortranarray(rows),
+        "backwards": rows[::-1].copy()[::-1],
+        "frozen": frozen,
+        "float64": rows.astype(np.float64),
+        "tensor": torch.from_numpy(rows),
+        "transposed": torch.from_numpy(rows.T.copy()).T,
+        "with gradient": torch.tensor(rows, requires_grad=True),
+        "lists": rows.tolist(),
+    }
+
+
+@pytest.mark.parametrize("kind", views(np.zeros((1, 1), np.float32)))
+def test_layouts_and_types(kind: str) -> None:
+    rows = clustered(60)
+    expected = dense(jaccard_graph(rows, 10, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(dense(jaccard_graph(views(rows)[kind], 10, 3)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_as_it_is(kind: torch.dtype) -> None:
+    rows = torch.from_numpy(clustered(60)).to(kind)
+    np.testing.assert_array_equal(nearest(rows, 9), nearest(rows.float(), 9))
+
+
+def test_arguments_are_left_alone() -> None:
+    rows, source = clustered(60), 2 * clustered(20)
+    before = rows.copy(), source.copy()
+    ranks = nearest(rows, 40)
+    kept = ranks.copy()
+    jaccard_graph(rows, source=source, source_weight=0.5, ranks=ranks)
+    jaccard_graph(2 * rows)
+    for part, copy in zip((rows, source, ranks), (*before, kept), strict=True):
+        np.testing.assert_array_equal(part, copy)
+
+
+def test_rows_of_other_lengths_are_rescaled_where_cosines_are_meant() -> None:
+    rows = clustered(80)
+    longer = rows * np.linspace(0.5, 9, 80)[:, None]
+    for variant in ("spcl", "mmt"):
+        np.testing.assert_allclose(
+            dense(jaccard_graph(longer, 10, 3, variant=variant)),
+            dense(jaccard_graph(rows, 10, 3, variant=variant)),
+            atol=1e-5,
+        )
+    assert abs(jaccard_graph(longer, 10, 3, variant="udap") - jaccard_graph(rows, 10, 3, variant="udap")).max() > 0.01
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fewer_images_than_k1(variant: str) -> None:
+    for n in (1, 2, 5):
+        rows = clustered(n, 8)
+        graph = jaccard_graph(rows, 30, 6, variant=variant)
+        np.testing.assert_allclose(dense(graph), slow_jaccard(rows, 30, 6, variant, slow_ranks(rows)), atol=2e-6)
+    assert nearest(clustered(4), 100).shape == (4, 4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_embeddings() -> None:
+    rows = clustered(3000)
+    ranks = nearest(rows, 31)
+    for variant in VARIANTS:
+        expected = jaccard_graph(rows, variant=variant, ranks=ranks)
+        assert (
+            abs(jaccard_graph(torch.tensor(rows, device="cuda"), variant=variant, ranks=ranks) - expected).max() < 1e-5
+        )
+
+
+BAD = {
+    "nan": (lambda rows: np.where(np.arange(20)[:, None] == 7, np.nan, rows), "row 7 of embeddings holds NaN"),
+    "infinity": (
+        lambda rows: np.where(np.arange(20)[:, None] == 3, np.inf, rows),
+        "row 3 of embeddings holds NaN, inf",
+    ),
+    "too large": (lambda rows: rows * 1e30, "too large to square"),
+    "none": (lambda rows: rows[:0], r"embeddings have shape \(0, 32\)"),
+    "no columns": (lambda rows: rows[:, :0], r"embeddings have shape \(20, 0\)"),
+    "vector": (lambda rows: rows[0], r"embeddings have shape \(32,\)"),
+    "complex": (lambda rows: rows.astype(complex), "embeddings are of type complex128; give real numbers"),
+    "complex tensor": (lambda rows: torch.from_numpy(rows.astype(complex)), "of type torch.complex128"),
+    "booleans": (lambda rows: rows > 0, "embeddings are of type bool"),
+    "words": (lambda rows: rows.astype(str), "embeddings are of type <U"),
+    "zero": (lambda rows: rows * (np.arange(20) != 5)[:, None], "row 5 of embeddings is zero"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_embeddings_are_errors(kind: str) -> None:
+    change, message = BAD[kind]
+    with pytest.raises(UserError, match=message):
+        jaccard_graph(change(clustered(20)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k1": 0}, "k1 is 0 and k2 6"),
+        ({"k2": 0}, "k2 0"),
+        ({"k1": 5, "k2": 6}, "k1 is 5 and k2 6"),
+        ({"variant": "udapt"}, "variant is 'udapt'; choose spcl, mmt or udap"),
+        ({"source_weight": 0.1}, "source_weight is 0.1; give .* and the embeddings of a source"),
+        ({"source_weight": 1.5, "source": clustered(9)}, "source_weight is 1.5"),
+        ({"source_weight": 0.1, "source": clustered(9, 16)}, "32 dimensions do not compare with 16"),
+        ({"source_weight": 0.1, "source": np.full((2, 32), np.nan)}, "row 0 of the source's embeddings"),
+        ({"ranks": np.zeros((19, 30), int)}, r"ranks are int64 of shape \(19, 30\); give integers, \(20, 20\)"),
+        ({"ranks": np.zeros((20, 9), int)}, r"ranks are int64 of shape \(20, 9\)"),
+        ({"ranks": np.zeros((20, 20))}, "ranks are float64"),
+        ({"ranks": np.zeros((20, 20), int)}, "one image twice"),
+        ({"ranks": np.tile(np.arange(1, 21), (20, 1))}, r"not in 0..19"),
+        ({"ranks": np.tile(np.arange(-1, 19), (20, 1))}, r"not in 0..19"),
+    ],
+)
+def test_bad_parameters_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        jaccard_graph(clustered(20), **arguments)
+
+
+def test_a_list_has_at_least_one_neighbour() -> None:
+    with pytest.raises(UserError, match="k is 0"):
+        nearest(clustered(5), 0)
+
+
+def test_a_copy_of_a_graph_with_a_source_term_does_not_pass_for_one_without() -> None:
+    graph = jaccard_graph(clustered(30), 10, 3)
+    assert not hasattr(graph.copy(), "shift") or (graph.copy().shift == graph.shift).all()
