@@ -11,8 +11,22 @@ from reproduce.data.world import Size
 STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
 """The narrow net that stands for a backbone."""
 
-PUBLISHED_IDS = {"market": (751, 750, 400), "duke": (702, 702, 408)}
-"""Identities in train, in test, and in the gallery alone (Market-1501 does not count the people behind its 0000)."""
+PUBLISHED_IDS = {
+    "market": (751, 750, 400),
+    "duke": (702, 702, 408),
+    "msmt17": (1041, 3060, 0),
+    "cuhk03": (767, 700, 0),
+    "personx": (410, 856, 0),
+    "luperson": (2400, 0, 0),
+}
+"""Identities in train, in test, and in the gallery alone (Market-1501 does not count the people behind its 0000).
+
+LUPerson has some 200,000; 2,400 of them make about 48,000 images, and a drawn one has 50,000 at most.
+"""
+
+MOST_TEST_IDS = 750
+"""Where a scale has fewer identities than were published, it is a share of at most so many in test: all galleries are
+then of like size, which MSMT17's 3,060 and PersonX's 856 test identities (36 gallery images each) would not be."""
 
 
 @dataclass(frozen=True)
@@ -85,5 +99,8 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
 
 def stand_in_size(domain: str, scale: Scale) -> Size:
     """How large a drawn domain is at a scale: the published proportions, fewer identities, smaller images."""
-    train, test, extra = (-(-count // scale.ids) for count in PUBLISHED_IDS[domain])
+    train, test, extra = PUBLISHED_IDS[domain]
+    if scale.ids > 1:
+        test = min(test, MOST_TEST_IDS)
+    train, test, extra = (-(-count // scale.ids) for count in (train, test, extra))
     return Size(train, test, extra, 256 // scale.shrink, 128 // scale.shrink)

@@ -1,22 +1,24 @@
 """The stand-in world: drawn pedestrians for whoever has no data.
 
-A domain ("market", "duke") is a population and a set of cameras. People walk from camera to camera; each sighting is
+A domain, such as "market", is a population and a set of cameras. People walk from camera to camera; each sighting is
 an image with a pose, a detection box, occlusion and illumination of its own, in the style of its camera. `Dials` scale
 these causes one by one. Images are written in the layout and under the name grammar of the real data set.
 
 Every draw is addressed by (world seed, domain, who, cause): a dial scales draws and never reshuffles them, and a
-smaller world shows the same people as a larger one. What differs between domains is `DOMAINS`, a table.
+smaller world shows the same people as a larger one. What differs between domains is a table, `reproduce.data.places`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from math import cos, log, pi, radians, sin, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reproduce.data.places import Palette, Statistics, statistics
 from reproduce.data.sampling import numpy_generator
+from reproduce.data.spelling import SPELL, Caption, lists
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    import PIL.Image
 
     from reproduce.data.drawing import Bars, Light, Look, Scene, Scenery, Style, View
 
@@ -47,7 +48,6 @@ class Dials:
     camera: float = 1.0  # colours, sharpness, noise, view point and background of each camera
 
 
-FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 CAUSES = tuple(field.name for field in fields(Dials))
 
 
@@ -57,7 +57,7 @@ class Size:
 
     Attributes:
         train_ids: people of the training split.
-        test_ids: people of query and gallery.
+        test_ids: people of query and gallery; none of LUPerson, which has no test split.
         distractor_ids: people of the gallery alone; DukeMTMC-reID has 408 beside 702 test identities, and Market-1501's
             identity 0000 amounts to about 400 beside 750.
         height: of the images, pixels.
@@ -69,122 +69,6 @@ class Size:
     distractor_ids: int
     height: int
     width: int
-
-
-Palette = dict[str, int]
-"""Colours as RRGGBB with their shares in percent."""
-
-Spread = tuple[float, float]
-"""Mean and standard deviation."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What makes a domain. Plain numbers are chances (fractions) or, under a dial, standard deviations."""
-
-    grammar: str  # of folders and file names: "market" or "duke"
-    cameras: int
-    sequences: int  # recording sessions; frames count anew in each
-    session: int  # frames
-    images: tuple[float, float, int, int]  # of an identity: mean, spread of the logarithm, least, most
-    visits: tuple[float, int]  # cameras that see an identity: mean, most
-    queries_on_top: bool  # test identities have as many images in the gallery as training ones have
-    bystander_images: float  # of a distractor, mean
-    empty: float  # a distractor's box that holds nobody
-    junk: float  # boxes around a part of a test person, mean number per identity
-
-    upper: Palette
-    lower: Palette
-    shoes: Palette
-    bags: Palette
-    hair: Palette
-    skin: Palette
-    dye: float  # standard deviation of a garment's colour around the palette's
-    long_sleeves: float
-    shorts: float
-    skirt: float
-    long_hair: float
-    rucksack: float
-    satchel: float
-    hat: float
-    striped: float
-    logo: float
-    jacket: float
-    hem: Spread  # below the hip, metres
-
-    # camera
-    walls: Palette
-    floors: Palette
-    tint: tuple[float, float, float]  # gain of red, green, blue
-    tint_spread: float  # of the cameras, log
-    saturation: Spread
-    hue: float  # turn of all colours about grey, degrees
-    mixing: float  # between colour channels
-    tone: Spread  # log gamma
-    haze: Spread  # black level
-    blur: Spread  # width of an edge, image heights
-    noise: float
-    elevation: Spread  # degrees
-    axis: float  # way of those who come towards it, degrees
-
-    # pose, detection, occlusion, illumination
-    stroll: float  # of the azimuth around the way, degrees
-    shift: float  # box heights
-    zoom: float  # log
-    cut: float  # chance of a box around a part of the person
-    occluded: float  # chance
-    gain: float  # log2
-    temperature: float  # log
-    gamma: float  # log
-    shade: float  # chance of a cast shadow
-
-
-# fmt: off
-DOMAINS = {
-    "market": Statistics(
-        grammar="market", cameras=6, sequences=6, session=71_000, images=(17.2, 0.55, 2, 72), visits=(4.5, 6),
-        queries_on_top=True, bystander_images=7.0, empty=0.4, junk=5.1,
-        upper={"ebebeb": 20, "1a1a1c": 14, "c72429": 10, "eb99ad": 9, "f0d140": 8, "409457": 9, "5c99db": 10,
-               "24337a": 8, "7a4794": 6, "9e9e9e": 6},
-        lower={"1f1f24": 30, "425c8f": 24, "7a99c7": 12, "ad9975": 12, "808080": 10, "e6e0d9": 7, "b33d42": 5},
-        shoes={"e6e6e0": 40, "1f1f1f": 30, "73523d": 20, "bf3333": 10},
-        bags={"1f1f21": 35, "b8292e": 20, "2e478c": 20, "8c6b47": 15, "d98033": 10},
-        hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.06,
-        long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.26, satchel=0.24, hat=0.10,
-        striped=0.28, logo=0.15, jacket=0.06, hem=(0.04, 0.05),
-        walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
-        tint=(1.12, 1.04, 0.86), tint_spread=0.025, saturation=(1.15, 0.05), hue=50.0, mixing=0.010, tone=(-0.2, 0.08),
-        haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.03, elevation=(7.0, 2.5), axis=16.0,
-        stroll=12.0, shift=0.014, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
-        shade=0.15,
-    ),
-    "duke": Statistics(
-        grammar="duke", cameras=8, sequences=1, session=127_000, images=(23.5, 0.50, 6, 110), visits=(3.2, 6),
-        queries_on_top=False, bystander_images=8.5, empty=0.0, junk=0.0,
-        upper={"1a1a1c": 20, "525459": 12, "212b5c": 12, "9e9ea1": 9, "99262e": 9, "2e6638": 9, "7d4f2e": 9,
-               "38619e": 9, "dedede": 6, "b8862e": 5},
-        lower={"38476b": 28, "1a1a1f": 26, "a38c61": 16, "616166": 14, "7d94b8": 12, "733338": 4},
-        shoes={"242121": 45, "664733": 25, "d9d9d9": 30},
-        bags={"1c1c1f": 34, "334a80": 22, "8f2429": 18, "707570": 14, "b3803d": 12},
-        hair={"241a14": 45, "5c3d24": 35, "b38f57": 20}, skin={"e6b89e": 65, "805740": 35}, dye=0.06,
-        long_sleeves=0.85, shorts=0.12, skirt=0.09, long_hair=0.40, rucksack=0.15, satchel=0.22, hat=0.18,
-        striped=0.20, logo=0.10, jacket=0.10, hem=(0.10, 0.10),
-        walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
-        tint=(0.90, 1.00, 1.18), tint_spread=0.040, saturation=(0.65, 0.05), hue=-50.0, mixing=0.020, tone=(0.35, 0.08),
-        haze=(0.18, 0.012), blur=(0.027, 0.004), noise=0.006, elevation=(22.0, 2.5), axis=10.0,
-        stroll=9.0, shift=0.010, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
-        shade=0.15,
-    ),
-}
-# fmt: on
-
-
-def statistics(name: str) -> Statistics:
-    """Statistics of a domain; `UserError` for a name that has none."""
-    if name not in DOMAINS:
-        drawn = ", ".join(sorted(DOMAINS))
-        raise UserError(f"no stand-in can be drawn for {name!r}, only for {drawn}; bring real data for it")
-    return DOMAINS[name]
 
 
 # -- people and their walks --------------------------------------------------------------------------------------------
@@ -290,7 +174,7 @@ def network(name: str, seed: int) -> Network:
 def walk(person: Person, seed: int, roads: Network) -> Walk:
     """Walks a person from camera to camera; a walker's speed is 0.75 to 1.35 times the average.
 
-    Training and test people are seen by two cameras or more, a test person at least twice by each.
+    Training and test people are seen by two cameras or more (but in LUPerson), a test person at least twice by each.
     """
     import numpy as np
 
@@ -298,11 +182,11 @@ def walk(person: Person, seed: int, roads: Network) -> Walk:
     if person.role in ("train", "test"):
         each = 2 if person.role == "test" else 1
         mean, spread, least, most = domain.images
-        mean += domain.visits[0] * (domain.queries_on_top and person.role == "test")
+        mean += domain.on_top * (person.role == "test")
         count = mean * np.exp(spread * numbers.standard_normal() - spread**2 / 2)
         count = int(np.clip(round(count), max(least, 2 * each), most))
-        seen, most_seen = domain.visits
-        visits = min(2 + numbers.binomial(most_seen - 2, (seen - 2) / max(most_seen - 2, 1)), count // each)
+        seen, few, many = domain.visits
+        visits = min(few + numbers.binomial(many - few, (seen - few) / max(many - few, 1)), count // each)
     else:
         each = visits = 1
         count = 1 + numbers.poisson((domain.junk if person.role == "junk" else domain.bystander_images) - 1)
@@ -312,6 +196,8 @@ def walk(person: Person, seed: int, roads: Network) -> Walk:
         chance = roads.chance[path[-1], open_]
         path.append(int(numbers.choice(open_, p=chance / chance.sum())))
     stays = each + numbers.multinomial(count - each * visits, numbers.dirichlet(np.full(visits, 3.0)))
+    if domain.even:
+        stays = count // visits + (np.arange(visits) < count % visits)
     speed = np.clip(np.exp(0.12 * numbers.standard_normal()), 0.75, 1.35)
 
     steps = numbers.integers(5, 30, count)
@@ -378,7 +264,9 @@ def station(name: str, camera: int, seed: int) -> Station:
     elevation = radians(np.clip(domain.elevation[0] + domain.elevation[1] * z(), 0, 40))
     horizon = 0.72 - 1.4 * elevation + 0.10 * z()
     wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
-    mixing = domain.mixing * z((3, 3))
+    mixing, hue = domain.mixing * z((3, 3)), domain.hue
+    if domain.hue_spread:
+        hue += domain.hue_spread * numpy_generator(seed, "world", name, "camera", camera, "hue").standard_normal()
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
     upright = u(7) < 0.6  # posts and doors; the others are kerbs and lines on the floor
     foot = horizon + np.where(upright, 0.02 + 0.10 * size, 0.08 + 0.6 * size)
@@ -389,7 +277,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     values: dict[str, Any] = {
         "tint": np.log(domain.tint) + domain.tint_spread * z(3),
         "saturation": domain.saturation[0] + domain.saturation[1] * z(),
-        "mixing": mixing - mixing.mean(1, keepdims=True) + _turn(radians(domain.hue)) - np.eye(3),
+        "mixing": mixing - mixing.mean(1, keepdims=True) + _turn(radians(hue)) - np.eye(3),
         "tone": domain.tone[0] + domain.tone[1] * z(),
         "haze": np.maximum(domain.haze[0] + domain.haze[1] * (z() + 0.3 * z(3)), 0),
         "blur": max(domain.blur[0] + domain.blur[1] * z(), 0),
@@ -431,7 +319,7 @@ def stage(name: str, shots: Shots, looks: Look, stations: Station, dials: Dials)
         view=_view(domain, shots, at, dials),
         light=_light(domain, shots, dials.illumination),
         style=_style(shots, at, dials.camera),
-        scenery=_scenery(shots, at, dials.camera),
+        scenery=_scenery(domain, shots, at, dials.camera),
         others=_others(domain, shots, dials.occlusion),
     )
 
@@ -498,7 +386,7 @@ def _style(shots: Shots, at: Station, dial: float) -> Style:
     )
 
 
-def _scenery(shots: Shots, at: Station, dial: float) -> Scenery:
+def _scenery(domain: Statistics, shots: Shots, at: Station, dial: float) -> Scenery:
     import numpy as np
 
     from reproduce.data.drawing import Bars, Scenery
@@ -514,13 +402,14 @@ def _scenery(shots: Shots, at: Station, dial: float) -> Scenery:
         width=at.props[..., [4, 4]],
         corner=at.props[..., 5],
         colour=at.props[..., 6:9],
-        opacity=flat + min(dial, 1),
+        opacity=flat + min(dial, 1) * domain.clutter,
         garment=flat,
         relief=flat,
         depth=flat - 50 + np.arange(j),
     )
     wall, floor = (np.clip(0.5 + dial * (colour - 0.5), 0, 1) for colour in (at.wall, at.floor))
-    return Scenery(wall, floor, at.horizon, dial * at.grain, np.stack([u[:, 3], walked % 1], -1), props)
+    grain, place = dial * at.grain * domain.clutter, np.stack([u[:, 3], walked % 1], -1)
+    return Scenery(wall, floor, at.horizon, grain, place, props)
 
 
 def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
@@ -577,60 +466,85 @@ class Plan(NamedTuple):
 
 def plan(name: str, *, seed: int, size: Size) -> Plan:
     """Casts, dresses and walks everybody, and names the images."""
+    return _plan(name, seed, size)[0]
+
+
+def _plan(name: str, seed: int, size: Size) -> tuple[Plan, list[str]]:
+    """A plan, and the split of each image."""
     import numpy as np
 
     from reproduce.data.drawing import join, rows
 
     domain, roads = statistics(name), network(name, seed)
     looks, shots = [], []
-    paths: dict[str, None] = {}
-    for person, pid, ending in _cast(name, seed, size):
+    splits: dict[str, str] = {}  # by path
+    for person, pid, odd in _cast(name, seed, size):
         if person.role != "junk":
             looks.append(look(person, seed))
         way = walk(person, seed, roads)
-        shots.append(_shots(person, seed, way, len(looks) - 1))
-        numbers = numpy_generator(seed, "world", *person, "names")
-        boxes, asked = numbers.integers(1, 5, len(way.frame)), np.zeros(len(way.frame), dtype=bool)
-        if person.role == "test":  # one query a camera
-            asked[[numbers.choice(np.flatnonzero(way.camera == camera)) for camera in np.unique(way.camera)]] = True
-        for k, query in enumerate(asked):
-            folder = FOLDERS["query" if query else "train" if person.role == "train" else "gallery"]
-            place, frame, box = (way.camera[k] + 1, way.sequence[k]), way.frame[k], 0 if query else boxes[k]
-            while (path := f"{folder}/{_stem(domain, pid, *place, frame, box)}{ending}") in paths:
-                frame += 1  # strangers under one number meet in a frame
-            paths[path] = None
-    names = list(paths)
+        shots.append(shoot(person, seed, way, len(looks) - 1))
+        for caption in _captions(domain, person, pid, odd, way, seed):
+            while (path := SPELL[domain.grammar](caption._replace(total=len(splits)))) in splits:
+                caption = caption._replace(frame=caption.frame + 1)  # strangers under one number meet in a frame
+            splits[path] = caption.split
+    names = list(splits)
     order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
     stations = [station(name, camera, seed) for camera in range(domain.cameras)]
-    return Plan([names[k] for k in order], rows(join(shots), order), join(looks, np.stack), join(stations, np.stack))
+    paths = [names[k] for k in order]
+    world = Plan(paths, rows(join(shots), order), join(looks, np.stack), join(stations, np.stack))
+    return world, [splits[path] for path in paths]
 
 
-def _stem(domain: Statistics, pid: int, camera: int, sequence: int, frame: int, box: int) -> str:
-    """A file's name without its ending; cameras count from 1 here."""
-    who = "-1" if pid == -1 else f"{pid:04d}"
-    if domain.grammar == "duke":
-        return f"{who}_c{camera}_f{frame:07d}"
-    return f"{who}_c{camera}s{sequence}_{frame:06d}_{box:02d}"
+def _captions(domain: Statistics, person: Person, pid: int, odd: bool, way: Walk, seed: int) -> Iterator[Caption]:
+    """What the names of a person's images tell."""
+    import numpy as np
+
+    count, numbers = len(way.frame), numpy_generator(seed, "world", *person, "names")
+    boxes, few = numbers.integers(1, 5, count), np.full(count, odd)
+    splits = ["train" if person.role == "train" else "gallery"] * count
+    if person.role == "test":  # one query a camera
+        for camera in np.unique(way.camera):
+            splits[numbers.choice(np.flatnonzero(way.camera == camera))] = "query"
+    if domain.grammar == "msmt17":
+        few = numbers.random(count) < 0.42
+        if person.role == "train":  # list_val.txt has 7 % of everybody's training images
+            for k in numbers.permutation(count)[: max(1, round(0.073 * count))]:
+                splits[k] = "val"
+    for k, split in enumerate(splits):
+        place = int(way.camera[k]), int(way.sequence[k]), int(way.frame[k])
+        yield Caption(split, pid, *place, int(boxes[k]), k, 0, bool(few[k]))
 
 
-def _cast(name: str, seed: int, size: Size) -> Iterator[tuple[Person, int, str]]:
-    """Everybody, with the identity and the ending that the file names will have; junk follows its test person."""
-    market = statistics(name).grammar == "market"
+def _cast(name: str, seed: int, size: Size) -> list[tuple[Person, int, bool]]:
+    """Everybody, with identity and whether the names are spelled oddly; junk follows its test person."""
+    domain = statistics(name)
     counts = {"train": size.train_ids, "test": size.test_ids, "distractor": size.distractor_ids}
     if min(counts.values()) < 0 or sum(counts.values()) > 9999:
         raise UserError(f"a drawn domain has 0 to 9999 people, not {counts}")
+    if domain.labelled and not (size.train_ids and size.test_ids):
+        raise UserError(f"{name}: a labelled set has people to train on and people to search for, not {counts}")
+    if not domain.labelled and (size.test_ids or size.distractor_ids or not size.train_ids):
+        raise UserError(f"{name}: an unlabelled set has people to train on and no others, not {counts}")
+    market = domain.grammar == "market"
     pids = iter(1 + numpy_generator(seed, "world", name, "pids").permutation(sum(counts.values())))
+    cast: list[tuple[Person, int, bool]] = []
     for role, count in counts.items():
         for number in range(count):
             # Market-1501 has 22 names with a double ending: of one test identity, and a few distractors.
-            ending = ".jpg.jpg" if market and role != "train" and number == count - 1 else ".jpg"
+            odd = market and role != "train" and number == count - 1
             pid = int(next(pids))
-            yield Person(name, role, number), 0 if market and role == "distractor" else pid, ending
-            if role == "test" and statistics(name).junk:
-                yield Person(name, "junk", number), -1, ".jpg"
+            if domain.grammar == "msmt17":  # both halves count from 0
+                pid = number + size.test_ids * (role == "distractor")
+            cast.append((Person(name, role, number), 0 if market and role == "distractor" else pid, odd))
+            if role == "test" and domain.junk:
+                cast.append((Person(name, "junk", number), -1, False))
+    if domain.grammar == "cuhk03":  # its images are numbered through in the order of identities
+        cast.sort(key=lambda entry: entry[1])
+    return cast
 
 
-def _shots(person: Person, seed: int, way: Walk, row: int) -> Shots:
+def shoot(person: Person, seed: int, way: Walk, row: int) -> Shots:
+    """Draws the parameters of the images of a walk; `row` is the person's in the table of looks."""
     import numpy as np
 
     n = len(way.frame)
@@ -641,6 +555,10 @@ def _shots(person: Person, seed: int, way: Walk, row: int) -> Shots:
     entry = np.repeat(enters, np.diff(enters, append=n))  # light changes little while somebody passes
     light = CAUSES.index("illumination")
     normal[:, light] = 0.8 * normal[entry, light] + 0.6 * normal[:, light]
+    if daylight := statistics(person.name).daylight:
+        for session in np.unique(way.sequence):
+            numbers = numpy_generator(seed, "world", person.name, "session", int(session))
+            normal[way.sequence == session, light] += daylight * numbers.standard_normal(8)
     return Shots(
         person=np.full(n, row),
         camera=way.camera,
@@ -662,11 +580,11 @@ def draw(
     dials: Dials,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Draws a domain into a folder, in the layout of the real data set, as JPEG files of quality 95.
+    """Draws a domain into a folder, in the layout of the real data set: JPEG files of quality 95, or PNG for CUHK03.
 
     Args:
-        folder: receives bounding_box_train, query and bounding_box_test.
-        name: "market" or "duke".
+        folder: receives what the real data set's own folder holds.
+        name: such as "market".
         seed: of the world; another one has other people and other cameras.
         size: people, and pixels of the files.
         dials: strength of each cause of variation.
@@ -676,18 +594,21 @@ def draw(
         The sha256 of all pixels before they were coded, in the order of the files' paths.
 
     Raises:
-        UserError: for a domain that has no stand-in, or too many people.
+        UserError: for a domain that has no stand-in, too many people, or none in a split that needs some.
     """
     import PIL.Image
 
     from reproduce.data.drawing import render, rows
 
-    world = plan(name, seed=seed, size=size)
-    for each in FOLDERS.values():
+    world, splits = _plan(name, seed, size)
+    for each in {path.rpartition("/")[0] for path in world.paths}:
         (folder / each).mkdir(parents=True, exist_ok=True)
+    for file, lines in lists(statistics(name).grammar, zip(world.paths, splits, strict=True)).items():
+        (folder / file).write_text(lines)
 
     def write(path: str, pixels: npt.NDArray[np.uint8]) -> None:
-        PIL.Image.fromarray(pixels).save(folder / path, "JPEG", quality=95)
+        kind: dict[str, Any] = {"format": "PNG"} if path.endswith(".png") else {"format": "JPEG", "quality": 95}
+        PIL.Image.fromarray(pixels).save(folder / path, **kind)
 
     digest, count = hashlib.sha256(), len(world.paths)
     with ThreadPoolExecutor(2) as pool:
@@ -700,43 +621,3 @@ def draw(
             if progress:
                 progress(min(start + BLOCK, count), count)
     return digest.hexdigest()
-
-
-def contact_sheet(
-    name: str, *, seed: int = 1, dials: Dials | None = None, height: int = 128, people: int = 8
-) -> PIL.Image.Image:
-    """Shows a domain on one page: a row a person and a column a camera; then a row a dial, at 0, 0.5, 1 and 2.
-
-    A dial's row shows the first person twice at each level; nothing but that dial differs from the first two pictures.
-    """
-    import numpy as np
-    import PIL.Image
-    import PIL.ImageDraw
-
-    from reproduce.data.drawing import join, render, rows
-
-    cameras, dials = np.arange(statistics(name).cameras), dials or Dials()
-    crowd = [Person(name, "test", number) for number in range(people)]
-    away, progress = (cameras % 3 == 1) * 1.0, (cameras * 0.37 + 0.2) % 1.0
-    way = Walk(cameras, cameras, cameras, away, progress)
-    shots = join([_shots(person, seed, way, row) for row, person in enumerate(crowd)])
-    looks = join([look(person, seed) for person in crowd], np.stack)
-    stations = join([station(name, int(camera), seed) for camera in cameras], np.stack)
-
-    def strip(images: slice, at: Dials) -> list[npt.NDArray[np.uint8]]:
-        return list(render(stage(name, rows(shots, images), looks, stations, at), height, height // 2).numpy())
-
-    count = len(cameras)
-    page = [(f"person {k + 1}", strip(slice(k * count, (k + 1) * count), dials)) for k in range(people)]
-    for cause in CAUSES:
-        levels = [replace(dials, **{cause: level}) for level in (0.0, 0.5, 1.0, 2.0)]
-        page.append((f"{cause}\n0, 0.5, 1, 2", [image for at in levels for image in strip(slice(0, 2), at)]))
-    margin, gap = 84, 2
-    columns = max(len(images) for _, images in page)
-    sheet = PIL.Image.new("RGB", (margin + columns * (height // 2 + gap), len(page) * (height + gap)), "white")
-    pen = PIL.ImageDraw.Draw(sheet)
-    for row, (label, images) in enumerate(page):
-        pen.text((4, row * (height + gap) + 4), label, fill="black")
-        for column, image in enumerate(images):
-            sheet.paste(PIL.Image.fromarray(image), (margin + column * (height // 2 + gap), row * (height + gap)))
-    return sheet

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import trees
 from demo_stages import Number
 
 from reproduce.cli import main
+from reproduce.data import sheets
+from reproduce.data.places import DOMAINS
+from reproduce.data.world import CAUSES
 from reproduce.runner import Site, Store, build
 
 RESULT = {
@@ -36,6 +41,37 @@ def test_make_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "published: 751 ids, 12936 images, 6 cameras" in output
     assert main(["data", "make", "market", str(tmp_path / "m")]) == 2
     assert "is not empty: name another folder" in capsys.readouterr().err
+
+
+def test_make_and_info_of_the_other_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, expected in (
+        ("cuhk03", "24 images, 2 cameras   published: 700 ids, 1400 images, 2 cameras"),
+        ("luperson", "train    0 ids, 938 images, 0 cameras\n"),
+    ):
+        assert main(["data", "make", name, str(tmp_path / name), "--scale", "smoke"]) == 0
+        assert main(["data", "info", name, str(tmp_path / name)]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_sheet_for_each_domain_and_each_dial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def page(kind: str) -> Callable[..., PIL.Image.Image]:
+        def draw(name: str, *, seed: int) -> PIL.Image.Image:
+            asked.append((kind, name, seed))
+            return PIL.Image.new("RGB", (2, 2))
+
+        return draw
+
+    for kind in ("contact_sheet", "dial_sheet"):
+        monkeypatch.setattr(sheets, kind, page(kind))
+    assert main(["data", "sheet", str(tmp_path), "--world-seed", "2"]) == 0
+    of_domains = [("contact_sheet", domain, 2) for domain in sorted(DOMAINS)]
+    assert asked == [*of_domains, *(("dial_sheet", cause, 2) for cause in CAUSES)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([*DOMAINS, *CAUSES])
+    assert str(tmp_path / "occlusion.png") in capsys.readouterr().out
 
 
 def test_info_of_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 
 from methods import supervised
-from reproduce.data.domains import Domain
+from reproduce.data.domains import PUBLISHED, Domain
+from reproduce.data.standins import StandIn
 from reproduce.data.world import Size
-from reproduce.scales import SCALES, at_scale, stand_in_size
+from reproduce.scales import MOST_TEST_IDS, PUBLISHED_IDS, SCALES, at_scale, stand_in_size
+from reproduce.setting import Setting
 from reproduce.stage import rewrite
 
 
@@ -48,7 +50,7 @@ def test_the_experiment_itself_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("domain", ["market", "duke"])
+@pytest.mark.parametrize("domain", PUBLISHED_IDS)
 def test_drawn_domains_have_enough_people_for_a_batch(domain: str, scale: str) -> None:
     size = stand_in_size(domain, SCALES[scale])
     assert size.train_ids >= scaled(scale).P
@@ -57,3 +59,20 @@ def test_drawn_domains_have_enough_people_for_a_batch(domain: str, scale: str) -
 
 def test_published_size() -> None:
     assert stand_in_size("duke", SCALES["paper"]) == Size(702, 702, 408, 256, 128)
+    assert stand_in_size("msmt17", SCALES["paper"]) == Size(1041, 3060, 0, 256, 128)
+    for domain, published in PUBLISHED.items():
+        if domain.name not in ("market", "duke"):  # whose galleries have people whom nobody searches for
+            assert PUBLISHED_IDS[domain.name] == (published.train.ids, published.query.ids, 0)
+
+
+def test_a_scale_keeps_galleries_alike() -> None:
+    assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 54, 0, 64, 32)
+    assert stand_in_size("luperson", SCALES["small"]) == Size(172, 0, 0, 64, 32)
+    tested = [stand_in_size(domain, SCALES["small"]).test_ids for domain in PUBLISHED_IDS]
+    assert max(tested) <= -(-MOST_TEST_IDS // SCALES["small"].ids)
+
+
+@pytest.mark.parametrize("domain", PUBLISHED_IDS)
+def test_every_published_set_has_a_stand_in(domain: str) -> None:
+    stage = Setting("smoke", weights="scratch").resolve(supervised.Train(Domain(domain)))
+    assert stage.domain == StandIn(domain, stand_in_size(domain, SCALES["smoke"]))  # type: ignore[attr-defined]

@@ -1,0 +1,113 @@
+"""Contact sheets of the stand-in world: each domain on a page, and each dial on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from reproduce.data.places import DOMAINS, statistics
+from reproduce.data.world import CAUSES, Dials, Person, Walk, look, shoot, stage, station
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import PIL.Image
+
+    from reproduce.data.drawing import Look
+    from reproduce.data.world import Shots, Station
+
+    Array = npt.NDArray[Any]
+
+LEVELS = (0.0, 0.5, 1.0, 2.0)
+MOST_CAMERAS = 15
+GAP = 2
+
+
+def contact_sheet(
+    name: str, *, seed: int = 1, dials: Dials | None = None, height: int = 128, people: int = 8
+) -> PIL.Image.Image:
+    """Shows a domain on one page: a row a person and a column a camera; then a row a dial, at 0, 0.5, 1 and 2.
+
+    A dial's row shows the first person twice at each level; nothing but that dial differs from the first two pictures.
+    Of many cameras the first 15 are shown.
+    """
+    import numpy as np
+
+    dials, count = dials or Dials(), min(statistics(name).cameras, MOST_CAMERAS)
+    shots, looks, stations = _sightings(name, seed, people, np.arange(count))
+
+    def strip(images: slice, at: Dials) -> list[Array]:
+        return list(_pictures(name, shots, images, looks, stations, at, height))
+
+    page = [(f"person {k + 1}", strip(slice(k * count, (k + 1) * count), dials)) for k in range(people)]
+    for cause in CAUSES:
+        levels = [replace(dials, **{cause: level}) for level in LEVELS]
+        page.append((f"{cause}\n0, 0.5, 1, 2", [image for at in levels for image in strip(slice(0, 2), at)]))
+    return _page(page, height)
+
+
+def dial_sheet(
+    cause: str, *, seed: int = 1, height: int = 128, people: int = 2, sightings: int = 24, domains: Sequence[str] = ()
+) -> PIL.Image.Image:
+    """Shows what a dial does on one page: a row a person, of every domain, and three pictures at each of 0, 0.5, 1, 2.
+
+    Many disturbances are rare, so of 24 sightings those three are shown that the dial changes most, more than three
+    quarters of them, and more than half of them.
+    """
+    import numpy as np
+
+    levels = [replace(Dials(), **{cause: level}) for level in LEVELS]
+    page = []
+    for name in domains or DOMAINS:
+        cameras = np.arange(sightings) % statistics(name).cameras
+        shots, looks, stations = _sightings(name, seed, people, cameras)
+        for k in range(people):
+            mine = np.arange(k * sightings, (k + 1) * sightings)
+            off, most = (_pictures(name, shots, mine, looks, stations, at, 32) for at in (levels[0], levels[-1]))
+            moved = np.argsort(-np.abs(most.astype(float) - off).mean((1, 2, 3)), kind="stable")
+            shown = mine[moved[[0, sightings // 4, sightings // 2]]]
+            strips = [_pictures(name, shots, shown, looks, stations, at, height) for at in levels]
+            page.append((f"{name} {k + 1}", [image for strip in strips for image in strip]))
+    return _page(page, height, [f"{cause} {level:g}" for level in LEVELS])
+
+
+def _sightings(name: str, seed: int, people: int, cameras: Array) -> tuple[Shots, Look, Station]:
+    """Everybody seen by the same cameras, in the same order."""
+    import numpy as np
+
+    from reproduce.data.drawing import join
+
+    role = "test" if statistics(name).labelled else "train"
+    crowd = [Person(name, role, number) for number in range(people)]
+    away, progress = (cameras % 3 == 1) * 1.0, (cameras * 0.37 + 0.2) % 1.0
+    way = Walk(cameras, cameras, cameras, away, progress)
+    shots = join([shoot(person, seed, way, row) for row, person in enumerate(crowd)])
+    stations = [station(name, camera, seed) for camera in range(cameras.max() + 1)]
+    return shots, join([look(person, seed) for person in crowd], np.stack), join(stations, np.stack)
+
+
+def _pictures(
+    name: str, shots: Shots, images: slice | Array, looks: Look, stations: Station, dials: Dials, height: int
+) -> Array:
+    from reproduce.data.drawing import render, rows
+
+    pixels: Array = render(stage(name, rows(shots, images), looks, stations, dials), height, height // 2).numpy()
+    return pixels
+
+
+def _page(strips: Sequence[tuple[str, Sequence[Array]]], height: int, heads: Sequence[str] = ()) -> PIL.Image.Image:
+    """Lays labelled strips of pictures below each other, under heads of equal width."""
+    import PIL.Image
+    import PIL.ImageDraw
+
+    margin, wide, top = 84, height // 2 + GAP, 20 if heads else 0
+    columns = max(len(images) for _, images in strips)
+    sheet = PIL.Image.new("RGB", (margin + columns * wide, top + len(strips) * (height + GAP)), "white")
+    pen = PIL.ImageDraw.Draw(sheet)
+    for column, head in enumerate(heads):
+        pen.text((margin + column * wide * columns // len(heads), 4), head, fill="black")
+    for row, (label, images) in enumerate(strips):
+        pen.text((4, top + row * (height + GAP) + 4), label, fill="black")
+        for column, image in enumerate(images):
+            sheet.paste(PIL.Image.fromarray(image), (margin + column * wide, top + row * (height + GAP)))
+    return sheet
