@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reports.cli import read_papers
-from reports.render import readme_table, update_readme
+from reports.render import readme_table, render, update_readme
 from reproduce.data.world import WORLD_VERSION
 from reproduce.results import file_name, read
 from reproduce.tables import read_all
@@ -38,3 +38,8 @@ def test_the_readme_shows_them(tmp_path: Path) -> None:
     copy.write_text((ROOT / "README.md").read_text())
     changed = update_readme(copy, readme_table(RECORDED, read_papers(ROOT / "suites")))
     assert not changed, "renew it: reproduce report reports/results --readme README.md"
+
+
+def test_the_report_says_that_duke_was_withdrawn(tmp_path: Path) -> None:
+    for path in render(RECORDED, read_papers(ROOT / "suites"), tmp_path):
+        assert "withdrawn" in path.read_text().lower()
