@@ -95,6 +95,18 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--delete", action="store_true")
     command.set_defaults(run=gc)
 
+    command = commands.add_parser("bench", help="measure kernels and training steps beside bare matrix products")
+    command.add_argument("what", choices=["neighbours", "evaluate", "rerank", "train"])
+    command.add_argument(
+        "--sizes", nargs="+", required=True, metavar="N", help="images; queries x gallery, as 336x1973; batch for train"
+    )
+    command.add_argument("--columns", type=int, default=2048, help="of the embeddings (default 2048)")
+    command.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts (default 3)")
+    command.add_argument("--threads", type=int, help="of a measurement (default: all cores)")
+    command.add_argument("--dense", type=int, default=6000, help="most images for dense references (default 6000)")
+    command.add_argument("--out", type=Path, default=Path("build/bench"))
+    command.set_defaults(run=bench)
+
     data = commands.add_parser("data", help="draw stand-ins, look at them, count what a folder holds, take in weights")
     verbs = data.add_subparsers(required=True, metavar="VERB")
     drawn = sorted(PUBLISHED_IDS)
@@ -247,6 +259,25 @@ def gc(options: argparse.Namespace) -> None:
                     shutil.rmtree(folder)
     print(f"{len(leftovers) + len(artifacts)} folders, {size / 2**20:.1f} MiB", end="")
     print(" deleted" if options.delete else "; next: reproduce gc --delete")
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    from reproduce.bench import bench as measure
+
+    try:
+        sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+    except ValueError:
+        raise UserError(f"--sizes {' '.join(options.sizes)}: give whole numbers, such as 2000 or 336x1973") from None
+    measure(
+        options.what,
+        sizes,
+        columns=options.columns,
+        repeats=options.repeats,
+        threads=options.threads,
+        dense=options.dense,
+        out=options.out,
+    )
 
 
 def make(options: argparse.Namespace) -> None:

@@ -28,13 +28,13 @@ Variant: TypeAlias = Literal["spcl", "mmt", "udap"]
 Backend: TypeAlias = Literal["torch", "faiss"]
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 
-_TILE = 2048
+_TILE = 1024
 """Rows and columns of a tile of products."""
 
 _CELLS = 1 << 22
 """Products, or terms of a sparse sum, that are held at a time."""
 
-_CANDIDATES = 1024
+_CANDIDATES = 4096
 """Candidates of one row from which comparing it with every other is cheaper."""
 
 _ROUNDING = 1e-6
@@ -245,7 +245,8 @@ class _Points:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
-        self.half = _half(rows)
+        step = 128 if rows.device.type == "cpu" else len(rows)  # in a CPU's cache
+        self.half = torch.cat([rows[at : at + step].square().sum(1) for at in range(0, len(rows), step)]) / 2
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -261,6 +262,11 @@ def checked(embeddings: Embeddings, name: str = "embeddings") -> Tensor:
     Raises:
         UserError: they are empty, not a matrix of real numbers, or not finite.
     """
+    return _points(embeddings, name=name).rows
+
+
+def _points(embeddings: Embeddings, *, unit: bool = False, name: str = "embeddings") -> _Points:
+    """Check embeddings; with `unit`, rescale rows unless they are of unit length already."""
     if isinstance(embeddings, Tensor):
         rows = embeddings.detach()
     else:
@@ -272,31 +278,16 @@ def checked(embeddings: Embeddings, name: str = "embeddings") -> Tensor:
         raise UserError(f"{name} are of type {rows.dtype}; give real numbers")
     if rows.ndim != 2 or 0 in rows.shape:
         raise UserError(f"{name} have shape {tuple(rows.shape)}; give a row per image, (N, D), and at least one")
-    rows = rows.float().contiguous()
-    if not bool(_half(rows).isfinite().all()):
-        at = int(torch.nonzero(~_half(rows).isfinite())[0, 0])
+    points = _Points(rows.float().contiguous())
+    if not bool(points.half.isfinite().all()):
+        at = int(torch.nonzero(~points.half.isfinite())[0, 0])
         raise UserError(f"row {at} of {name} holds NaN, infinity or numbers too large to square")
-    return rows
-
-
-def _points(embeddings: Embeddings, *, unit: bool = False, name: str = "embeddings") -> _Points:
-    """Check embeddings; with `unit`, rescale rows unless they are of unit length already."""
-    points = _Points(checked(embeddings, name))
     if unit and bool(((2 * points.half - 1).abs() > 1e-4).any()):
         if not bool(points.half.all()):
             at = int(torch.nonzero(points.half == 0)[0, 0])
             raise UserError(f"row {at} of {name} is zero and has no direction")
         points = _Points(points.rows / (2 * points.half).sqrt()[:, None])
     return points
-
-
-def _product(rows: Tensor, columns: Tensor) -> Tensor:
-    """Inner products (R, C); on a CPU a tile at a time, which its matrix products like best."""
-    step = _TILE if rows.device.type == "cpu" else max(1, len(columns))
-    product = rows.new_empty(len(rows), len(columns))
-    for at in range(0, len(columns), step):
-        torch.mm(rows, columns[at : at + step].T, out=product[:, at : at + step])
-    return product
 
 
 def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Points, _Points]:
@@ -306,7 +297,18 @@ def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Poin
     images = _points(gallery, unit=metric == "cosine", name="the gallery's embeddings")
     queries = _points(query, unit=metric == "cosine", name="the queries' embeddings")
     _same_space(queries, images)
-    return _Points(queries.rows.to(images.rows.device)), images
+    if queries.rows.device != images.rows.device:
+        queries = _Points(queries.rows.to(images.rows.device))
+    return queries, images
+
+
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner products (R, C); on a CPU a tile at a time, which its matrix products like best."""
+    step = _TILE if rows.device.type == "cpu" else len(columns)
+    product = rows.new_empty(len(rows), len(columns))
+    for at in range(0, len(columns), step):
+        torch.mm(rows, columns[at : at + step].T, out=product[:, at : at + step])
+    return product
 
 
 def _same_space(one: _Points, other: _Points) -> None:
@@ -317,11 +319,6 @@ def _same_space(one: _Points, other: _Points) -> None:
 def _check(k1: int, k2: int) -> None:
     if not 1 <= k2 <= k1:
         raise UserError(f"k1 is {k1} and k2 {k2}; they have to be at least 1, and k2 at most k1")
-
-
-def _half(rows: Tensor) -> Tensor:
-    """Half the squared lengths (N,) of rows (N, D)."""
-    return torch.cat([rows[part].square().sum(1) for part in _strips(*rows.shape)]) / 2
 
 
 def _strips(count: int, columns: int) -> list[slice]:
@@ -465,10 +462,10 @@ class _Matrix:
             length, lost = torch.empty(len(points)), torch.empty(len(points))
             centre = points.rows.mean(0)
             for rows in tiles:
-                exact = points.rows[rows] - centre
+                exact = points.rows[rows].sub_(centre)
                 self._rounded.append(exact.bfloat16())
                 length[rows] = torch.linalg.vector_norm(exact, dim=1)
-                lost[rows] = torch.linalg.vector_norm(exact - self._rounded[-1].float(), dim=1)
+                lost[rows] = torch.linalg.vector_norm(exact.sub_(self._rounded[-1]), dim=1)
             self.half = length.square() / 2
             self.error = _error(length, lost, points.rows.shape[1])
 
