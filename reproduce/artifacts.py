@@ -40,7 +40,8 @@ class Training(Artifact):
 
     Attributes:
         checkpoints: weights by moment: "last", "best on source", "best on target", "step 3"; kept in memory on the CPU.
-        facts: what is needed to rebuild the network, such as the number of classes.
+        facts: what is needed to rebuild the network, such as the number of classes; and under "health", by moment, what
+            `Scores` says of its pseudo labels.
     """
 
     checkpoints: Mapping[str, Weights]
@@ -72,6 +73,9 @@ class Scores(Artifact):
         ap: average precision of each query (Q,), a fraction; NaN where a query has no match.
         queries: how many queries were ranked.
         unmatched: how many of them have no match in the gallery.
+        health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
+            empty where there were none.
+        collapsed: why the training could not go on; empty where it could.
     """
 
     mAP: float
@@ -82,18 +86,22 @@ class Scores(Artifact):
     ap: NDArray[np.float64]
     queries: int
     unmatched: int
+    health: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    collapsed: str = ""
 
     @property
     def numbers(self) -> dict[str, float | int]:
-        """Everything but the values per query."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "ap"}
+        """Every number but the values per query."""
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in told.items() if isinstance(value, (int, float))} | dict(self.health)
 
     def save(self, folder: Path) -> None:
         import numpy as np
         from safetensors.numpy import save_file
 
         save_file({"ap": np.ascontiguousarray(self.ap, np.float64)}, folder / "ap.safetensors")
-        _write_json(folder / "scores.json", self.numbers)
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "ap"}
+        _write_json(folder / "scores.json", told | {"health": dict(self.health)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:

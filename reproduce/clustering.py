@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.stage import UserError
 
@@ -20,13 +21,24 @@ OUTLIER = -1
 
 @dataclass(frozen=True)
 class Rho:
-    """The eps of UDAP, SSG and MMT: the mean of the lowest share rho of the distances that are not zero."""
+    """The eps of UDAP, SSG and MMT: the mean of the lowest share rho of the distances that are not zero.
+
+    Attributes:
+        rho: that share.
+        of: how many images it was meant for: among N the share is rho (of - 1) / (N - 1), so that an image has as many
+            neighbours whatever N is; None for rho as it is.
+    """
 
     rho: float = 1.6e-3
+    of: int | None = None
+
+    def share(self, n: int) -> float:
+        """The share of the pairs of n images."""
+        return self.rho if self.of is None else min(1.0, self.rho * (self.of - 1) / max(1, n - 1))
 
     def eps(self, graph: sparse.csr_array) -> float:
         """The eps for the pairs of a graph (N, N)."""
-        return _mean_of_lowest(graph, self.rho, zeros=False)
+        return _mean_of_lowest(graph, self.share(graph.shape[0]), zeros=False)
 
 
 @dataclass(frozen=True)
@@ -35,9 +47,28 @@ class TopP:
 
     p: float = 1.6e-3
 
+    def share(self, n: int) -> float:
+        """The share of the pairs of n images."""
+        return self.p
+
     def eps(self, graph: sparse.csr_array) -> float:
         """The eps for the pairs of a graph (N, N)."""
         return _mean_of_lowest(graph, self.p, zeros=True)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An eps that a paper chose for one target. It holds for that data set and network; anywhere else a rule finds one.
+
+    `reproduce.setting` puts one or the other in its place.
+
+    Attributes:
+        printed: the paper's eps.
+        elsewhere: the rule, by default UDAP's share of neighbours on Market-1501.
+    """
+
+    printed: float
+    elsewhere: Rho = Rho(of=12936)
 
 
 @dataclass(frozen=True)
@@ -53,12 +84,28 @@ class DBSCAN:
         min_samples: how many images make a core.
     """
 
-    eps: float | Rho | TopP = 0.6
+    eps: float | Rho | TopP | Tuned = 0.6
     min_samples: int = 4
+
+    def reach(self, n: int) -> dict[str, Any]:
+        """What of the distances of n images it has to see: arguments of `reproduce.neighbours.cosine_graph`."""
+        if isinstance(self.eps, (Rho, TopP)):
+            return {"pairs": math.ceil(self.eps.share(n) * n * (n - 1) / 2) + 1}
+        return {"radius": self.eps}
+
+    def radius(self, graph: sparse.csr_array) -> float:
+        """The eps, or what its rule gives for this graph.
+
+        Raises:
+            UserError: the rule finds no distance to set eps from; eps was left to `reproduce.setting`.
+        """
+        if isinstance(self.eps, Tuned):
+            raise UserError(f"eps is {self.eps}, which has to be resolved: give its number or its rule")
+        return self.eps.eps(graph) if isinstance(self.eps, (Rho, TopP)) else self.eps
 
     def settled(self, graph: sparse.csr_array) -> DBSCAN:
         """The same with the number that its rule gives for this graph, for methods that set eps once."""
-        return self if isinstance(self.eps, (int, float)) else dataclasses.replace(self, eps=self.eps.eps(graph))
+        return dataclasses.replace(self, eps=self.radius(graph))
 
     def labels(self, graph: sparse.csr_array) -> NDArray[np.int64]:
         """Cluster the images of a graph.
@@ -78,8 +125,8 @@ class DBSCAN:
         from scipy import sparse
         from scipy.sparse.csgraph import connected_components
 
-        eps = self.settled(graph).eps
-        if not isinstance(eps, (int, float)) or not eps >= 0 or self.min_samples < 1:
+        eps = self.radius(graph)
+        if not eps >= 0 or self.min_samples < 1:
             raise UserError(f"eps is {eps} and min_samples {self.min_samples}; give a distance and at least 1")
         n = graph.shape[0]
         shift = _shift(graph)

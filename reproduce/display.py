@@ -13,12 +13,21 @@ from reproduce.data.standins import StandIn
 from reproduce.engine import Engine, Job
 from reproduce.results import Result
 from reproduce.stage import Stage
-from reproduce.tables import METRICS
+from reproduce.tables import MEASURED, METRICS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
+SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10", "portion": "kept"}
+
+LIVE = {
+    "clusters": "{:.0f} clusters",
+    "portion": "{:.0f} % kept",
+    "purity": "{:.0f} % pure",
+    "loss": "loss {:.3f}",
+    "mAP": "mAP {:.1f}",
+}
+"""What the line of a running stage says of the last values it logged."""
 
 SPEAK_EVERY = 10.0
 """Seconds between two lines of one stage where the output is not a terminal."""
@@ -60,9 +69,9 @@ def progress(job: Job) -> list[str]:
     words: list[str] = []
     if seen.get("count"):
         words.append(f"{seen['unit']} {seen['done']}/{seen['count']}")
-    for name, digits in (("loss", 3), ("mAP", 1)):
+    for name, form in LIVE.items():
         if name in seen:
-            words.append(f"{name} {seen[name]:.{digits}f}")
+            words.append(form.format(seen[name]))
     if "images_per_s" in seen:
         words.append(f"{seen['images_per_s']:.0f} images/s")
     if seen.get("done") and seen["done"] < seen["count"]:
@@ -148,13 +157,15 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     table.add_column("in percent", min_width=18)
     table.add_column("task", no_wrap=True)
     table.add_column(no_wrap=True)
-    for name in SHOWN.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    printed_somewhere = {name for result in found for name in result["printed"]} | set(METRICS)
+    shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere}
+    for head in shown.values():
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict")
     for result in found:
-        case, measured = result["case"], result["measured"]
-        numbers = [_spread(result, name) if measured else "-" for name in SHOWN]
-        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in SHOWN]
+        case = result["case"]
+        numbers = [_spread(result, name) for name in shown]
+        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in shown]
         table.add_row(
             f"{case['paper']} {case['table']} {case['label']}", case["task"], "measured", *numbers, result["verdict"]
         )
@@ -168,9 +179,12 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
 def means(result: Result) -> dict[str, float]:
     """The mean of every metric over the seeds of a result; empty where nothing was measured."""
     seeds = list(result["measured"].values())
-    return {name: statistics.fmean(seed[name] for seed in seeds) for name in METRICS} if seeds else {}
+    names = [name for name in MEASURED if all(name in seed for seed in seeds)] if seeds else []
+    return {name: statistics.fmean(seed[name] for seed in seeds) for name in names}
 
 
 def _spread(result: Result, name: str) -> str:
-    values = [seed[name] for seed in result["measured"].values()]
+    values = [seed[name] for seed in result["measured"].values() if name in seed]
+    if not values:
+        return "-"
     return f"{statistics.fmean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")

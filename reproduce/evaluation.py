@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reproduce.artifacts import Scores, Training
@@ -292,7 +292,9 @@ class Evaluate(Stage[Scores]):
             kept = ", ".join(training.checkpoints)
             raise UserError(f"{self.train.name} kept no network of {self.at!r}; it kept {kept}")
         net = self.train.embedder(training, self.at).to(env.device)
-        return score(net, dataset, self.train.input, env, flip=self.flip, rerank=self.rerank)
+        scores = score(net, dataset, self.train.input, env, flip=self.flip, rerank=self.rerank)
+        health = dict(training.facts.get("health", {}).get(self.at, {}))
+        return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
 
 
 def score(
@@ -322,11 +324,12 @@ def score(
     )
 
 
-def embed(net: nn.Module, images: Images, *, flip: bool = False, batch: int = 128) -> Tensor:
+def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True, batch: int = 128) -> Tensor:
     """Embed images with a network in evaluation mode.
 
     Returns:
-        (N, D) on the images' device, each row of length 1; with `flip` the sum of image and mirror image, rescaled.
+        (N, D) on the images' device, with `flip` the sum of image and mirror image; rows of length 1 with `unit`, else
+        as the network gives them.
     """
     import torch
     from torch.nn.functional import normalize
@@ -340,4 +343,5 @@ def embed(net: nn.Module, images: Images, *, flip: bool = False, batch: int = 12
         for pixels in images.batches(blocks):
             inputs = normalise(pixels).to(dtype)
             rows.append(net(inputs) + net(inputs.flip(3)) if flip else net(inputs))
-    return normalize(torch.cat(rows))
+    embeddings = torch.cat(rows)
+    return normalize(embeddings) if unit else embeddings

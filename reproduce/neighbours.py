@@ -232,6 +232,53 @@ def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine")
     return blocks()
 
 
+def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | None = None) -> Graph:
+    """The cosine distances of near pairs.
+
+    Args:
+        embeddings: (N, D); a row of zeros is at distance 1 from all others.
+        radius: the largest distance that is stored, at most 1.
+        pairs: store only so many of the nearest pairs, pairs at distance 0 not counted; None for all within the radius.
+
+    Returns:
+        (N, N) float32, symmetric; zeros are stored, the diagonal among them. A pair that is not stored is taken to be
+        at distance 1, whatever it is.
+
+    Raises:
+        UserError: embeddings as for `nearest`; a radius outside 0..1; pairs below 1.
+    """
+    if not 0 <= radius <= 1 or (pairs is not None and pairs < 1):
+        raise UserError(f"radius is {radius} and pairs {pairs}; give a radius in 0..1 and at least one pair")
+    points = _points(embeddings)
+    unit = points.rows / (2 * points.half).sqrt().clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    n = len(unit)
+    found: list[Tensor] = []
+    values = torch.empty(0)
+    for rows in _strips(n, n):
+        far = 1 - _product(unit[rows], unit[rows.start :])
+        far[far < _ROUNDING] = 0
+        at = torch.nonzero((far <= radius).triu(1))
+        found.append(torch.stack([at[:, 0] + rows.start, at[:, 1] + rows.start]).cpu())
+        values = torch.cat([values, far[at[:, 0], at[:, 1]].cpu()])
+        if pairs is not None and (values > 0).sum() > pairs:
+            radius = float(values[values > 0].kthvalue(pairs).values)
+            near = values <= radius
+            found, values = [torch.cat(found, dim=1)[:, near]], values[near]
+    first, second = torch.cat(found, dim=1).numpy()
+    own = np.arange(n)
+    graph = Graph(
+        sparse.coo_array(
+            (
+                np.concatenate([values.numpy(), values.numpy(), np.zeros(n, np.float32)]),
+                (np.concatenate([first, second, own]), np.concatenate([second, first, own])),
+            ),
+            shape=(n, n),
+        )
+    )
+    graph.shift = np.full(n, 0.5)
+    return graph
+
+
 # Embeddings
 
 

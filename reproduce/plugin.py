@@ -166,7 +166,7 @@ class Campaign:
     seeds: tuple[int, ...] = ()
     plans: dict[Case, dict[int, Stage[Any]]] = field(default_factory=dict)
     blocked: dict[Case, Blocked] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
+    results: dict[Path, Result] = field(default_factory=dict)
     engine: Engine | None = None
     report: Path | None = None
 
@@ -187,7 +187,9 @@ class Campaign:
         for case in cases:
             assert case.recipe
             try:
-                self.plans[case] = {seed: self.setting.resolve(case.recipe(case.task, seed)) for seed in self.seeds}
+                self.plans[case] = {
+                    seed: self.setting.resolve(case.recipe(case.task, seed), case.world) for seed in self.seeds
+                }
             except Blocked as blocked:
                 self.blocked[case] = blocked
         final = [stage for plan in self.plans.values() for stage in plan.values()]
@@ -256,7 +258,9 @@ class Campaign:
         """Wait for a case, record and judge it."""
         if case.recipe is None:
             pytest.skip(f"the method of {case.row.label!r} does not exist here yet")
-        if blocked := self.blocked.get(case):
+        if (blocked := self.blocked.get(case)) and blocked.want == "world":
+            pytest.skip(str(blocked))
+        if blocked:
             verdict = f"blocked({blocked.want})"
             self._keep({**self._blank(case, self.setting.identity([])), "verdict": verdict, "reasons": [str(blocked)]})
             message = f"{verdict}: {blocked}"
@@ -266,14 +270,13 @@ class Campaign:
         jobs = {seed: self._wait(stage) for seed, stage in self.plans[case].items()}
         result = self._result(case, jobs)
         self._keep(result)
-        if result["verdict"] not in results.PASSING:
+        if not results.passes(result):
             message = result.get("error") or self._compared(case, result)
             tail = result.get("log_tail")
             pytest.fail(message + (f"\n\nthe end of its log:\n{tail}" if tail else ""), pytrace=False)
 
     def _keep(self, result: Result) -> None:
-        self.results.append(result)
-        results.write(result, self.out / "results")
+        self.results[results.write(result, self.out / "results")] = result
 
     def _blank(self, case: Case, identity: Mapping[str, Any]) -> Result:
         """A result as far as it is known before anything ran."""
@@ -314,14 +317,19 @@ class Campaign:
         if failed := [job for job in jobs.values() if job.status == "failed"]:
             return {**result, "verdict": "error", "error": failed[0].error, "log_tail": failed[0].tail}
         try:
-            measured = {str(seed): store.load(job.stage).numbers for seed, job in jobs.items()}
+            scores = {seed: store.load(job.stage) for seed, job in jobs.items()}
         except UserError as error:
             return {**result, "verdict": "error", "error": str(error)}
+        measured = {str(seed): found.numbers for seed, found in scores.items()}
         verdict = "not comparable" if reasons else results.judge(case.printed, list(measured.values()), case.row.band)
-        return {**result, "measured": measured, "verdict": verdict}
+        if collapsed := [f"seed {seed}: {found.collapsed}" for seed, found in scores.items() if found.collapsed]:
+            verdict = "collapsed"
+        return {**result, "measured": measured, "verdict": verdict, "collapsed": collapsed}
 
     def _compared(self, case: Case, result: Result) -> str:
         measured = means(result)
+        if result["verdict"] == "collapsed":
+            return f"collapsed: {result['collapsed'][0]}"
         pairs = [
             f"{SHOWN[name]} {measured[name]:.1f} (printed {value:.1f})"
             for name, value in case.printed.items()
@@ -332,7 +340,7 @@ class Campaign:
     def _command(self, case: Case) -> str:
         option = self.config.option
         words = [
-            f"pytest 'suites/test_{case.paper}.py::test_table{case.table}[{case.id}]'",
+            f"pytest 'suites/test_{case.paper}.py::{case.test}[{case.id}]'",
             f"--scale {self.setting.scale}",
         ]
         words.append(f"--seeds {','.join(map(str, self.seeds))}")
@@ -349,18 +357,19 @@ class Campaign:
 
     def summarise(self, reporter: Any) -> None:
         """Render the reports and print the table of what was measured."""
-        if not self.results:
+        found = list(self.results.values())
+        if not found:
             return
         for hook in entry_points(group="reproduce.finish"):
-            self.report = hook.load()(self.results, self.suites, self.out)
+            self.report = hook.load()(found, self.suites, self.out)
         reporter.section("measured beside printed", sep="-")
-        reporter.write(summary(self.results, shutil.get_terminal_size().columns, colour=reporter.hasmarkup))
+        reporter.write(summary(found, shutil.get_terminal_size().columns, colour=reporter.hasmarkup))
         if self.report:
             reporter.write_line(f"report:  {self.report}")
         reporter.write_line(f"next:    {self._next()}")
 
     def _next(self) -> str:
-        if any(result["verdict"] == "error" for result in self.results):
+        if any(result["verdict"] == "error" for result in self.results.values()):
             return f"mend the cause ({self.out / 'logs'} tells more), then the same command: finished stages are kept"
         if not self.setting.on_stand_ins:
             return "reproduce results --record     (keeps these results under reports/results)"

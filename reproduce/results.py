@@ -59,6 +59,11 @@ def judge(printed: Printed, measured: Sequence[Mapping[str, float]], band: float
     return "reproduced" if len(measured) >= SEEDS_FOR_A_REPRODUCTION else "consistent"
 
 
+def passes(result: Result) -> bool:
+    """Whether a case's test passes. What cannot be set against the printed number cannot fail by it, collapsed or not."""
+    return result["verdict"] in PASSING or (result["verdict"] == "collapsed" and bool(result["reasons"]))
+
+
 def describe(case: Case) -> dict[str, str]:
     """The part of a result that says which cell it is."""
     return {

@@ -36,7 +36,7 @@ class Scale:
     Attributes:
         does: what it is for, in one line.
         shorten: epochs, milestones and evaluation periods are multiplied by this.
-        longest: and epochs and iterations are then cut to this many.
+        longest: and epochs, iterations and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
         narrow: whether the narrow net stands for the backbone.
@@ -71,12 +71,15 @@ WEIGHTS = "weights"
 def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
     """The `by_role` argument of `reproduce.stage.rewrite` for a scale."""
 
-    def shortened(value: int) -> int:
-        value = max(1, round(value * scale.shorten))
+    def cut(value: int) -> int:
         return value if scale.longest is None else min(value, scale.longest)
+
+    def shortened(value: int) -> int:
+        return cut(max(1, round(value * scale.shorten)))
 
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
+        "rounds": cut,
         "period": lambda value: max(1, round(value * scale.shorten)),
         "milestones": lambda value: (
             tuple(round(epoch * scale.shorten) for epoch in value)

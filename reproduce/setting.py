@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reproduce import weights
+from reproduce.clustering import Tuned
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import digest
@@ -16,6 +17,7 @@ from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.scales import SCALES, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, UserError, closure, rewrite
+from reproduce.tables import World
 
 SCRATCH = "scratch"
 
@@ -54,7 +56,7 @@ def given_folders(given: Iterable[str]) -> dict[str, Path]:
 
 
 class Blocked(Exception):
-    """A case that cannot run here, for want of "data" or "weights"."""
+    """A case that cannot run here, for want of "data", "weights" or a drawn "world"."""
 
     def __init__(self, want: str, reason: str) -> None:
         super().__init__(reason)
@@ -108,15 +110,20 @@ class Setting:
         """Whether all data are drawn; a run never mixes drawn and real data."""
         return not self.folders and self.root is None
 
-    def resolve(self, stage: Stage[Any]) -> Stage[Any]:
-        """The stage at this scale, on this data.
+    def resolve(self, stage: Stage[Any], world: World | None = None) -> Stage[Any]:
+        """The stage at this scale, on this data or, where a change of the drawn world is given, in that world.
 
         Raises:
-            Blocked: it needs data or weights that are not here.
+            Blocked: it needs data or weights that are not here, or a drawn world and the data are real.
             UserError: they are here, but not what they should be.
         """
         scale = SCALES[self.scale]
         by_scale = at_scale(scale)
+        seed, dials = self.world_seed, Dials()
+        if world:
+            if not self.on_stand_ins:
+                raise Blocked("world", "asks about drawn worlds, and these data are real")
+            seed, dials = world.seed or seed, replace(dials, **({world.off: 0.0} if world.off else {}))
 
         def by_role(role: str, value: Any, owner: Any) -> Any:
             value = by_scale(role, value, owner)
@@ -129,10 +136,26 @@ class Setting:
                 return self.locate(value).real
             if value != Domain(value.name):
                 raise Blocked("data", f"no stand-in is drawn for the {value.variant} variant of {value.name}")
-            return StandIn(value.name, stand_in_size(value.name, scale), self.world_seed, Dials())
+            return StandIn(value.name, stand_in_size(value.name, scale), seed, dials)
 
         resolved: Stage[Any] = rewrite(stage, leaf, by_role)
-        return resolved
+        published = scale.published and self.subset is None and self._published(resolved)
+
+        def tuned(value: Any) -> Any:
+            if isinstance(value, Tuned):
+                return value.printed if published else value.elsewhere
+            return value
+
+        settled: Stage[Any] = rewrite(resolved, tuned)
+        return settled
+
+    def _published(self, stage: Stage[Any]) -> bool:
+        """Whether all data of a resolved stage are the published sets."""
+        values = [value for part in closure([stage]) for value in vars(part).values()]
+        if any(isinstance(value, StandIn) for value in values):
+            return False
+        used = [value for value in values if isinstance(value, Real)]
+        return all(self.located[Domain(real.name, real.variant)].kind == "real" for real in used)
 
     def locate(self, domain: Domain) -> Located:
         """Find and read a domain's real data set, once.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ UNLABELLED = "u"
 """The letter that stands in a task for no source at all."""
 
 METRICS = ("mAP", "rank1", "rank5", "rank10")
-"""What a run measures, in percent."""
+"""How well a run retrieves, in percent."""
 
 GAINS = {"mAP_gain": "mAP", "rank1_gain": "rank1"}
 COUNTS = ("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images")
-PERCENT = (*METRICS, "portion")
-KNOWN = (*PERCENT, *GAINS, *COUNTS)
+MEASURED = (*METRICS, "portion")
+"""What a run measures, in percent; the last is the share of target images that pseudo labels keep."""
+
+KNOWN = (*MEASURED, *GAINS, *COUNTS)
 
 SOURCES = (*LETTERS.values(), "none", "mix")
 EXECUTED = ("yes", "no", "unsure")
@@ -224,20 +226,60 @@ class Paper:
         Raises:
             UserError: a recipe names no such row of the table.
         """
-        import pytest
-
         rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no" and row.ours}
         if unknown := sorted(set(recipes) - set(rows)):
             known = ", ".join(rows)
             raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
-        cases = [
-            Case(self.id, table, row, column.id, Task(row.runs.get(column.id, column.task)), recipes.get(name))
+        return _parameters(
+            Case(
+                self.id,
+                table,
+                row,
+                column.id,
+                Task(row.runs.get(column.id, column.task)),
+                recipes.get(name),
+                f"test_table{table}",
+            )
             for name, row in rows.items()
             for column in self.tables[table].columns
             if column.task != "none" and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
+        )
+
+    def figure_cases(self, figure: str, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
+        """The cases of the table rows that a figure shows, on its tasks, as `cases` gives them.
+
+        Args:
+            figure: the figure's id; its rows are spelled "table 3: ours".
+            tables: recipes by row, by table, as `cases` takes them.
+        """
+        shown = next(found for found in self.figures if found.id == figure)
+        return [
+            param
+            for table, recipes in tables.items()
+            for param in self.cases(table, **recipes)
+            if f"table {table}: {param.values[0].row.id}" in shown.rows and param.values[0].column in shown.task
         ]
-        marks = {True: (pytest.mark.withdrawn,), False: ()}
-        return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
+
+    def world_cases(self, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
+        """The cases that claims need besides their own cells: in another drawn world, and with their cause off.
+
+        Args:
+            tables: recipes by row, by table, as `cases` takes them.
+        """
+        known = {
+            f"{table}/{case.row.id}/{case.column}": case
+            for table, recipes in tables.items()
+            for case in (param.values[0] for param in self.cases(table, **recipes))
+            if case.recipe
+        }
+        wanted: dict[tuple[str, World], None] = {}
+        for claim in self.claims:
+            if claim.testable != "no":
+                for cell in filter(known.__contains__, (claim.left, *claim.right)):
+                    wanted |= dict.fromkeys(
+                        (cell, world) for world in (OTHER_WORLD, World(off=claim.cause)) if world != World()
+                    )
+        return _parameters(replace(known[cell], world=world, test="test_worlds") for cell, world in wanted)
 
     def numbers(self) -> Iterator[Number]:
         """Every printed number, in printed order."""
@@ -257,9 +299,33 @@ class Paper:
         return row.printed.get(column) if row else None
 
 
+@dataclass(frozen=True)
+class World:
+    """A change of the drawn world, under which a row is run again.
+
+    Attributes:
+        seed: of another world; None for the one that was asked for.
+        off: the cause of variation whose dial stands at 0; empty for none.
+    """
+
+    seed: int | None = None
+    off: str = ""
+
+    def __str__(self) -> str:
+        return f"no-{self.off}" if self.off else f"world{self.seed}"
+
+
+OTHER_WORLD = World(seed=2)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One row on one task, and how to run it."""
+    """One row on one task, and how to run it.
+
+    Attributes:
+        test: the test that runs it.
+        world: the change of the drawn world; None for the world that was asked for, or for real data.
+    """
 
     paper: str
     table: str
@@ -267,16 +333,27 @@ class Case:
     column: str
     task: Task
     recipe: Recipe | None
+    test: str
+    world: World | None = None
 
     @property
     def id(self) -> str:
         id = f"{self.task}-{self.row.id}"
-        return id if _is_task(self.column) else f"{id}-{self.column}"
+        id = id if _is_task(self.column) else f"{id}-{self.column}"
+        return f"{id}-{self.table}-{self.world}" if self.world else id
 
     @property
     def printed(self) -> Printed:
         """The printed numbers of the metrics that a run measures."""
-        return {metric: value for metric, value in self.row.printed[self.column].items() if metric in METRICS}
+        return {metric: value for metric, value in self.row.printed[self.column].items() if metric in MEASURED}
+
+
+def _parameters(cases: Iterable[Case]) -> list[Any]:
+    """Cases for `parametrize`, marked where their data were withdrawn."""
+    import pytest
+
+    marks = {True: (pytest.mark.withdrawn,), False: ()}
+    return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
 
 
 def full_label(row: Row) -> str:
@@ -483,7 +560,7 @@ def _number(cell: Any, metric: str, place: _Place) -> float:
     number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
     if metric in COUNTS and not (number and cell >= 0 and cell == int(cell)):
         raise place.error(f'{metric} must be a count from 0 or "-", not {cell!r}')
-    if metric in PERCENT and not (number and 0 <= cell <= 100):
+    if metric in MEASURED and not (number and 0 <= cell <= 100):
         raise place.error(f'{metric} must be a number between 0 and 100 or "-", not {cell!r}')
     if metric in GAINS and not (number and -100 <= cell <= 100):
         raise place.error(f'{metric} must be a number between -100 and 100 or "-", not {cell!r}')

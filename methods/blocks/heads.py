@@ -58,6 +58,16 @@ class ReID(nn.Module):
         self.classifier = nn.Linear(self.channels, classes, bias=False, device="meta")
         self.classifier.weight = nn.Parameter(weight.to(next(self.backbone.parameters())))
 
+    def freeze_body(self, frozen: bool = True) -> None:
+        """Let the classifier alone learn, the rest keeping its batch statistics, or let everything learn again.
+
+        To be called after `train()`, which wakes all batch statistics.
+        """
+        for part in (self.backbone, self.neck):
+            part.train(self.training and not frozen).requires_grad_(not frozen)
+        if isinstance(self.neck, nn.BatchNorm1d):
+            self.neck.bias.requires_grad_(False)
+
     def forward(self, images: torch.Tensor) -> Output | torch.Tensor:
         """Images (B, 3, H, W) -> `Output` in training, the embedding (B, D), not L2-normalised, in evaluation."""
         features = pool(self.backbone(images))

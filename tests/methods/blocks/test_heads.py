@@ -78,3 +78,21 @@ def test_a_renewed_classifier_depends_on_its_seed_alone() -> None:
     assert abs(net.classifier.weight.std().item() / 0.001 - 1) < 0.02
     net.double().renew_classifier(3, seed=1)
     assert net(IMAGES.double()).logits.dtype == torch.float64
+
+
+def test_a_frozen_body_learns_nothing_and_keeps_its_batch_statistics() -> None:
+    net = network().train()
+    net.freeze_body()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net(IMAGES).logits.square().sum().backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is not None] == ["classifier.weight"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    net.train()
+    net.freeze_body(False)
+    net(IMAGES).logits.square().sum().backward()
+    without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    assert without == ["neck.bias"]
+    assert not torch.equal(before["neck.running_mean"], net.neck.running_mean)
+    net.eval()
+    net.freeze_body(False)
+    assert not any(part.training for part in net.modules())

@@ -1,0 +1,87 @@
+"""What is done to features before clustering and to clusters after it, against slow loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from methods.blocks.labels import agreement, health, normalised_by_camera, renumbered, selected
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> tuple[Any, list[int]]:
+    n = draw(st.integers(1, 25))
+    labels = draw(st.lists(st.integers(-1, 5), min_size=n, max_size=n))
+    return np.array(labels), draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
+
+
+@settings(max_examples=300)
+@given(n=st.integers(1, 20), columns=st.integers(1, 4), cameras=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_normalisation_by_camera_equals_slow_loops(n: int, columns: int, cameras: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows, camids = draw.integers(-3, 4, (n, columns)).astype(float), draw.integers(0, cameras, n).tolist()
+    found = normalised_by_camera(torch.from_numpy(rows), camids)
+    for i in range(n):
+        for d in range(columns):
+            own = [rows[j][d] for j in range(n) if camids[j] == camids[i]]
+            mean = sum(own) / len(own)
+            deviation = (sum((value - mean) ** 2 for value in own) / len(own)) ** 0.5
+            assert found[i, d].item() == pytest.approx((rows[i][d] - mean) / (deviation + 1e-6), abs=1e-9)
+
+
+def test_a_camera_with_one_image_or_a_constant_feature_gives_zeros() -> None:
+    rows = torch.tensor([[1.0, 5.0], [3.0, 5.0], [9.0, 2.0]])
+    found = normalised_by_camera(rows, [0, 0, 1])
+    assert found[:, 1].tolist() == [0, 0, 0]
+    assert found[2].tolist() == [0, 0]
+    assert found[0, 0] == pytest.approx(-1, abs=1e-5)
+    assert found.dtype == torch.float32
+
+
+@settings(max_examples=500)
+@given(case=labelled(), least=st.integers(1, 5))
+def test_selection_equals_slow_loops(case: tuple[Any, list[int]], least: int) -> None:
+    labels, camids = case
+    found = selected(labels, camids, least)
+    names: dict[int, int] = {}
+    for label in sorted(set(labels.tolist()) - {-1}):
+        members = [i for i in range(len(labels)) if labels[i] == label]
+        if len(members) >= least and len({camids[i] for i in members}) > 1:
+            names[label] = len(names)
+    assert found.tolist() == [names.get(label, -1) for label in labels.tolist()]
+
+
+def test_one_camera_leaves_nothing() -> None:
+    assert selected(np.array([0, 0, 0, 0, 1, 1, 1, 1]), [2] * 8, 4).tolist() == [-1] * 8
+
+
+@settings(max_examples=200)
+@given(case=labelled())
+def test_health_counts(case: tuple[Any, list[int]]) -> None:
+    raw, pids = case
+    kept = renumbered(np.where(raw == 0, -1, raw))
+    found = health(raw, kept, [pid - 1 for pid in pids])
+    named = [label for label in kept.tolist() if label >= 0]
+    assert found["outliers"] == raw.tolist().count(-1)
+    assert found["found"] == len(set(raw.tolist()) - {-1})
+    assert found["clusters"] == len(set(named))
+    assert found["largest"] == max((named.count(label) for label in named), default=0)
+    assert found["portion"] == pytest.approx(100 * len(named) / len(raw))
+    pairs = [(label, pid - 1) for label, pid in zip(kept.tolist(), pids, strict=True) if label >= 0 and pid >= 1]
+    if pairs:
+        commonest = sum(max(pairs.count((label, pid)) for pid in range(4)) for label in {label for label, _ in pairs})
+        assert found["purity"] == pytest.approx(100 * commonest / len(pairs))
+    else:
+        assert "purity" not in found
+
+
+def test_agreement() -> None:
+    one = np.array([0, 0, 1, 1, -1])
+    assert agreement(one, np.array([3, 3, 2, 2, 2])) == 1
+    assert agreement(one, np.array([0, 1, 0, 1, 0])) < 0.01
+    assert agreement(one, np.full(5, -1)) == 0

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.cluster
+import torch
+
+from methods import msplr, supervised
+from methods.blocks import schedules
+from methods.blocks.labels import normalised_by_camera
+from reproduce.clustering import DBSCAN, KMeans, Rho
+from reproduce.data.domains import Domain
+from reproduce.data.transforms import Augment
+from reproduce.engine import Engine, Job
+from reproduce.evaluation import Evaluate
+from reproduce.runner import Site, Store, build
+from reproduce.setting import Setting
+from reproduce.stage import closure
+
+GOLDEN = [2.1179119410217973, 1.9873145113719264]
+"""Losses of two epochs in float64, one frozen and one not."""
+
+
+def source(**changes: Any) -> supervised.Train:
+    stage = supervised.Train(
+        Domain("market"),
+        backbone="narrow_ibn_a",
+        weights=None,
+        input=(32, 16),
+        P=6,
+        epochs=2,
+        milestones=(1,),
+        warmup=0,
+        eval_every=2,
+        augment=Augment(pad=2),
+    )
+    return replace(stage, **changes)
+
+
+def tiny(**changes: Any) -> msplr.Adapt:
+    stage = msplr.Adapt(
+        source(),
+        Domain("duke"),
+        KMeans(k=4, n_init=2),
+        P=6,
+        K=2,
+        steps=2,
+        frozen=1,
+        epochs=1,
+        milestones=(1,),
+        warmup=0,
+        input=(32, 16),
+        augment=Augment(pad=2),
+    )
+    return replace(stage, **changes)
+
+
+@pytest.fixture
+def setting(tiny_domain: Path) -> Setting:
+    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
+
+
+def one_camera(folder: Path) -> Path:
+    """A domain whose training images are all of one camera."""
+    random = np.random.default_rng(0)
+    for split in ("bounding_box_train", "query", "bounding_box_test"):
+        (folder / split).mkdir(parents=True)
+        for pid in range(1, 7) if "train" in split else range(11, 15):
+            for frame in range(4):
+                camera = 1 if split == "bounding_box_train" else 1 + (split == "query")
+                pixels = random.integers(0, 256, (32, 16, 3), np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / split / f"{pid:04}_c{camera}s1_{frame:06}_00.png")
+    return folder
+
+
+def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
+    stage = setting.resolve(stage)
+    for needed in closure([stage]):
+        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
+    return Store(root).load(stage)
+
+
+def history(stage: Any, setting: Setting, root: Path) -> list[dict[str, float]]:
+    return Store(root).history(setting.resolve(stage))
+
+
+def test_golden(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(init=source(precision="float64"), steps=1)
+    run(stage, setting, tmp_path)
+    losses = [entry["loss"] for entry in history(stage, setting, tmp_path)]
+    assert losses == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
+
+
+@pytest.mark.parametrize("by_camera", [True, False])
+def test_the_labels_equal_slow_loops(by_camera: bool) -> None:
+    """Normalisation, cosine distances, the rule's eps, DBSCAN and selection, in float64 from pair to pair."""
+    draw = np.random.default_rng(1)
+    people, cameras = 3 * draw.standard_normal((20, 16)), 0.5 * draw.standard_normal((4, 16))
+    pids, camids = draw.integers(0, 20, 260), draw.integers(0, 4, 260)
+    rows = people[pids] + cameras[camids] + draw.standard_normal((260, 16))
+    features = torch.from_numpy(rows.astype(np.float32))
+    stage = tiny(cluster=DBSCAN(Rho(1e-2)), by_camera=by_camera, K=4)
+    raw, kept, eps = stage.guess(features, camids.tolist(), None)
+
+    if by_camera:
+        own = [rows[camids == camera] for camera in camids]
+        rows = np.stack([(row - same.mean(0)) / same.std(0) for row, same in zip(rows, own, strict=True)])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    distances = np.maximum(1 - rows @ rows.T, 0)
+    lowest = np.sort(distances[np.triu_indices(260, 1)])[: round(1e-2 * 260 * 259 / 2)]
+    assert eps == pytest.approx(lowest.mean(), rel=1e-4)
+    expected = sklearn.cluster.DBSCAN(eps=lowest.mean(), min_samples=4, metric="precomputed").fit_predict(distances)
+    np.testing.assert_array_equal(raw, expected)
+    members = [expected == label for label in range(expected.max() + 1)]
+    good = [own for own in members if own.sum() >= 4 and len(set(camids[own])) > 1]
+    assert len(good) > 2
+    assert kept.max() + 1 == len(good)
+    for label, own in enumerate(good):
+        np.testing.assert_array_equal(kept == label, own)
+    later = stage.guess(features, camids.tolist(), eps)
+    np.testing.assert_array_equal(later[0], raw)
+    without = replace(stage, select=False).guess(features, camids.tolist(), None)
+    np.testing.assert_array_equal(without[1], raw)
+
+
+def test_kmeans_takes_the_same_vectors() -> None:
+    features, camids = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), [0, 1, 2] * 20
+    raw, _, eps = tiny(cluster=KMeans(images_per_cluster=15)).guess(features, camids, None)
+    rows = torch.nn.functional.normalize(normalised_by_camera(features, camids))
+    np.testing.assert_array_equal(raw, KMeans(k=4).labels(rows))
+    assert eps is None
+
+
+def test_every_step_is_kept_and_rows_that_share_a_training_read_their_own(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(select=False)
+    training = run(stage, setting, tmp_path)
+    assert set(training.checkpoints) == {"step 1", "step 2", "last", "best on target"}
+    entries = history(stage, setting, tmp_path)
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+    assert [entry["clusters"] for entry in entries if "clusters" in entry] == [4, 4]
+    assert "agreement" not in entries[0]
+    assert -1 <= entries[2]["agreement"] <= 1
+    measured = {at: run(Evaluate(stage, Domain("duke"), at=at), setting, tmp_path) for at in training.checkpoints}
+    by_step = [entry["mAP"] for entry in entries if "mAP" in entry]
+    assert [measured["step 1"].mAP, measured["step 2"].mAP] == pytest.approx(by_step)
+    assert measured["last"].mAP == measured["step 2"].mAP
+    assert measured["best on target"].mAP == pytest.approx(max(by_step))
+    assert measured["last"].numbers["portion"] == 100
+    assert measured["last"].numbers["clusters"] == 4
+    assert not measured["last"].collapsed
+
+
+def test_what_is_frozen_keeps_still_and_the_rest_learns(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(source(), setting, tmp_path).checkpoints["last"]
+    after = run(tiny(steps=1), setting, tmp_path).checkpoints["last"]
+    learnt = [name for name in before if name.endswith("weight") or "running" in name]
+    assert not any(torch.equal(before[name], after[name]) for name in learnt if name != "classifier.weight")
+    assert torch.equal(after["neck.bias"], before["neck.bias"])
+
+    monkeypatch.setattr(schedules, "warmup_steps", lambda *_, **__: 0.0)  # leaves the frozen epochs to learn in
+    frozen = run(tiny(steps=1, frozen=2), setting, tmp_path).checkpoints["last"]
+    moved = [name for name in learnt if "running" not in name and not torch.equal(before[name], frozen[name])]
+    assert moved == ["classifier.weight"]
+    net = tiny().embedder(run(tiny(steps=1, frozen=2), setting, tmp_path), "last")
+    net.renew_classifier(4, seed=1)
+    assert not torch.equal(frozen["classifier.weight"], net.classifier.weight)
+
+
+def test_the_schedule_begins_anew_with_each_step(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(frozen=2, epochs=3, warmup=1, milestones=(2,), lr=1e-3)
+    run(stage, setting, tmp_path)
+    rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-5, 1e-3, 1e-4] * 2)
+
+
+def test_it_learns(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(steps=1, epochs=12, milestones=(), lr=3e-3, augment=Augment(flip=0.0, pad=0))
+    run(stage, setting, tmp_path)
+    losses = [entry["loss"] for entry in history(stage, setting, tmp_path)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_it_can_stop_when_labels_agree(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(lr=0.0, steps=5, until=1.0, init=source(epochs=1))
+    training = run(stage, setting, tmp_path)
+    entries = history(stage, setting, tmp_path)
+    assert max(entry["step"] for entry in entries) < 10
+    assert entries[-1]["agreement"] == 1
+    weights = training.checkpoints
+    assert all(torch.equal(weights["step 5"][name], weights["last"][name]) for name in weights["last"])
+
+
+@pytest.mark.parametrize("cluster", [DBSCAN(0.3), DBSCAN(0.0, 3), KMeans(k=4, n_init=1)])
+def test_one_camera_or_no_cluster_is_recorded_with_counts(cluster: Any, tmp_path: Path) -> None:
+    folder = one_camera(tmp_path / "data")
+    setting = Setting("paper", {"market": folder, "duke": folder}, weights="scratch")
+    stage = tiny(cluster=cluster)
+    scores = run(Evaluate(stage, Domain("duke")), setting, tmp_path / "store")
+    assert re.search(r"0 clusters were left at step 1: \d+ were found, and \d+ of 24 images were", scores.collapsed)
+    assert scores.numbers["clusters"] == 0
+    assert scores.numbers["portion"] == 0
+    direct = run(Evaluate(source(), Domain("duke")), setting, tmp_path / "store")
+    assert scores.mAP == direct.mAP
+    first = run(Evaluate(stage, Domain("duke"), at="step 1"), setting, tmp_path / "store")
+    assert first.collapsed
+
+
+def test_fewer_clusters_than_a_batch_takes(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(cluster=KMeans(k=2, n_init=2), P=16, steps=1)
+    run(stage, setting, tmp_path)
+    assert history(stage, setting, tmp_path)[0]["clusters"] == 2
+
+
+def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
+    loaded = store.load(stage)
+    return {f"{at}/{name}": tensor for at, weights in loaded.checkpoints.items() for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (6, 0.01), (9, 0.0), (11, 0.02), (14, 0.0)])
+def test_killed_at_any_moment_it_ends_with_the_same_bits(
+    setting: Setting, tmp_path: Path, engine: Callable[..., Engine], message: int, later: float
+) -> None:
+    """Killed in frozen and other epochs and between steps, whose numbers of clusters differ."""
+    first_stage, stage = (setting.resolve(it) for it in (source(), tiny(cluster=DBSCAN(Rho(0.1), 2), select=False)))
+    heard: list[str] = []
+
+    def killer(job: Job) -> None:
+        if job.stage is stage:
+            heard.append(job.status)
+            if len(heard) == message and job.status == "running":
+                time.sleep(later)
+                os.kill(first._children[0].process.pid, 9)
+
+    first = engine(on_change=killer, save_every=0, folders=setting.paths())
+    first.submit([first_stage, stage])
+    assert first.wait(stage).status == "failed"
+    second = engine(save_every=0, folders=setting.paths())
+    second.submit([stage])
+    assert second.wait(stage).status == "done"
+    uncut = Engine(Site(tmp_path / "uncut", folders=setting.paths()), logs=tmp_path / "uncut-logs")
+    uncut.submit([stage])
+    assert uncut.wait(stage).status == "done"
+    left, right = weights_of(second.store, stage), weights_of(uncut.store, stage)
+    uncut.close()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert second.store.history(stage) == Store(tmp_path / "uncut").history(stage)
+    assert second.store.load(stage).facts == Store(tmp_path / "uncut").load(stage).facts
+
+
+def test_the_docstring_lists_every_deviation() -> None:
+    text = msplr.__doc__ or ""
+    assert re.search(r"^Paper: ", text, re.MULTILINE)
+    assert re.search(r"^Code: ", text, re.MULTILINE)
+    from reproduce.plugin import deviations
+
+    listed = deviations(tiny())
+    assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
+    assert all(line[0].isupper() and line.endswith(".") for line in listed)
