@@ -83,6 +83,11 @@ class Adapt(Trained):
     def work(self) -> float:
         return 1000.0 * self.steps * (self.frozen + self.epochs)
 
+    @property
+    def detail(self) -> str:
+        kept = "selected" if self.select else "raw"
+        return f"{type(self.cluster).__name__} {kept}{' by camera' if self.by_camera else ''}"
+
     def run(self, env: Env) -> Training:
         import numpy as np
         import torch

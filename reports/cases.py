@@ -121,6 +121,7 @@ class Case:
         self.command = str(result.get("command") or "")
         self.error = str(result.get("error") or "")
         self.log_tail = str(result.get("log_tail") or "")
+        self.collapsed = tuple(str(text) for text in result.get("collapsed") or ())
         self.stages: Sequence[Mapping[str, Any]] = result.get("stages") or ()
 
     @property
@@ -200,8 +201,20 @@ class Case:
     def where(self) -> str:
         """Scale and kind of data in a few words, for pages that show several settings."""
         worlds = sorted({scalar(e.get("seed")) for e in self.data.values() if e.get("kind") == "stand-in"})
-        kind = f"stand-ins, world seed {listing(worlds)}" if worlds else "own folder" if self.folders else ""
+        drawn = ", ".join((f"stand-ins, world seed {listing(worlds)}", *self.turned))
+        kind = drawn if worlds else "own folder" if self.folders else ""
         return ", ".join(part for part in (self.scale and f"scale {self.scale}", kind) if part)
+
+    @property
+    def turned(self) -> tuple[str, ...]:
+        """The dials of its drawn worlds that are not at 1, such as "camera dial at 0"."""
+        dials = {
+            f"{name} dial at {scalar(value)}"
+            for entry in self.data.values()
+            for name, value in mapping(entry.get("dials")).items()
+            if value != 1
+        }
+        return tuple(sorted(dials))
 
     @property
     def run_as(self) -> str:
@@ -412,9 +425,8 @@ def _title(stage: Mapping[str, Any]) -> str:
 
 
 def _step_name(stage: Mapping[str, Any]) -> str:
-    """What a logged step was: an epoch where the recipe counts epochs and no more were logged, else a step."""
-    epochs = mapping(stage.get("spec")).get("epochs")
-    return "epoch" if is_number(epochs) and len(stage.get("history") or ()) <= epochs else "step"
+    """What a logged step was: an epoch where the recipe counts epochs, else a step."""
+    return "epoch" if is_number(mapping(stage.get("spec")).get("epochs")) else "step"
 
 
 def _shared_spec(members: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

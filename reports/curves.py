@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reports.words import MINUS, is_number, metric, spread
@@ -21,12 +21,12 @@ MOST_POINTS = 120
 FEW_POINTS = 12
 MOST_LABELS = len(DASHES)
 LABEL_GAP = 12.0
-MOST_PANELS = 6
+MOST_PANELS = 12
 
-LEADING = ("loss", "mAP", "rank1", "clusters", "outliers")
+LEADING = ("loss", "mAP", "rank1", "clusters", "outliers", "portion", "purity", "agreement", "largest", "median")
 COUNTED = ("epoch", "step", "iteration")
 NO_CURVE = frozenset({*COUNTED, "images_per_s"})
-PERCENT = frozenset({"mAP", "mINP", "rank1", "rank5", "rank10"})
+PERCENT = frozenset({"mAP", "mINP", "rank1", "rank5", "rank10", "portion", "purity"})
 
 Point = tuple[float, float]
 
@@ -90,6 +90,14 @@ def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label
     return tuple(
         _panel(name, found[name], (min(xs), max(xs)), _x_name(histories, x_label)) for name in list(found)[:MOST_PANELS]
     )
+
+
+def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
+    """One panel with a line for each label, whose ends say their values and not their labels."""
+    xs = [x for _, points in lines for x, _ in points]
+    panel = _panel(name, lines, (min(xs), max(xs)), x_label)
+    ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
+    return replace(panel, title=title, labels=ends, summary=panel.summary.replace("seed ", ""))
 
 
 def _x_name(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], default: str) -> str:

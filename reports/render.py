@@ -223,6 +223,7 @@ def _measured_lines(setting: Setting, table: Table) -> str:
         numbers = [text.replace("**", "") for text in _numbers(row)]
         outcomes = [
             f"{cell.case.column} {cell.case.n if cell.has_numbers else cell.case.verdict.text}"
+            + (f", {len(cell.case.collapsed)} collapsed" if cell.case.collapsed else "")
             for cell in row.cells
             if cell.case
         ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reports.figures import Figure, figures
 from reports.words import NOTHING, Spread, arrows, difference, is_number, listing, metric, percent, scalar, slug
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Paper:
     venue: str
     tables: tuple[Table, ...]
     others: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
 
     @property
     def short(self) -> str:
@@ -155,6 +157,7 @@ def filled(paper: str, described: Mapping[str, Any], cases: Sequence[Case], anch
             if str(table.get("id", "")) in found
         ),
         others=tuple(name for name in known if name not in found),
+        figures=figures(described, cases, lambda shown: [(_setting_title(group), group) for group in _together(shown)]),
     )
 
 
@@ -322,7 +325,8 @@ def data_words(cases: Sequence[Case]) -> str:
             found.setdefault(kind, set()).add(domain)
             if kind == "stand-in":
                 entry = case.data[domain]
-                worlds.add(f"world {scalar(entry.get('world'))}, world seed {scalar(entry.get('seed'))}")
+                parts = [f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}", *case.turned]
+                worlds.add(", ".join(parts))
     parts = []
     if "stand-in" in found:
         parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({' and '.join(sorted(worlds))})")

@@ -55,6 +55,10 @@ METRICS: Mapping[str, str] = {
     "rank20": "rank-20",
     "mAP": "mAP",
     "mINP": "mINP",
+    "portion": "images kept",
+    "found": "clusters before selection",
+    "median": "median cluster",
+    "largest": "largest cluster",
 }
 
 

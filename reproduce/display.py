@@ -35,7 +35,7 @@ SPEAK_EVERY = 10.0
 
 def label(stage: Stage[Any]) -> str:
     """A stage in a few words, such as `supervised.Train market, seed 1`."""
-    words = _words(stage)
+    words = list(dict.fromkeys(_words(stage)))
     return f"{stage.name} {', '.join(words)}" if words else stage.name
 
 
@@ -53,7 +53,7 @@ def _words(stage: Stage[Any]) -> list[str]:
                 words.extend(_words(value))
             case int() if name == "seed":
                 words.append(f"seed {value}")
-    return words
+    return [*words, stage.detail] if stage.detail else words
 
 
 def clock(seconds: float) -> str:

@@ -285,6 +285,11 @@ class Evaluate(Stage[Scores]):
     flip: bool = False
     rerank: Rerank | None = None
 
+    @property
+    def detail(self) -> str:
+        told = {self.at: self.at != "last", "flipped": self.flip, "re-ranked": self.rerank is not None}
+        return " ".join(word for word, holds in told.items() if holds)
+
     def run(self, env: Env) -> Scores:
         dataset = env.open(self.on)
         training = env.get(self.train)

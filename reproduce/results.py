@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ SEEDS_FOR_A_REPRODUCTION = 3
 PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 Result = dict[str, Any]
+
+_INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
+"""Objects without others in them, such as a line of a history: written on one line."""
 
 
 def reasons_against(identity: Mapping[str, Any]) -> list[str]:
@@ -60,7 +64,7 @@ def judge(printed: Printed, measured: Sequence[Mapping[str, float]], band: float
 
 
 def passes(result: Result) -> bool:
-    """Whether a case's test passes. What cannot be set against the printed number cannot fail by it, collapsed or not."""
+    """Whether a case's test passes; what is not comparable with the printed number cannot fail by it."""
     return result["verdict"] in PASSING or (result["verdict"] == "collapsed" and bool(result["reasons"]))
 
 
@@ -90,7 +94,8 @@ def write(result: Result, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(result)
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    temporary.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
     temporary.replace(path)
     return path
 

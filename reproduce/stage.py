@@ -88,6 +88,11 @@ class Stage(Generic[A]):
         return 1.0
 
     @property
+    def detail(self) -> str:
+        """What tells it from others of its kind on the same data and seed, in a few words; may be empty."""
+        return ""
+
+    @property
     def name(self) -> str:
         """Module and class, such as `supervised.Train`: the folder in the store."""
         return f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__qualname__}"

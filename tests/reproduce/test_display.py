@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from methods import supervised
+from methods import msplr, supervised
+from reproduce.clustering import DBSCAN
 from reproduce.data.domains import Domain
-from reproduce.display import Display, clock, label, progress
+from reproduce.display import Display, clock, label, progress, summary
 from reproduce.engine import Job
-from reproduce.evaluation import Evaluate
+from reproduce.evaluation import Evaluate, Rerank
 from reproduce.setting import Setting
 
 STAGE = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")))
@@ -25,12 +28,41 @@ def test_labels() -> None:
     assert label(STAGE.on) == "standins.StandIn duke"  # type: ignore[attr-defined]
 
 
+def test_labels_say_each_thing_once_and_what_tells_stages_apart() -> None:
+    source = supervised.Train(Domain("market"), seed=2)
+    adapted = msplr.Adapt(source, Domain("duke"), DBSCAN(), seed=2)
+    evaluated = Evaluate(adapted, Domain("duke"), at="step 1", rerank=Rerank())
+    stage = Setting("smoke").resolve(evaluated)
+    assert label(stage) == (
+        "evaluation.Evaluate market, seed 2, duke, DBSCAN selected by camera, on duke, step 1 re-ranked"
+    )
+    raw = dataclasses.replace(adapted, select=False, by_camera=False)
+    assert label(Setting("smoke").resolve(raw)) == "msplr.Adapt market, seed 2, duke, DBSCAN raw"
+
+
 def test_progress_shows_epoch_loss_speed_and_time_left() -> None:
     job = Job(STAGE, "running", started=100.0, ended=110.0)
     job.progress = {"unit": "epoch", "done": 5, "count": 20, "loss": 1.23456, "mAP": 45.67, "images_per_s": 812.3}
     assert progress(job) == ["epoch 5/20", "loss 1.235", "mAP 45.7", "812 images/s", "0:30 left"]
     job.progress = {}
     assert progress(job) == []
+    job.progress = {"clusters": 31.0, "portion": 56.94, "purity": 80.2, "outliers": 401.0}
+    assert progress(job) == ["31 clusters", "57 % kept", "80 % pure"]
+
+
+def test_the_summary_shows_what_is_kept_where_a_table_prints_it() -> None:
+    measured = {"mAP": 25.0, "rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "portion": 57.5}
+    result = {
+        "case": {"paper": "demo", "table": "4", "label": "DBSCAN", "task": "m2d"},
+        "measured": {"1": measured, "2": {**measured, "portion": 58.5}},
+        "printed": {"mAP": 69.3, "rank1": 82.7},
+        "verdict": "not comparable",
+        "reasons": [],
+    }
+    assert "kept" not in summary([result], 120, colour=False)
+    shown = summary([{**result, "printed": {**result["printed"], "portion": 69.7}}], 120, colour=False)
+    assert "58.0 ±0.7" in shown
+    assert "69.7" in shown
 
 
 def test_a_log_gets_lines_at_start_and_end_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,92 @@ def test_a_comparable_number_below_its_band_fails_with_both_numbers(suites: Path
     assert "below: mAP 10.5 (printed 10.0), R1 10.5 (printed 20.0); band 2.0" in output
 
 
+def test_a_collapsed_training_is_a_verdict_with_counts(suites: Path) -> None:
+    """It cannot fail by a number that it is not comparable with, and fails where it is."""
+    path = suites / "test_demo.py"
+    path.write_text(
+        path.read_text().replace("seed=seed)\n\ndef broken", "seed=seed, trouble='collapsed')\n\ndef broken")
+    )
+    code, output = run(suites, "-k", "plain and table1 and m2d", "--seeds", "1,2")
+    assert code == 0, output
+    assert " collapsed" in output
+    (file,) = (suites.parent / "build" / "results").glob("*.json")
+    result = json.loads(file.read_text())
+    assert result["verdict"] == "collapsed"
+    assert result["collapsed"] == [f"seed {seed}: 1 clusters were left at step 1" for seed in (1, 2)]
+    assert result["measured"]["1"]["portion"] == 12.5
+    assert "collapsed" not in result["measured"]["1"]
+    assert "Collapsed at seed 2: 1 clusters were left" in (suites.parent / "build" / "report.html").read_text()
+    (suites / "conftest.py").write_text(
+        "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
+    )
+    code, output = run(suites, "-k", "plain and table1 and m2d")
+    assert code == 1
+    assert "collapsed: seed 1: 1 clusters were left at step 1" in output
+
+
+def test_cases_in_changed_worlds(suites: Path, tiny_domain: Path) -> None:
+    reading(suites)
+    toml, tests = suites / "demo.toml", suites / "test_demo.py"
+    toml.write_text(
+        toml.read_text()
+        + """
+[[figure]]
+id = "2"
+kind = "convergence"
+where = "section 2"
+shows = "A curve."
+rows = ["table 1: plain"]
+task = ["m2d"]
+
+[[claim]]
+id = "camera"
+where = "section 2"
+says = "The one is better than the other."
+kind = "order"
+left = "1/plain/m2d"
+right = "1/quoted/m2d"
+metrics = ["mAP"]
+cause = "camera"
+"""
+    )
+    tests.write_text(
+        tests.read_text()
+        + """
+@pytest.mark.parametrize("case", PAPER.world_cases({"1": {"plain": plain}}))
+def test_worlds(case, judge):
+    judge(case)
+
+@pytest.mark.parametrize("case", PAPER.figure_cases("2", {"1": {"plain": plain}}))
+def test_figure2(case, judge):
+    judge(case)
+"""
+    )
+    options = ["-k", "worlds or figure2", "--scale", "smoke"]
+    code, output = run(suites, *options, "-v")
+    assert code == 0, output
+    for name in ("worlds[m2d-plain-1-world2]", "worlds[m2d-plain-1-no-camera]", "figure2[m2d-plain]"):
+        assert f"{name} PASSED" in output
+    assert "3 passed" in output
+    kept = [json.loads(path.read_text()) for path in (suites.parent / "build" / "results").glob("*.json")]
+    worlds = {
+        (r["identity"]["data"]["market"]["seed"], r["identity"]["data"]["market"]["dials"]["camera"]) for r in kept
+    }
+    assert worlds == {(1, 1), (2, 1), (1, 0)}
+    commands = sorted(result["command"].partition("::")[2].partition("'")[0] for result in kept)
+    assert commands == [
+        "test_table1[m2d-plain]",
+        "test_worlds[m2d-plain-1-no-camera]",
+        "test_worlds[m2d-plain-1-world2]",
+    ]
+    page = (suites.parent / "build" / "report.html").read_text()
+    assert "camera dial at 0" in page
+    code, output = run(suites, *options, "--domain", f"market={tiny_domain}", "--domain", f"duke={tiny_domain}", "-rs")
+    assert code == 0, output
+    assert "1 passed, 2 skipped" in output
+    assert "asks about drawn worlds" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reproduce import results
 from reproduce.stage import UserError
@@ -20,6 +23,42 @@ REAL: dict[str, Any] = {
 
 def measured(*values: float) -> list[dict[str, float]]:
     return [{"mAP": value, "rank1": value} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reasons", "passes"),
+    [
+        ("reproduced", [], True),
+        ("not comparable", ["stand-in data"], True),
+        ("below", [], False),
+        ("error", ["stand-in data"], False),
+        ("collapsed", [], False),
+        ("collapsed", ["stand-in data"], True),
+    ],
+)
+def test_what_passes(verdict: str, reasons: list[str], passes: bool) -> None:
+    assert results.passes({"verdict": verdict, "reasons": reasons}) is passes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(history=st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=4))
+def test_a_result_is_written_with_a_line_for_each_logged_step(
+    history: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    case = {"paper": "p{", "table": "1", "task": "m2d", "row": "}r"}
+    result = {"format": 1, "case": case, "identity": {"scale": "small"}, "stages": [{"history": history}]}
+    path = results.write(result, tmp_path_factory.mktemp("results"))
+    assert json.loads(path.read_text()) == result
+    flat = {"step": 1, "loss": 2.5}
+    lines = results.write({**result, "stages": [{"history": [flat, flat]}]}, path.parent).read_text().splitlines()
+    assert sum('{ "loss": 2.5, "step": 1 }' in line for line in lines) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import trees
 
-from methods import supervised
+from methods import msplr, supervised
 from reproduce import weights
+from reproduce.clustering import DBSCAN, Tuned
 from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
 from reproduce.data.standins import StandIn
 from reproduce.evaluation import Evaluate
 from reproduce.setting import Blocked, Setting, data_root
 from reproduce.stage import UserError
+from reproduce.tables import World
 
 CASE = Evaluate(supervised.Train(Domain("market")), on=Domain("duke"))
 
@@ -227,3 +229,43 @@ def test_scales_differ_in_their_keys_and_seeds_do_not_move_the_identity() -> Non
     setting = Setting("smoke")
     seeds = [setting.resolve(replace(CASE, train=replace(CASE.train, seed=seed))) for seed in (1, 2)]
     assert setting.identity(seeds[:1]) == setting.identity(seeds[1:])
+
+
+def test_an_eps_tuned_for_a_target_holds_on_the_published_data_alone(
+    tiny_domain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = supervised.Train(Domain("market"), weights=None)
+    stage = msplr.Adapt(source, Domain("duke"), DBSCAN(Tuned(0.42)))
+
+    def eps(setting: Setting) -> object:
+        resolved = setting.resolve(stage)
+        assert isinstance(resolved, msplr.Adapt)
+        assert isinstance(resolved.cluster, DBSCAN)
+        return resolved.cluster.eps
+
+    rule = Tuned(0.42).elsewhere
+    folders = {"market": tiny_domain, "duke": tiny_domain}
+    assert eps(Setting("small")) == rule
+    assert eps(Setting("paper")) == rule
+    assert eps(Setting("paper", folders)) == rule
+    published = {**PUBLISHED, Domain("market"): describe(read(tiny_domain, "market"))}
+    monkeypatch.setattr("reproduce.setting.PUBLISHED", published)
+    assert eps(Setting("paper", folders)) == rule, "only one of the two is the published set"
+    published[Domain("duke")] = published[Domain("market")]
+    assert eps(Setting("paper", folders)) == 0.42
+    assert eps(Setting("trial", folders)) == 0.42
+    assert eps(Setting("small", folders)) == rule
+    assert eps(Setting("paper", folders, subset=2)) == rule
+
+
+def test_a_changed_world_is_another_stand_in(tiny_domain: Path) -> None:
+    setting = Setting("smoke", world_seed=3)
+    plain, second, neutral = (setting.resolve(CASE, world) for world in (None, World(seed=2), World(off="camera")))
+    data = [setting.identity([stage])["data"]["duke"] for stage in (plain, second, neutral)]
+    assert [entry["seed"] for entry in data] == [3, 2, 3]
+    assert [entry["dials"]["camera"] for entry in data] == [1, 1, 0]
+    assert [entry["dials"]["pose"] for entry in data] == [1, 1, 1]
+    assert len({plain.key, second.key, neutral.key}) == 3
+    with pytest.raises(Blocked, match="asks about drawn worlds, and these data are real") as caught:
+        Setting("smoke", {"market": tiny_domain, "duke": tiny_domain}).resolve(CASE, World(seed=2))
+    assert caught.value.want == "world"

@@ -52,3 +52,17 @@ def test_supervised_rows_stand_beside_both_directions() -> None:
     assert {"test_table1[d2d-supervised]", "test_table1[m2d-direct]"} <= {
         line.partition("::")[2] for line in done.stdout.split()
     }
+
+
+def test_rows_that_build_on_each_other_share_their_stages() -> None:
+    """One source, one raw training that +DA and +PL read, one with selection, one with normalisation; seven scores."""
+    done = python("-m", "pytest", "suites/test_msplr.py", "-k", "m2d and not worlds", "--plan", "--scale", "small")
+    assert done.returncode == 0, done.stdout
+    words = [line.split() for line in done.stdout.splitlines() if " row" in line and ("to run" in line)]
+    names = [line[line.index("run") + 3] for line in words]
+    assert names.count("standins.StandIn") == 2
+    assert names.count("supervised.Train") == 1
+    assert names.count("msplr.Adapt") == 4
+    assert names.count("evaluation.Evaluate") == 7
+    raw = next(" ".join(line) for line in words if line[-2:] == ["DBSCAN", "raw"])
+    assert " 2 rows " in raw

@@ -1,0 +1,89 @@
+"""Curves of how methods converge, from the histories of the rows that a figure shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reports.cases import Case
+from reports.figures import figures
+from reports.render import render
+
+PAPER = {
+    "paper": "demo",
+    "title": "A demonstration",
+    "figure": [
+        {
+            "id": "2",
+            "kind": "convergence",
+            "where": "section 4",
+            "shows": "Accuracy over steps <here>.",
+            "rows": ["table 3: without", "table 3: with"],
+            "task": ["m2d", "d2m"],
+        },
+        {"id": "1", "kind": "diagram", "where": "section 3", "shows": "The pipeline.", "rows": [], "task": []},
+    ],
+}
+
+
+def result(row: str, curves: dict[str, list[float]], **data: Any) -> dict[str, Any]:
+    stages = []
+    for seed, curve in curves.items():
+        history: list[dict[str, float]] = []
+        for mAP in curve:
+            history += [{"step": len(history) + 1, "loss": 1.0}, {"step": len(history) + 2, "loss": 1.0, "mAP": mAP}]
+        spec = {"train": {"stage": "msplr.Adapt", "key": f"train {row} {seed}"}}
+        stages.append({"key": f"train {row} {seed}", "name": "msplr.Adapt", "history": history, "spec": {"epochs": 1}})
+        stages.append({"key": f"score {row} {seed}", "name": "evaluation.Evaluate", "history": [], "spec": spec})
+        stages.append({"key": f"source {seed}", "name": "supervised.Train", "history": [{"step": 1, "mAP": 99.0}]})
+    return {
+        "format": 1,
+        "case": {"paper": "demo", "table": "3", "row": row, "label": f"+ {row}", "column": "m2d", "task": "m2d"},
+        "identity": {"scale": "small", "data": {"duke": {"kind": "stand-in", "seed": 1, "world": 1, **data}}},
+        "printed": {},
+        "measured": {seed: {"mAP": curve[-1] if curve else 1.0} for seed, curve in curves.items()},
+        "verdict": "not comparable",
+        "reasons": ["stand-in data"],
+        "stages": stages,
+    }
+
+
+def drawn(*results: dict[str, Any]) -> Any:
+    (found,) = figures(PAPER, [Case(each) for each in results], lambda cases: [("together", cases)])
+    (one,) = found.drawn
+    return one
+
+
+def test_a_line_is_the_mean_over_seeds_at_each_step() -> None:
+    one = drawn(
+        result("without", {"1": [10.0, 20.0, 40.0], "2": [30.0, 40.0, 50.0]}), result("with", {"1": [60.0] * 3})
+    )
+    (panel,) = one.panels
+    assert panel.title == "m2d: mAP"
+    assert "+ without: from 20.0 to 45.0" in panel.summary
+    assert "+ with: from 60.0 to 60.0" in panel.summary
+    assert "99" not in panel.summary
+    assert [label.text for label in panel.labels] == ["60.0", "45.0"]
+    assert [name for name, _ in one.legend] == ["+ without", "+ with"]
+    assert len({dash for _, dash in one.legend}) == 2
+
+
+def test_a_run_that_ended_early_stays_where_it_was() -> None:
+    (panel,) = drawn(result("with", {"1": [10.0, 20.0, 30.0], "2": [40.0], "3": []})).panels
+    assert "from 25.0 to 35.0" in panel.summary
+
+
+def test_rows_that_the_figure_does_not_show_draw_nothing(tmp_path: Path) -> None:
+    assert figures(PAPER, [Case(result("other", {"1": [1.0]}))], lambda cases: [("", cases)]) == ()
+    page, text = render([result("other", {"1": [1.0]})], {"demo": PAPER}, tmp_path)
+    assert "Figure 2" not in page.read_text() + text.read_text()
+
+
+def test_each_setting_has_its_own_panel_on_the_page(tmp_path: Path) -> None:
+    plain, neutral = {"camera": 1.0}, {"camera": 0.0}
+    found = [result("with", {"1": [10.0, 20.0]}, dials=dials) for dials in (plain, neutral)]
+    page, text = (path.read_text() for path in render(found, {"demo": PAPER}, tmp_path))
+    assert page.count("m2d: mAP</") + page.count("m2d: mAP <") == 2
+    assert "Accuracy over steps &lt;here&gt;." in page
+    assert "camera dial at 0" in page
+    assert text.count("m2d: mAP: mAP over 2 steps; + with: from 10.0 to 20.0") == 2
