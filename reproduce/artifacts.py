@@ -71,6 +71,7 @@ class Scores(Artifact):
     Attributes:
         mAP, rank1, rank5, rank10, mINP: percent, over the queries that have a match.
         ap: average precision of each query (Q,), a fraction; NaN where a query has no match.
+        first: rank of each query's first match (Q,), from 1; 0 where a query has no match.
         queries: how many queries were ranked.
         unmatched: how many of them have no match in the gallery.
         health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
@@ -84,6 +85,7 @@ class Scores(Artifact):
     rank10: float
     mINP: float
     ap: NDArray[np.float64]
+    first: NDArray[np.int64]
     queries: int
     unmatched: int
     health: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -99,15 +101,22 @@ class Scores(Artifact):
         import numpy as np
         from safetensors.numpy import save_file
 
-        save_file({"ap": np.ascontiguousarray(self.ap, np.float64)}, folder / "ap.safetensors")
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "ap"}
+        by_query = {
+            "ap": np.ascontiguousarray(self.ap, np.float64),
+            "first": np.ascontiguousarray(self.first, np.int64),
+        }
+        save_file(by_query, folder / "queries.safetensors")
+        told = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in by_query
+        }
         _write_json(folder / "scores.json", told | {"health": dict(self.health)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         from safetensors.numpy import load_file
 
-        return cls(ap=load_file(folder / "ap.safetensors")["ap"], **_read_json(folder / "scores.json"))
+        by_query = load_file(folder / "queries.safetensors")
+        return cls(ap=by_query["ap"], first=by_query["first"], **_read_json(folder / "scores.json"))
 
 
 @dataclass(frozen=True)

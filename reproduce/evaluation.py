@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Scores, Training
 from reproduce.data.domains import JUNK
@@ -74,8 +74,8 @@ def evaluate_ranking(
         gallery_camids: (G,) cameras.
 
     Returns:
-        mAP, rank-1, -5, -10 and mINP in percent, and the AP of each query as a fraction. Rank-k of a gallery with fewer
-        than k images takes them all.
+        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP as a fraction and the rank of its first
+        match. Rank-k of a gallery with fewer than k images takes them all.
 
     Raises:
         UserError: a shape, a number type or a value that does not make a ranking, or no query with a match.
@@ -215,6 +215,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
         rank10=percent(first <= 10),
         mINP=percent(inp),
         ap=ap,
+        first=np.where(matched, first, 0),
         queries=queries,
         unmatched=int(queries - matched.sum()),
     )
@@ -278,6 +279,8 @@ class Evaluate(Stage[Scores]):
         flip: whether the embeddings of an image and its mirror image are added.
         rerank: how distances are re-ranked; None for not.
     """
+
+    version: ClassVar[int] = 2
 
     train: Trained
     on: Any

@@ -44,7 +44,7 @@ class Number(Stage[Scores]):
                 env.log(3, loss=torch.tensor([1.0, float("nan"), 2.0]))
         env.log(1, loss=total)
         told = {"health": {"clusters": 1.0, "portion": 12.5}, "collapsed": "1 clusters were left at step 1"}
-        scores = Scores(total, total, total, total, total, np.array([total / 100, np.nan]), 2, 1)
+        scores = Scores(total, total, total, total, total, np.array([total / 100, np.nan]), np.array([1, 0]), 2, 1)
         return replace(scores, **told) if self.trouble == "collapsed" else scores
 
 
@@ -59,7 +59,7 @@ class Counted(Stage[Scores]):
         import numpy as np
 
         images = len(env.open(self.domain).train)
-        return Scores(images, images, images, images, images, np.array([images / 100]), 1, 0)
+        return Scores(images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0)
 
 
 @dataclass(frozen=True)

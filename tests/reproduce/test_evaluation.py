@@ -340,3 +340,15 @@ def test_toy_rankings_score_as_published(real: Path) -> None:
         assert scores.rank5 == pytest.approx(100 * curve[-1])
         if len(set(toy["q"])) == len(toy["q"]):  # one match each, so AP = 1 / rank tells the whole curve
             assert [np.mean(1 / scores.ap <= k) for k in range(1, len(curve) + 1)] == pytest.approx(curve)
+
+
+def test_the_ranks_of_first_matches_say_what_the_means_say() -> None:
+    draw = np.random.default_rng(5)
+    pids, cameras = draw.integers(0, 9, 60), draw.integers(0, 3, 60)
+    scores = evaluate_ranking(draw.random((20, 40)), pids[:20], pids[20:], cameras[:20], cameras[20:])
+    np.testing.assert_array_equal(scores.first == 0, np.isnan(scores.ap))
+    found = scores.first[scores.first > 0]
+    for k, percent in ((1, scores.rank1), (5, scores.rank5), (10, scores.rank10)):
+        assert 100 * np.mean(found <= k) == pytest.approx(percent)
+    one = evaluate_ranking(np.array([[0.1, 0.2, 0.3]]), [4], [7, 4, 4], [0], [1, 1, 2])
+    assert one.first.tolist() == [2]

@@ -65,7 +65,7 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_and_the_mend_works(tmp_path: Path, damage: str) -> None:
     run(Number(), tmp_path / "store")
     store = Store(tmp_path / "store")
-    victim = store.folder(Number()) / "ap.safetensors"
+    victim = store.folder(Number()) / "queries.safetensors"
     match damage:
         case "changed":
             content = bytearray(victim.read_bytes())
@@ -97,7 +97,7 @@ def test_nan_names_the_step_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_no_half_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def full(self: Scores, folder: Path) -> None:
-        (folder / "ap.safetensors").write_bytes(b"half")
+        (folder / "queries.safetensors").write_bytes(b"half")
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Scores, "save", full)
