@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def finish(
-    results: Path | Sequence[Mapping[str, Any]], papers: Path | Mapping[str, Mapping[str, Any]], out: Path
+    results: Path | Sequence[Mapping[str, Any]],
+    papers: Path | Mapping[str, Mapping[str, Any]],
+    out: Path,
+    claims: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Render the results of a run that has just ended.
 

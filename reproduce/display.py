@@ -176,6 +176,34 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     return out.getvalue()
 
 
+def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
+    """A table of claims: what was measured, with its interval, beside what the paper states, and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
+    table = Table(box=None, pad_edge=False)
+    for head, justify in (
+        ("claim", "left"),
+        ("", "left"),
+        ("stated", "right"),
+        ("measured", "right"),
+        ("verdict", "left"),
+    ):
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+    for record in tried:
+        name = f"{record['claim']['paper']} {record['claim']['id']} {record['world']}".strip()
+        first = {"name": name, "verdict": record["verdict"]}
+        for one in record["compared"] or [None]:
+            stated = "" if one is None or one["stated"] is None else f"{one['stated']:+.1f}"
+            found = "-" if one is None else f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
+            metric = "" if one is None else SHOWN[one["metric"]]
+            table.add_row(first.pop("name", ""), metric, stated, found, first.pop("verdict", ""))
+    console.print(table, markup=False)
+    return out.getvalue()
+
+
 def means(result: Result) -> dict[str, float]:
     """The mean of every metric over the seeds of a result; empty where nothing was measured."""
     seeds = list(result["measured"].values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import statistics
@@ -19,6 +20,9 @@ JUDGED = ("mAP", "rank1")
 """The metrics that a verdict looks at."""
 
 SEEDS_FOR_A_REPRODUCTION = 3
+ROUNDING = 1e-6
+"""Percent points by which a number that is the same may differ."""
+
 PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 Result = dict[str, Any]
@@ -83,31 +87,54 @@ def describe(case: Case) -> dict[str, str]:
 def file_name(result: Result) -> str:
     """A name by cell and identity: the same case in another setting is another file."""
     case = result["case"]
-    digest = hashlib.sha256(json.dumps(result["identity"], sort_keys=True).encode()).hexdigest()[:8]
+    digest = _digest(result["identity"])
     return (
         f"{case['paper']}-table{case['table']}-{case['task']}-{case['row']}-{result['identity']['scale']}-{digest}.json"
     )
 
 
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def write(result: Result, folder: Path) -> Path:
     """Write a result whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file_name(result)
+    return _write(result, folder / file_name(result))
+
+
+def write_claim(record: Result, folder: Path) -> Path:
+    """Write what came of a claim, as `write` does."""
+    claim, identity = record["claim"], record["identity"]
+    name = "-".join(filter(None, (claim["paper"], claim["id"], record["world"], identity["scale"], _digest(identity))))
+    return _write(record, folder / f"{name}.json")
+
+
+def _write(document: Result, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
-    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
     temporary.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
     temporary.replace(path)
     return path
 
 
 def read(folder: Path) -> list[Result]:
-    """Read every result under a folder, sorted by path; hidden files are left out.
+    """Read every result under a folder, sorted by path; hidden files and claims are left out.
 
     Raises:
         UserError: the folder is missing, or a file in it is broken or of another format; the message names it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} with results: run `pytest suites/` first, or name another folder")
+    return [document for document in _documents(folder) if "claim" not in document]
+
+
+def read_claims(folder: Path) -> list[Result]:
+    """Read what came of claims from the files under a folder; none where there is no such folder."""
+    return [document for document in _documents(folder) if "claim" in document]
+
+
+def _documents(folder: Path) -> list[Result]:
     found = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
     return [_read(folder / path) for path in found if not any(part.startswith(".") for part in path.parts)]
 
@@ -125,12 +152,96 @@ def _read(path: Path) -> Result:
     return result
 
 
+def baseline(result: Result, recorded: Sequence[Result]) -> Result | None:
+    """What was recorded for the same case in the same setting, and whether this result has drifted from it.
+
+    The band is what the difference of two means may be by the spread between training seeds: a 99 % t interval, with
+    the variance of all rows of the table that were recorded in the same setting. Where nothing was recorded with two
+    seeds, it is the row's own band.
+
+    Returns:
+        None where nothing was recorded.
+    """
+    same = [old for old in recorded if old["identity"] == result["identity"] and old["measured"]]
+    old = next((old for old in same if old["case"] == result["case"]), None)
+    if old is None or not result["measured"]:
+        return None
+    rows = [each for each in same if _table_of(each) == _table_of(result)]
+    common = old["measured"].keys() & result["measured"].keys()
+    before = [old["measured"][seed] for seed in (common or old["measured"])]
+    now = [result["measured"][seed] for seed in (common or result["measured"])]
+    metrics = {}
+    for metric in JUDGED:
+        was, is_ = (statistics.fmean(seed[metric] for seed in seeds) for seeds in (before, now))
+        band = _spread_band(
+            [[seed[metric] for seed in row["measured"].values()] for row in rows], len(before), len(now)
+        )
+        metrics[metric] = {"old": was, "new": is_, "band": result["band"] if band is None else band}
+    stages = old.get("stages") or [{}]
+    return {
+        "commit": (stages[-1].get("provenance") or {}).get("commit"),
+        "recorded_seeds": sorted(map(int, old["measured"])),
+        "seeds": sorted(map(int, common or result["measured"])),
+        "drift": any(abs(one["new"] - one["old"]) > one["band"] + ROUNDING for one in metrics.values()),
+        "metrics": metrics,
+    }
+
+
+def _table_of(result: Result) -> tuple[str, str, str]:
+    case = result["case"]
+    return case["paper"], case["table"], case["column"]
+
+
+def _spread_band(rows: Sequence[Sequence[float]], before: int, now: int) -> float | None:
+    """The 99 % band of the difference between means of so many seeds; None where no row has two seeds."""
+    freedom = sum(len(row) - 1 for row in rows)
+    if not freedom:
+        return None
+    from scipy import stats
+
+    variance = sum(statistics.variance(row) * (len(row) - 1) for row in rows if len(row) > 1) / freedom
+    return float(stats.t.ppf(0.995, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
+
+
+def drift(baseline: Mapping[str, Any]) -> str:
+    """A drift in one sentence: old, new, band, and who recorded it."""
+    numbers = [
+        f"{metric} was {one['old']:.1f} and is {one['new']:.1f} (band {one['band']:.1f})"
+        for metric, one in baseline["metrics"].items()
+    ]
+    commit = str(baseline["commit"] or "unknown")[:12]
+    return f"drifted: {', '.join(numbers)}; recorded by commit {commit}; if that is meant: --update-baselines"
+
+
+def update(found: Sequence[Result], tried: Sequence[Result], recorded: Sequence[Result], folder: Path) -> list[str]:
+    """Record results and claims in place of older ones, and say what moved, a line each."""
+    lines = []
+    for result in found:
+        if not result["measured"]:
+            continue
+        write(result, folder)
+        case, was = result["case"], result.get("baseline")
+        name = f"{case['paper']} table {case['table']}, {case['label']}, {case['task']}"
+        moved = [
+            f"{metric} {one['old']:.1f} -> {one['new']:.1f}"
+            for metric, one in (was["metrics"] if was else {}).items()
+            if f"{one['old']:.1f}" != f"{one['new']:.1f}"
+        ]
+        lines.append(f"recorded  {name}: {', '.join(moved) or ('as it was' if was else 'new')}")
+    for record in tried:
+        write_claim(record, folder / "claims")
+    return lines
+
+
 def _problem(document: object) -> str:
     """What keeps a document from being a result; empty when nothing does."""
     if not isinstance(document, dict):
         return "it is not a JSON object"
     if document.get("format") != FORMAT:
         return f"its format is {document.get('format')!r}, not {FORMAT}"
+    if isinstance(document.get("claim"), dict):
+        kept = isinstance(document.get("verdict"), str) and isinstance(document.get("compared"), list)
+        return "" if kept else "it is a claim without a verdict"
     case = document.get("case")
     if not isinstance(case, dict):
         return "it has no case"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +185,11 @@ class Claim:
     testable: str = "yes"
     why: str = ""
 
+    @property
+    def table(self) -> str:
+        """The table whose claims it belongs to; empty for one that names no cell."""
+        return self.left.partition("/")[0] if "/" in self.left else ""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -226,24 +234,20 @@ class Paper:
         Raises:
             UserError: a recipe names no such row of the table.
         """
+        import pytest
+
         rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no" and row.ours}
         if unknown := sorted(set(recipes) - set(rows)):
             known = ", ".join(rows)
             raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
-        return _parameters(
-            Case(
-                self.id,
-                table,
-                row,
-                column.id,
-                Task(row.runs.get(column.id, column.task)),
-                recipes.get(name),
-                f"test_table{table}",
-            )
+        cases = [
+            Case(self.id, table, row, column.id, Task(row.runs.get(column.id, column.task)), recipes.get(name))
             for name, row in rows.items()
             for column in self.tables[table].columns
             if column.task != "none" and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
-        )
+        ]
+        marks = {True: (pytest.mark.withdrawn,), False: ()}
+        return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
 
     def figure_cases(self, figure: str, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
         """The cases of the table rows that a figure shows, on its tasks, as `cases` gives them.
@@ -260,26 +264,37 @@ class Paper:
             if f"table {table}: {param.values[0].row.id}" in shown.rows and param.values[0].column in shown.task
         ]
 
-    def world_cases(self, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
-        """The cases that claims need besides their own cells: in another drawn world, and with their cause off.
+    def claim_cases(self, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
+        """The claims that cases can try, as parameters for `parametrize("case", ...)`.
+
+        Each is tried in the world that was asked for (or on real data), in a second drawn world and, where it names a
+        cause, with the cause's dial at 0.
 
         Args:
             tables: recipes by row, by table, as `cases` takes them.
         """
+        import pytest
+
         known = {
             f"{table}/{case.row.id}/{case.column}": case
             for table, recipes in tables.items()
             for case in (param.values[0] for param in self.cases(table, **recipes))
             if case.recipe
         }
-        wanted: dict[tuple[str, World], None] = {}
-        for claim in self.claims:
-            if claim.testable != "no":
-                for cell in filter(known.__contains__, (claim.left, *claim.right)):
-                    wanted |= dict.fromkeys(
-                        (cell, world) for world in (OTHER_WORLD, World(off=claim.cause)) if world != World()
-                    )
-        return _parameters(replace(known[cell], world=world, test="test_worlds") for cell, world in wanted)
+        found = [
+            claim
+            for claim in self.claims
+            if claim.kind in ("gain", "order") and claim.testable != "no" and known.keys() >= {claim.left, *claim.right}
+        ]
+        family = Counter(claim.table for claim in found)
+        params = []
+        for claim in found:
+            for world in (None, OTHER_WORLD, *([World(off=claim.cause)] if claim.cause else [])):
+                left, *right = (replace(known[cell], world=world) for cell in (claim.left, *claim.right))
+                case = ClaimCase(self.id, claim, left, tuple(right), family[claim.table], world)
+                marks = [pytest.mark.withdrawn] if any(cell.task.withdrawn for cell in (left, *right)) else []
+                params.append(pytest.param(case, id=case.id, marks=marks))
+        return params
 
     def numbers(self) -> Iterator[Number]:
         """Every printed number, in printed order."""
@@ -323,7 +338,6 @@ class Case:
     """One row on one task, and how to run it.
 
     Attributes:
-        test: the test that runs it.
         world: the change of the drawn world; None for the world that was asked for, or for real data.
     """
 
@@ -333,14 +347,12 @@ class Case:
     column: str
     task: Task
     recipe: Recipe | None
-    test: str
     world: World | None = None
 
     @property
     def id(self) -> str:
         id = f"{self.task}-{self.row.id}"
-        id = id if _is_task(self.column) else f"{id}-{self.column}"
-        return f"{id}-{self.table}-{self.world}" if self.world else id
+        return id if _is_task(self.column) else f"{id}-{self.column}"
 
     @property
     def printed(self) -> Printed:
@@ -348,12 +360,34 @@ class Case:
         return {metric: value for metric, value in self.row.printed[self.column].items() if metric in MEASURED}
 
 
-def _parameters(cases: Iterable[Case]) -> list[Any]:
-    """Cases for `parametrize`, marked where their data were withdrawn."""
-    import pytest
+@dataclass(frozen=True, eq=False)
+class ClaimCase:
+    """A claim that compares cells, and how to run them.
 
-    marks = {True: (pytest.mark.withdrawn,), False: ()}
-    return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
+    Attributes:
+        family: how many claims about the same table can be tried.
+        world: the change of the drawn world in which it is tried; None for the world that was asked for, or real data.
+    """
+
+    paper: str
+    claim: Claim
+    left: Case
+    right: tuple[Case, ...]
+    family: int
+    world: World | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.claim.id}-{self.world}" if self.world else self.claim.id
+
+    @property
+    def cells(self) -> tuple[Case, ...]:
+        return (self.left, *self.right)
+
+    @property
+    def paired(self) -> bool:
+        """Whether all cells are scored on the same queries."""
+        return len({cell.task.name[2] for cell in self.cells}) == 1
 
 
 def full_label(row: Row) -> str:
@@ -398,11 +432,45 @@ def read(path: Path) -> Paper:
 
 
 def read_all(folder: Path) -> dict[str, Paper]:
-    """Every paper of a folder of TOML files, by id."""
-    papers = [read(path) for path in sorted(folder.glob("*.toml"))]
-    if not papers:
+    """Every paper of a folder of TOML files and of other installed packages, by id.
+
+    Raises:
+        UserError: there is none, one is not as described, or two have one id.
+    """
+    papers: dict[str, Paper] = {}
+    for path in paths(folder):
+        paper = read(path)
+        if paper.id in papers:
+            raise UserError(f"{path} describes the paper {paper.id!r}, and so does another file: rename one")
+        papers[paper.id] = paper
+    return papers
+
+
+def paths(folder: Path) -> list[Path]:
+    """The TOML files of a folder of suites, and of those that other installed packages bring.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [path for place in (folder, *outside()) for path in sorted(place.glob("*.toml"))]
+    if not found:
         raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
-    return {paper.id: paper for paper in papers}
+    return found
+
+
+def outside() -> list[Path]:
+    """Folders of suites that other installed packages bring, through entry points of the group `reproduce.suites`.
+
+    Raises:
+        UserError: an entry point names no package.
+    """
+    folders = []
+    for entry in entry_points(group="reproduce.suites"):
+        spec = find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"the entry point {entry.name} of reproduce.suites names {entry.value!r}, no package")
+        folders.append(Path(spec.submodule_search_locations[0]))
+    return folders
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from reproduce.clustering import DBSCAN, KMeans, Tuned
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Rerank
-from reproduce.tables import Case, Task, read
+from reproduce.tables import Case, ClaimCase, Task, read
 
 PAPER = read(Path(__file__).with_name("msplr.toml"))
 
@@ -104,7 +104,6 @@ def test_figure2(case: Case, judge: Callable[[Case], None]) -> None:
     judge(case)
 
 
-@pytest.mark.parametrize("case", PAPER.world_cases(TABLES))
-def test_worlds(case: Case, judge: Callable[[Case], None]) -> None:
-    """What claims compare, in a second drawn world and without the cause that they name."""
+@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES))
+def test_claims(case: ClaimCase, judge: Callable[[ClaimCase], None]) -> None:
     judge(case)

@@ -263,7 +263,7 @@ def test_the_docstring_lists_every_deviation() -> None:
     text = msplr.__doc__ or ""
     assert re.search(r"^Paper: ", text, re.MULTILINE)
     assert re.search(r"^Code: ", text, re.MULTILINE)
-    from reproduce.plugin import deviations
+    from reproduce.campaign import deviations
 
     listed = deviations(tiny())
     assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")

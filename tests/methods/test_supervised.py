@@ -151,7 +151,7 @@ def test_the_docstring_names_the_paper_the_code_and_every_deviation() -> None:
     text = supervised.__doc__ or ""
     assert re.search(r"^Paper: ", text, re.MULTILINE)
     assert re.search(r"^Code: ", text, re.MULTILINE)
-    from reproduce.plugin import deviations
+    from reproduce.campaign import deviations
 
     listed = deviations(tiny(Domain("market")))
     assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")

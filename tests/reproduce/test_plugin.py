@@ -68,7 +68,7 @@ def suites(tmp_path: Path) -> Path:
 
 
 def command(suites: Path, *arguments: str) -> tuple[list[str], dict[str, object]]:
-    importable = str(Path(__file__).parents[1] / "importable")
+    importable = os.pathsep.join([str(Path(__file__).parents[1] / "importable"), os.environ.get("PYTHONPATH", "")])
     environ = {**os.environ, "PYTHONPATH": importable, "COLUMNS": "120", "CUDA_VISIBLE_DEVICES": "", "REID_DATA": ""}
     for name in [name for name in environ if name.startswith("PYTEST")]:
         del environ[name]
@@ -109,7 +109,7 @@ def test_a_run_measures_judges_and_writes(suites: Path) -> None:
 
 def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
     code, output = run(suites, "-k", "m2d and table1")
-    assert code == 1
+    assert code == 6, "an error has an exit code of its own"
     assert "1 failed, 1 passed, 1 skipped" in output
     assert "ValueError: a bug" in output
     assert "the end of its log" in output
@@ -153,12 +153,7 @@ def test_a_collapsed_training_is_a_verdict_with_counts(suites: Path) -> None:
     assert "collapsed: seed 1: 1 clusters were left at step 1" in output
 
 
-def test_cases_in_changed_worlds(suites: Path, tiny_domain: Path) -> None:
-    reading(suites)
-    toml, tests = suites / "demo.toml", suites / "test_demo.py"
-    toml.write_text(
-        toml.read_text()
-        + """
+CLAIMS = """
 [[figure]]
 id = "2"
 kind = "convergence"
@@ -168,51 +163,232 @@ rows = ["table 1: plain"]
 task = ["m2d"]
 
 [[claim]]
-id = "camera"
+id = "better"
 where = "section 2"
-says = "The one is better than the other."
+says = "The later one is <b>better</b> by 5."
+kind = "gain"
+left = "1/later/m2d"
+right = "1/plain/m2d"
+stated = { mAP = 5.0 }
+cause = "camera"
+
+[[claim]]
+id = "worse"
+where = "section 2"
+says = "The plain one is better."
+kind = "order"
+left = "1/plain/m2d"
+right = "1/later/m2d"
+metrics = ["mAP", "rank1"]
+
+[[claim]]
+id = "untried"
+where = "section 2"
+says = "It is better than one that was quoted."
 kind = "order"
 left = "1/plain/m2d"
 right = "1/quoted/m2d"
 metrics = ["mAP"]
-cause = "camera"
 """
-    )
-    tests.write_text(
-        tests.read_text()
-        + """
-@pytest.mark.parametrize("case", PAPER.world_cases({"1": {"plain": plain}}))
-def test_worlds(case, judge):
+
+CLAIM_TESTS = """
+def later(task, seed):
+    return Number(15.0 + 10.0 * seed + 0.1 * seed, trouble=TROUBLE, seed=seed)
+
+TABLES = {"1": {"plain": plain, "later": later}}
+
+@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES))
+def test_claims(case, judge):
     judge(case)
 
-@pytest.mark.parametrize("case", PAPER.figure_cases("2", {"1": {"plain": plain}}))
+@pytest.mark.parametrize("case", PAPER.figure_cases("2", TABLES))
 def test_figure2(case, judge):
     judge(case)
 """
-    )
-    options = ["-k", "worlds or figure2", "--scale", "smoke"]
+
+
+def with_claims(suites: Path, trouble: str = "") -> None:
+    toml, tests = suites / "demo.toml", suites / "test_demo.py"
+    toml.write_text(toml.read_text() + CLAIMS)
+    tests.write_text(tests.read_text() + CLAIM_TESTS.replace("TROUBLE", repr(trouble)))
+
+
+def claims_of(suites: Path) -> dict[str, dict[str, object]]:
+    files = sorted((suites.parent / "build" / "claims").glob("*.json"))
+    return {f"{(r := json.loads(path.read_text()))['claim']['id']} {r['world']}".strip(): r for path in files}
+
+
+def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> None:
+    with_claims(suites)
+    code, output = run(suites, "-k", "claims", "--scale", "smoke", "--seeds", "1,2,3")
+    assert code == 0, output
+    assert "5 passed" in output
+    found = claims_of(suites)
+    assert {name: record["verdict"] for name, record in found.items()} == {
+        "better": "supported",
+        "better no-camera": "supported",
+        "better world2": "supported",
+        "worse": "contradicted",
+        "worse world2": "contradicted",
+    }
+    record = found["better"]
+    (one,) = record["compared"]  # type: ignore[misc]
+    assert one["difference"] == pytest.approx(14.7)
+    assert one["by_seed"] == pytest.approx({"1": 14.6, "2": 14.7, "3": 14.8})
+    assert one["low"] < 14.7 < one["high"]
+    assert one["stated"] == 5.0
+    assert record["family"] == "2 claims of table 1 (Holm)"
+    assert record["command"] == "pytest 'suites/test_demo.py::test_claims[better]' --scale smoke --seeds 1,2,3"
+    assert " ".join(output.split()).count("demo better world2 mAP +5.0") == 1
+    code, output = run(suites, "-k", "claims", "--scale", "smoke", "--seeds", "1,2")
+    assert code == 0, output
+    assert {record["verdict"] for record in claims_of(suites).values()} == {"undecided"}
+    assert claims_of(suites)["worse"]["reasons"] == ["2 seeds: nothing is decided below 3"]
+
+
+def test_a_claim_whose_stage_fails_is_an_error(suites: Path) -> None:
+    with_claims(suites, "bug")
+    code, output = run(suites, "-k", "claims and not world2 and not camera", "--scale", "smoke")
+    assert code == 6
+    assert "2 failed" in output
+    assert "ValueError: a bug" in output
+    assert {record["verdict"] for record in claims_of(suites).values()} == {"error"}
+
+
+def test_claims_in_changed_worlds_and_figures(suites: Path, tiny_domain: Path) -> None:
+    reading(suites)
+    with_claims(suites)
+    options = ["-k", "claims or figure2", "--scale", "smoke"]
     code, output = run(suites, *options, "-v")
     assert code == 0, output
-    for name in ("worlds[m2d-plain-1-world2]", "worlds[m2d-plain-1-no-camera]", "figure2[m2d-plain]"):
+    for name in ("claims[better]", "claims[better-world2]", "claims[better-no-camera]", "figure2[m2d-plain]"):
         assert f"{name} PASSED" in output
-    assert "3 passed" in output
-    kept = [json.loads(path.read_text()) for path in (suites.parent / "build" / "results").glob("*.json")]
-    worlds = {
-        (r["identity"]["data"]["market"]["seed"], r["identity"]["data"]["market"]["dials"]["camera"]) for r in kept
-    }
-    assert worlds == {(1, 1), (2, 1), (1, 0)}
-    commands = sorted(result["command"].partition("::")[2].partition("'")[0] for result in kept)
-    assert commands == [
-        "test_table1[m2d-plain]",
-        "test_worlds[m2d-plain-1-no-camera]",
-        "test_worlds[m2d-plain-1-world2]",
-    ]
-    page = (suites.parent / "build" / "report.html").read_text()
-    assert "camera dial at 0" in page
+    kept = [json.loads(path.read_text()) for path in (suites.parent / "build" / "results").glob("*plain*.json")]
+    drawn = [result["identity"]["data"]["market"] for result in kept]
+    assert sorted((data["seed"], data["dials"]["camera"]) for data in drawn) == [(1, 0), (1, 1), (2, 1)]
+    commands = {result["command"].partition("::")[2].partition("[")[0] for result in kept}
+    assert commands == {"test_claims", "test_table1"}
     code, output = run(suites, *options, "--domain", f"market={tiny_domain}", "--domain", f"duke={tiny_domain}", "-rs")
     assert code == 0, output
-    assert "1 passed, 2 skipped" in output
+    assert "3 passed, 3 skipped" in output
     assert "asks about drawn worlds" in output
+
+
+def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) -> None:
+    folder = suites.parent / "reports" / "results"
+    options = ["-k", "plain and table1", "--seeds", "1,2,3"]
+    code, output = run(suites, *options, "--update-baselines")
+    assert code == 0, output
+    assert output.count("recorded  demo table 1, Plain") == 2
+    assert ": new" in output
+    code, output = run(suites, *options)
+    assert code == 0, output
+    (path,) = folder.glob("*m2d-plain*.json")
+    kept = json.loads(path.read_text())
+    assert kept["verdict"] == "not comparable"
+    for seed in kept["measured"].values():
+        seed["mAP"] += 500
+    kept["stages"][-1]["provenance"]["commit"] = "0123456789abcdef"
+    path.write_text(json.dumps(kept))
+    code, output = run(suites, *options)
+    assert code == 1, output
+    assert "1 failed, 1 passed" in output
+    message = " ".join(output.split())
+    assert "drifted: mAP was 520.5 and is 20.5 (band 81.0)" in message
+    assert "recorded by commit 0123456789ab; if that is meant: --update-baselines" in message
+    (result,) = (suites.parent / "build" / "results").glob("*m2d-plain*.json")
+    assert json.loads(result.read_text())["verdict"] == "drifted"
+    code, output = run(suites, "-k", "plain and table1", "--seeds", "1,3", "--baselines", "reports/results")
+    assert "drifted: mAP was 520.5 and is 20.5" in " ".join(output.split()), "the seeds in common are compared"
+    code, output = run(suites, *options, "--update-baselines")
+    assert code == 0, output
+    assert "recorded  demo table 1, Plain, m2d: mAP 520.5 -> 20.5" in output
+    assert "Plain, d2m: as it was" in output
+    assert run(suites, *options)[0] == 0
+    code, output = run(suites, "-k", "plain and table1", "--seeds", "1", "--scale", "trial", "--weights", "scratch")
+    assert code == 0, "another setting has no baseline"
+
+
+def outside_package(site: Path) -> None:
+    """An installed package with a method and a paper of its own."""
+    package, info = site / "outside_paper", site / "outside_paper-1.0.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text(
+        """
+from dataclasses import dataclass
+from reproduce.artifacts import Scores
+from reproduce.stage import Stage
+
+@dataclass(frozen=True)
+class Fixed(Stage[Scores]):
+    value: float = 1.0
+    seed: int = 1
+
+    def run(self, env):
+        import numpy as np
+
+        value = self.value
+        return Scores(value, value, value, value, value, np.array([value / 100]), np.array([1]), 1, 0)
+"""
+    )
+    (package / "outside.toml").write_text(TOML.replace('"demo"', '"outside"'))
+    (package / "test_outside.py").write_text(
+        """
+from pathlib import Path
+import pytest
+from outside_paper.method import Fixed
+from reproduce.tables import read
+
+PAPER = read(Path(__file__).with_name("outside.toml"))
+
+@pytest.mark.parametrize("case", PAPER.cases("1", later=lambda task, seed: Fixed(33.0 + seed, seed=seed)))
+def test_table1(case, judge):
+    judge(case)
+"""
+    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-paper\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[reproduce.suites]\noutside = outside_paper\n")
+
+
+def test_an_outside_package_adds_a_method_and_a_paper(suites: Path, tmp_path: Path) -> None:
+    outside_package(tmp_path / "site")
+    places = [tmp_path / "site", Path(__file__).parents[1] / "importable", os.environ.get("PYTHONPATH", "")]
+    environ = {"PYTHONPATH": os.pathsep.join(map(str, places))}
+    code, output = run(suites, "-k", "table1 and m2d and (later or plain)", environ=environ)
+    assert code == 0, output
+    assert "2 passed, 2 skipped" in output
+    kept = {
+        r["case"]["paper"]: r
+        for r in map(json.loads, (p.read_text() for p in (tmp_path / "build").rglob("*m2d*.json")))
+    }
+    assert kept["outside"]["measured"]["1"]["mAP"] == 34
+    assert kept["outside"]["stages"][0]["name"] == "method.Fixed"
+    assert kept["outside"]["command"].startswith("pytest 'site/outside_paper/test_outside.py::test_table1[m2d-later]'")
+    printed = subprocess.run(
+        [sys.executable, "-c", "from reproduce.cli import main; main()", "tables", "--csv", "--suites", "suites"],
+        cwd=suites.parent, env={**os.environ, **environ}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "outside" in printed.lower()
+    (tmp_path / "site" / "outside_paper-1.0.dist-info" / "entry_points.txt").write_text(
+        "[reproduce.suites]\nx = nowhere\n"
+    )
+    code, output = run(suites, environ=environ)
+    assert code == 4
+    assert "names 'nowhere', no package" in output
+
+
+def test_junit_carries_verdicts_and_numbers(suites: Path) -> None:
+    with_claims(suites)
+    code, output = run(
+        suites, "-k", "(plain and table1 and m2d) or claims", "--seeds", "1,2,3", "--junitxml", "junit.xml"
+    )
+    assert code == 0, output
+    text = (suites.parent / "junit.xml").read_text()
+    assert '<property name="verdict" value="not comparable"' in text
+    assert '<property name="mAP" value="20.5"' in text
+    assert '<property name="verdict" value="contradicted"' in text
 
 
 @pytest.mark.parametrize(

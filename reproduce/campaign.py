@@ -1,0 +1,444 @@
+"""A campaign: the cases of one pytest session, their stages, and what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reproduce import claims, results
+from reproduce.display import SHOWN, Display, claims_summary, label, means, summary
+from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
+from reproduce.results import Result
+from reproduce.runner import Site, Store
+from reproduce.scales import SCALES
+from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
+from reproduce.stage import Stage, UserError, closure
+from reproduce.tables import Case, ClaimCase
+
+if TYPE_CHECKING:
+    from reproduce.artifacts import Scores
+
+SUITES = "suites"
+"""The folder that holds what papers print, and what produces it."""
+
+STAGE_ERROR = 6
+"""Exit code where a stage ended with an error; 1 where all ended and a number is not what it should be."""
+
+
+@dataclass
+class Campaign:
+    """The cases of one pytest session, their stages, and what came out."""
+
+    config: pytest.Config
+    seeds: tuple[int, ...] = ()
+    plans: dict[Case, dict[int, Stage[Any]]] = field(default_factory=dict)
+    blocked: dict[Case, Blocked] = field(default_factory=dict)
+    claim_cases: list[ClaimCase] = field(default_factory=list)
+    results: dict[Path, Result] = field(default_factory=dict)
+    tried: dict[Path, Result] = field(default_factory=dict)
+    measured: dict[Case, Result] = field(default_factory=dict)
+    recorded: list[Result] = field(default_factory=list)
+    engine: Engine | None = None
+    report: Path | None = None
+
+    def begin(self, items: list[pytest.Item]) -> None:
+        """Resolve all selected cases; show the plan, or submit their stages."""
+        selected = [(item, case_of(item)) for item in items]
+        self.claim_cases = [case for _, case in selected if isinstance(case, ClaimCase)]
+        cases = [case for _, case in selected if isinstance(case, Case) and case.recipe]
+        cases += [cell for claim in self.claim_cases for cell in claim.cells]
+        if not cases:
+            return
+        option = self.config.option
+        chosen = [(item.path, case) for item, case in selected if isinstance(case, (Case, ClaimCase))]
+        root = self.config.rootpath
+        self.files = {
+            case.paper: path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+            for path, case in chosen
+        }
+        self.suites = next((path.parent for path, _ in chosen if path.parent.name == SUITES), chosen[0][0].parent)
+        self.seeds = _seeds(option.seeds)
+        leases = [] if option.plan else self._leases()
+        self.setting = _setting(
+            option, on_gpu=bool(leases) or (option.plan and option.gpus != 0 and bool(visible_gpus()))
+        )
+        self.out = Path(option.out)
+        self.baselines = Path(option.baselines or self.suites.parent / "reports" / "results")
+        if self.baselines.is_dir() or option.baselines:
+            self.recorded = results.read(self.baselines)
+        site = Site(Path(option.store or self.out / "store").resolve())
+        for case in cases:
+            assert case.recipe
+            try:
+                self.plans[case] = {
+                    seed: self.setting.resolve(case.recipe(case.task, seed), case.world) for seed in self.seeds
+                }
+            except Blocked as blocked:
+                self.blocked[case] = blocked
+        final = [stage for plan in self.plans.values() for stage in plan.values()]
+        if option.plan:
+            self._show_plan(Store(site.store), final)
+            return
+        site = Site(site.store, folders=self.setting.paths(), weights=self.setting.files)
+        jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
+        reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
+        live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
+        self.display = Display(live, lambda line: self._say(reporter, line), reporter.ensure_newline)
+        self.engine = Engine(site, leases=leases, jobs=jobs, logs=self.out / "logs", on_change=self.display.changed)
+        self.engine.submit(final)
+        self._introduce(reporter, leases, jobs)
+
+    @property
+    def errors(self) -> bool:
+        """Whether a stage ended with an error."""
+        return any(result["verdict"] == "error" for result in (*self.results.values(), *self.tried.values()))
+
+    def _leases(self) -> list[Lease]:
+        wanted = self.config.option.gpus
+        return [] if wanted == 0 else lease_gpus(wanted)
+
+    def _say(self, reporter: Any, line: str) -> None:
+        reporter.ensure_newline()
+        reporter.write_line(line)
+
+    def _introduce(self, reporter: Any, leases: list[Lease], jobs: int) -> None:
+        assert self.engine
+        queued = list(self.engine.jobs.values())
+        cached = sum(job.status == "cached" for job in queued)
+        on_gpus = f"{_count(len(leases), 'GPU')}, {_count(jobs, 'stage')} at once on each"
+        where = on_gpus if leases else f"the CPU, {jobs} at once"
+        self._say(
+            reporter,
+            f"scale {self.setting.scale} ({SCALES[self.setting.scale].does}); "
+            f"seeds {', '.join(map(str, self.seeds))}; on {where}",
+        )
+        for domain, found in sorted(self.setting.located.items(), key=lambda item: (item[0].name, item[0].variant)):
+            known = (
+                "the published counts"
+                if found.kind == "real"
+                else "not the published set: results are not comparable with the paper"
+            )
+            told = ", ".join(filter(None, (found.version, domain.variant, f"digest {found.real.digest[:12]}", known)))
+            self._say(reporter, f"{domain.name} is {found.folder} ({told})")
+        if self.setting.on_stand_ins:
+            self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
+        self._say(
+            reporter,
+            f"{_count(len(self.plans), 'row')}: {_count(len(queued), 'stage')}, "
+            f"{cached} of them in the store {self.engine.store.root}",
+        )
+
+    def _show_plan(self, store: Store, final: list[Stage[Any]]) -> None:
+        reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
+        stages = closure(final)
+        self._say(
+            reporter,
+            f"{_count(len(self.plans), 'row')} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
+        )
+        for stage in stages:
+            users = sum(any(stage.key == it.key for it in closure(plan.values())) for plan in self.plans.values())
+            status = "in store" if store.has(stage) else "to run"
+            self._say(reporter, f"  {stage.key}  {status:8}  {users} row{'s' * (users != 1):1}  {label(stage)}")
+        for case, blocked in self.blocked.items():
+            self._say(reporter, f"  blocked({blocked.want})  {case.paper} table {case.table} {case.id}: {blocked}")
+
+    def judge(self, case: Case | ClaimCase, properties: list[tuple[str, object]]) -> None:
+        """Wait for a case, record and judge it.
+
+        Args:
+            case: a row, or a claim.
+            properties: of its test; verdict and numbers are added.
+        """
+        if isinstance(case, ClaimCase):
+            self._try(case, properties)
+            return
+        if case.recipe is None:
+            pytest.skip(f"the method of {case.row.label!r} does not exist here yet")
+        if blocked := self.blocked.get(case):
+            verdict = f"blocked({blocked.want})"
+            self._keep({**self._blank(case, self.setting.identity([])), "verdict": verdict, "reasons": [str(blocked)]})
+            self._skip(blocked)
+        result = self._measure(case)
+        properties += [("verdict", result["verdict"]), *means(result).items()]
+        if not results.passes(result):
+            message = result.get("error") or self._compared(case, result)
+            tail = result.get("log_tail")
+            pytest.fail(message + (f"\n\nthe end of its log:\n{tail}" if tail else ""), pytrace=False)
+
+    def _skip(self, blocked: Blocked) -> None:
+        message = f"blocked({blocked.want}): {blocked}"
+        if self.config.option.strict and blocked.want != "world":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+    def _measure(self, case: Case, command: str = "") -> Result:
+        """The result of a row, waited for and kept."""
+        if case in self.measured:
+            return self.measured[case]
+        jobs = {seed: self._wait(stage) for seed, stage in self.plans[case].items()}
+        result = self._result(case, jobs) | ({"command": command} if command else {})
+        self._keep(result)
+        self.measured[case] = result
+        return result
+
+    def _try(self, case: ClaimCase, properties: list[tuple[str, object]]) -> None:
+        """Try a claim, together with the selected others about its table, in its world."""
+        for cell in case.cells:
+            if blocked := self.blocked.get(cell):
+                self._skip(blocked)
+        family = [
+            claim
+            for claim in self.claim_cases
+            if (claim.claim.table, claim.paper, claim.world) == (case.claim.table, case.paper, case.world)
+            and not any(cell in self.blocked for cell in claim.cells)
+        ]
+        measured = {
+            cell: self._measure(cell, self._command(claim, "test_claims") if case.world else "")
+            for claim in family
+            for cell in claim.cells
+        }
+        sound = [claim for claim in family if all(measured[cell]["measured"] for cell in claim.cells)]
+        if case not in sound:
+            broken = next(measured[cell] for cell in case.cells if not measured[cell]["measured"])
+            self._keep_claim({**self._described(case), "verdict": "error", "reasons": [broken["error"]]})
+            properties.append(("verdict", "error"))
+            pytest.fail(broken["error"], pytrace=False)
+        compared = {claim: self._differences(claim) for claim in sound}
+        found = {claim: claims.p_value(several) for claim, several in compared.items()}
+        adjusted = claims.holm([p for p, _ in found.values()], case.family)
+        p, direction = found[case]
+        p_adjusted = adjusted[list(found).index(case)]
+        verdict, reasons = claims.verdict(direction, p_adjusted, len(self.seeds))
+        collapsed = [
+            f"{cell.table}/{cell.row.id}, {text}" for cell in case.cells for text in measured[cell]["collapsed"]
+        ]
+        self._keep_claim(
+            {
+                **self._described(case),
+                "verdict": verdict,
+                "reasons": reasons,
+                "compared": [claims.as_json(one) for one in compared[case]],
+                "p": p,
+                "p_adjusted": p_adjusted,
+                "family": f"{_count(case.family, 'claim')} of table {case.claim.table} (Holm)",
+                "collapsed": collapsed,
+            }
+        )
+        properties += [("verdict", verdict), ("p", p_adjusted)]
+
+    def _differences(self, case: ClaimCase) -> list[claims.Compared]:
+        left, *rights = (self._scores(cell) for cell in case.cells)
+        return claims.compare(case.claim, left, rights, paired=case.paired)
+
+    def _scores(self, case: Case) -> dict[int, Scores]:
+        assert self.engine
+        return {seed: self.engine.store.load(stage) for seed, stage in self.plans[case].items()}
+
+    def _described(self, case: ClaimCase) -> Result:
+        """A claim's record as far as it is known before anything ran."""
+        claim = case.claim
+        told = {name: getattr(claim, name) for name in ("id", "table", "kind", "where", "says", "left", "cause", "why")}
+        return {
+            "format": results.FORMAT,
+            "claim": {"paper": case.paper, **told, "right": list(claim.right), "testable": claim.testable},
+            "world": str(case.world or ""),
+            "identity": self.setting.identity([stage for cell in case.cells for stage in self.plans[cell].values()]),
+            "seeds": list(self.seeds),
+            "compared": [],
+            "collapsed": [],
+            "command": self._command(case, "test_claims"),
+        }
+
+    def _keep_claim(self, record: Result) -> None:
+        self.tried[results.write_claim(record, self.out / "claims")] = record
+
+    def _keep(self, result: Result) -> None:
+        self.results[results.write(result, self.out / "results")] = result
+
+    def _blank(self, case: Case, identity: Mapping[str, Any]) -> Result:
+        """A result as far as it is known before anything ran."""
+        return {
+            "format": results.FORMAT,
+            "case": results.describe(case),
+            "identity": dict(identity),
+            "printed": dict(case.printed),
+            "band": case.row.band,
+            "measured": {},
+            "reasons": [],
+            "deviations": [],
+            "stages": [],
+            "command": self._command(case, f"test_table{case.table}"),
+        }
+
+    def _wait(self, stage: Stage[Any]) -> Job:
+        assert self.engine
+        engine = self.engine
+        capture: Any = self.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            try:
+                return engine.wait(stage, lambda: self.display.refresh(engine))
+            finally:
+                self.display.stop()
+
+    def _result(self, case: Case, jobs: Mapping[int, Job]) -> Result:
+        assert self.engine
+        store = self.engine.store
+        stages = [job.stage for job in jobs.values()]
+        identity = self.setting.identity(stages)
+        reasons = results.reasons_against(identity)
+        result = self._blank(case, identity) | {
+            "reasons": reasons,
+            "deviations": sorted({line for stage in closure(stages) for line in deviations(stage)}),
+            "stages": [_stage_entry(stage, store) for stage in closure(stages) if store.has(stage)],
+        }
+        if failed := [job for job in jobs.values() if job.status == "failed"]:
+            return {**result, "verdict": "error", "error": failed[0].error, "log_tail": failed[0].tail}
+        try:
+            scores = {seed: store.load(job.stage) for seed, job in jobs.items()}
+        except UserError as error:
+            return {**result, "verdict": "error", "error": str(error)}
+        measured = {str(seed): found.numbers for seed, found in scores.items()}
+        verdict = "not comparable" if reasons else results.judge(case.printed, list(measured.values()), case.row.band)
+        result = {**result, "measured": measured}
+        if baseline := results.baseline(result, self.recorded):
+            result["baseline"] = baseline
+            if baseline["drift"] and not self.config.option.update_baselines:
+                verdict = "drifted"
+        if collapsed := [f"seed {seed}: {found.collapsed}" for seed, found in scores.items() if found.collapsed]:
+            verdict = "drifted" if verdict == "drifted" else "collapsed"
+        return {**result, "verdict": verdict, "collapsed": collapsed}
+
+    def _compared(self, case: Case, result: Result) -> str:
+        measured = means(result)
+        if result["verdict"] == "collapsed":
+            return f"collapsed: {result['collapsed'][0]}"
+        if result["verdict"] == "drifted":
+            return results.drift(result["baseline"])
+        pairs = [
+            f"{SHOWN[name]} {measured[name]:.1f} (printed {value:.1f})"
+            for name, value in case.printed.items()
+            if value is not None
+        ]
+        return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}"
+
+    def _command(self, case: Case | ClaimCase, test: str) -> str:
+        option = self.config.option
+        words = [
+            f"pytest '{self.files[case.paper]}::{test}[{case.id}]'",
+            f"--scale {self.setting.scale}",
+        ]
+        words.append(f"--seeds {','.join(map(str, self.seeds))}")
+        words += ["--data-root DIR"] if self.setting.root else []
+        words += [f"--domain {name}=DIR" for name in self.setting.folders]
+        words += ["--accept-counts"] if self.setting.accept_counts else []
+        if self.setting.on_stand_ins and self.setting.world_seed != 1:
+            words.append(f"--world-seed {self.setting.world_seed}")
+        if option.subset is not None:
+            words.append(f"--subset {option.subset}")
+        if option.weights is not None:
+            words.append(f"--weights {SCRATCH if option.weights == SCRATCH else 'DIR'}")
+        return " ".join(words)
+
+    def summarise(self, reporter: Any) -> None:
+        """Render the reports and print the table of what was measured."""
+        found, tried = list(self.results.values()), list(self.tried.values())
+        if not found:
+            return
+        for hook in entry_points(group="reproduce.finish"):
+            self.report = hook.load()(found, self.suites, self.out, claims=tried)
+        width = shutil.get_terminal_size().columns
+        reporter.section("measured beside printed", sep="-")
+        reporter.write(summary(found, width, colour=reporter.hasmarkup))
+        if tried:
+            reporter.section("claims", sep="-")
+            reporter.write(claims_summary(tried, width, colour=reporter.hasmarkup))
+        if self.config.option.update_baselines:
+            for line in results.update(found, tried, self.recorded, self.baselines):
+                reporter.write_line(line)
+        if self.report:
+            reporter.write_line(f"report:  {self.report}")
+        reporter.write_line(f"next:    {self._next()}")
+
+    def _next(self) -> str:
+        if self.errors:
+            return f"mend the cause ({self.out / 'logs'} tells more), then the same command: finished stages are kept"
+        if not self.setting.on_stand_ins:
+            return "reproduce results --record     (keeps these results under reports/results)"
+        if self.setting.scale == "smoke":
+            return "the same command with --scale small: numbers instead of wiring"
+        if len(self.seeds) < results.SEEDS_FOR_A_REPRODUCTION:
+            return "the same command with --seeds 1,2,3: how much the numbers wobble"
+        return "reproduce doctor --data-root DIR     (which of your own copies of the data sets can be used)"
+
+    def close(self) -> None:
+        if self.engine:
+            self.engine.close()
+
+
+def deviations(stage: Stage[Any]) -> list[str]:
+    """The entries under `Deviates:` in the docstring of the module that defines a stage."""
+    text = (sys.modules[type(stage).__module__].__doc__ or "").partition("\nDeviates:\n")[2]
+    entries = [" ".join(entry.split()) for entry in text.split("\n    - ")]
+    return [entry.removeprefix("- ") for entry in entries if entry]
+
+
+def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
+    record = store.record(stage)
+    return {
+        "key": stage.key,
+        "name": stage.name,
+        "label": label(stage),
+        "seed": record["provenance"]["seed"],
+        "spec": record["spec"],
+        "provenance": record["provenance"],
+        "history": store.history(stage),
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def case_of(item: pytest.Item) -> object:
+    return item.callspec.params.get("case") if hasattr(item, "callspec") else None
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds {text} is not a list of numbers such as 1,2,3") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 1:
+        raise UserError(f"--seeds {text}: give distinct numbers from 1")
+    return seeds
+
+
+def _setting(option: Any, *, on_gpu: bool) -> Setting:
+    folders = given_folders(option.domain)
+    if (folders or option.data_root) and option.stand_ins:
+        raise UserError("--stand-ins asks for drawn data, --data-root and --domain for real: one run never mixes them")
+    root = None if option.stand_ins else data_root(option.data_root)
+    real = bool(folders) or root is not None
+    if option.subset is not None and (not real or option.subset < 1):
+        raise UserError("--subset N keeps N >= 1 identities of real data: give --data-root or --domain")
+    if option.weights not in (None, SCRATCH) and not Path(option.weights).is_dir():
+        raise UserError(
+            f"--weights {option.weights} is no folder: give a folder of weights files, or the word {SCRATCH}"
+        )
+    for name, least in (("jobs", 1), ("gpus", 0)):
+        value = getattr(option, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: give at least {least}")
+    scale = option.scale or ("paper" if real else "small" if on_gpu else "smoke")
+    return Setting(
+        scale, folders, option.world_seed, option.weights, option.subset, root, accept_counts=option.accept_counts
+    )

@@ -1,0 +1,170 @@
+"""The statistics of claims: coverage by simulation, known answers, Holm, and verdicts at their nominal rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from reproduce.artifacts import Scores
+from reproduce.claims import Compared, Difference, by_query, compare, difference, holm, p_value, verdict
+from reproduce.tables import Claim
+
+QUERIES = 120
+
+
+def layout(draw: Any, seeds: int, mean: float, seed_noise: float, query_noise: float, rest: float = 30.0) -> Any:
+    """Differences (S, Q) around a mean, with noise of seeds, of queries and of both."""
+    rows = seed_noise * draw.standard_normal((seeds, 1)) + query_noise * draw.standard_normal((1, QUERIES))
+    return mean + rows + rest * draw.standard_normal((seeds, QUERIES))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("seed_noise", "query_noise"), [(4.0, 5.0), (1.0, 30.0), (3.0, 30.0), (0.0, 20.0)])
+def test_intervals_cover_what_they_say(seeds: int, seed_noise: float, query_noise: float) -> None:
+    draw = np.random.default_rng([seeds, int(10 * seed_noise), int(query_noise)])
+    trials = 800
+    covered = 0
+    for _ in range(trials):
+        sample = layout(draw, seeds, 7.0, seed_noise, query_noise)
+        found = difference(sample, np.zeros_like(sample), paired=True)
+        covered += found.low <= 7.0 <= found.high
+    assert 0.93 <= covered / trials <= 0.995
+
+
+def test_the_interval_of_different_queries_covers_too() -> None:
+    draw = np.random.default_rng(11)
+    covered = 0
+    for _ in range(600):
+        left, right = layout(draw, 3, 50.0, 3.0, 25.0), layout(draw, 3, 43.0, 3.0, 25.0)[:, :70]
+        found = difference(left, right, paired=False)
+        covered += found.low <= 7.0 <= found.high
+    assert 0.93 <= covered / 600 <= 0.99
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8, unique=True))
+def test_without_queries_it_is_scipys_t_test(values: list[float]) -> None:
+    column = np.array(values)[:, None]
+    found = difference(column, np.zeros_like(column), paired=True)
+    known = stats.ttest_1samp(values, 0.0)
+    interval = known.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+    assert 2 * min(found.above, found.below) == pytest.approx(known.pvalue, abs=1e-9)
+    other = 0.5 * column**2
+    welch = stats.ttest_ind(values, other[:, 0], equal_var=False)
+    apart = difference(column, other, paired=False)
+    assert 2 * min(apart.above, apart.below) == pytest.approx(welch.pvalue, abs=1e-9)
+
+
+def test_without_noise_there_is_no_doubt() -> None:
+    found = difference(np.full((3, 4), 2.0), np.zeros((3, 4)), paired=True)
+    assert (found.mean, found.low, found.high, found.above, found.below) == (2, 2, 2, 0, 1)
+    assert difference(np.zeros((3, 4)), np.zeros((3, 4)), paired=True).above == 1
+
+
+def test_one_seed_speaks_of_this_training_only() -> None:
+    draw = np.random.default_rng(2)
+    left = 40 + 20 * draw.standard_normal((1, 400))
+    found = difference(left, left - 5 + draw.standard_normal((1, 400)), paired=True)
+    assert found.low < 5 < found.high
+    assert found.high - found.low < 0.5
+    assert (found.above, found.below) == (1, 1)
+    assert found.kind == "95 % query bootstrap, this training only"
+    apart = difference(left, left - 5, paired=False)
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * 20 * (2 / 400) ** 0.5, rel=0.15)
+
+
+def test_holm_by_hand_and_with_claims_that_were_not_tried() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04], 5) == pytest.approx([0.05, 0.16])
+    assert holm([0.9, 0.02], 2) == pytest.approx([0.9, 0.04])
+    assert holm([], 3) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.integers(0, 5))
+def test_holm_is_monotone_and_between_bonferroni_and_none(p_values: list[float], more: int) -> None:
+    adjusted = holm(p_values, len(p_values) + more)
+    pairs = list(zip(p_values, adjusted, strict=True))
+    assert all(p <= q <= min(1, (len(p_values) + more) * p) + 1e-12 for p, q in pairs)
+    assert all(q <= s for (p, q) in pairs for (r, s) in pairs if p < r)
+
+
+def simulated(mean: float, trials: int, seed: int, metrics: int = 2) -> list[str]:
+    """Verdicts on a claim of that many metrics whose true difference is the mean, three seeds."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for _ in range(trials):
+        compared = []
+        for _ in range(metrics):
+            sample = layout(draw, 3, mean, 2.0, 15.0)
+            compared.append(Compared("", "mAP", None, {}, difference(sample, np.zeros_like(sample), paired=True)))
+        p, direction = p_value(compared)
+        found.append(verdict(direction, holm([p], 1)[0], 3)[0])
+    return found
+
+
+def test_a_true_claim_is_supported_a_false_one_contradicted_a_weak_one_undecided() -> None:
+    assert simulated(30.0, 200, 1).count("supported") > 190
+    assert simulated(-30.0, 200, 2).count("contradicted") > 190
+    weak = simulated(1.0, 400, 3)
+    assert weak.count("undecided") > 370
+    none = simulated(0.0, 800, 4, metrics=1)
+    assert none.count("supported") + none.count("contradicted") <= 0.07 * 800
+
+
+def between(low: float, mean: float, high: float, p: float = 0.01) -> Difference:
+    return Difference(mean, low, high, p if mean > 0 else 1 - p, p if mean < 0 else 1 - p, "")
+
+
+@pytest.mark.parametrize(
+    ("means", "stated", "direction"),
+    [
+        ((5.0, 6.0), (None, None), "supported"),
+        ((-5.0, -6.0), (None, None), "contradicted"),
+        ((5.0, -6.0), (None, None), "contradicted"),
+        ((-5.0, -6.0), (-1.0, -2.0), "supported"),
+        ((5.0, 6.0), (-1.0, None), "contradicted"),
+    ],
+)
+def test_every_comparison_must_go_the_claims_way(
+    means: tuple[float, ...], stated: tuple[float | None, ...], direction: str
+) -> None:
+    compared = [
+        Compared("", "mAP", said, {}, between(mean - 1, mean, mean + 1))
+        for mean, said in zip(means, stated, strict=True)
+    ]
+    p, way = p_value(compared)
+    assert way == direction
+    assert 0 < p < 0.05
+
+
+def test_nothing_is_decided_below_three_seeds() -> None:
+    assert verdict("supported", 0.001, 2) == ("undecided", ["2 seeds: nothing is decided below 3"])
+    assert verdict("supported", 0.001, 3) == ("supported", [])
+    assert verdict("contradicted", 0.2, 3)[0] == "undecided"
+
+
+def scores(ap: list[float], first: list[int], **health: float) -> Scores:
+    found = np.array(ap)
+    return Scores(100 * float(np.nanmean(found)), 0, 0, 0, 0, found, np.array(first), len(ap), 0, health)
+
+
+def test_what_is_compared_query_by_query() -> None:
+    one = scores([0.5, np.nan, 1.0], [2, 0, 1], portion=60.0)
+    np.testing.assert_allclose(by_query(one, "mAP"), [50, 100])
+    np.testing.assert_allclose(by_query(one, "rank1"), [0, 100])
+    np.testing.assert_allclose(by_query(one, "rank5"), [100, 100])
+    np.testing.assert_allclose(by_query(one, "portion"), [60])
+    other = scores([0.25, np.nan, 0.5], [4, 0, 2], portion=70.0)
+    claim = Claim("c", "", "", "gain", "1/a/m2d", ("1/b/m2d",), {"mAP": 10.0, "portion": -5.0}, ("mAP", "portion"))
+    found = compare(claim, {1: one, 2: one}, [{1: other, 2: other}], paired=True)
+    assert [(each.metric, each.stated) for each in found] == [("mAP", 10.0), ("portion", -5.0)]
+    assert found[0].by_seed == {1: 37.5, 2: 37.5}
+    assert found[1].difference.mean == -10
+    assert found[1].difference.kind == "95 % t interval over 2 seeds"
+    assert p_value(found)[1] == "supported"
