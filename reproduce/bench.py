@@ -160,16 +160,15 @@ def gallery(size: Size, columns: int, noise: float = 3.0) -> tuple[Array, ...]:
 # Contenders: each prepares its data and returns what is measured
 
 
-def _kernel(low: bool) -> Callable[[Size, int], Work | None]:
+def _kernel(low: bool, loops: bool) -> Callable[[Size, int], Work | None]:
     """Jaccard distances and clusters, with products in float32 or with candidates from bfloat16."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
         from reproduce.clustering import DBSCAN
 
-        if not _can(low):
+        if not _use(low, loops):
             return None
-        neighbours._bfloat16_is_fast = lambda: low  # type: ignore[assignment]
         rows = _on_device(embeddings(size[0], columns)[0])
         cluster = DBSCAN(EPS, MIN_SAMPLES)
 
@@ -182,16 +181,22 @@ def _kernel(low: bool) -> Callable[[Size, int], Work | None]:
     return prepare
 
 
-def _after(size: Size, columns: int) -> Work:
+def _after(loops: bool) -> Callable[[Size, int], Work | None]:
     """As above from neighbour lists on."""
-    from reproduce import neighbours
-    from reproduce.clustering import DBSCAN
 
-    rows = _on_device(embeddings(size[0], columns)[0])
-    ranks = neighbours.nearest(rows, K1)
-    cluster = DBSCAN(EPS, MIN_SAMPLES)
-    neighbours.jaccard_graph(rows[:FEW], K1, K2)
-    return lambda: cluster.labels(neighbours.jaccard_graph(rows, K1, K2, ranks=ranks))
+    def prepare(size: Size, columns: int) -> Work | None:
+        from reproduce import neighbours
+        from reproduce.clustering import DBSCAN
+
+        rows = _on_device(embeddings(size[0], columns)[0])
+        ranks = neighbours.nearest(rows, K1)
+        if not _use(False, loops):
+            return None
+        cluster = DBSCAN(EPS, MIN_SAMPLES)
+        neighbours.jaccard_graph(rows[:FEW], K1, K2)
+        return lambda: cluster.labels(neighbours.jaccard_graph(rows, K1, K2, ranks=ranks))
+
+    return prepare
 
 
 def _dense_neighbours(size: Size, columns: int) -> Work:
@@ -216,7 +221,7 @@ def _product(low: bool) -> Callable[[Size, int], Work | None]:
     def prepare(size: Size, columns: int) -> Work | None:
         import torch
 
-        if not _can(low):
+        if not _use(low, False):
             return None
         rows = _on_device(embeddings(sum(size), columns)[0])
         left, right = (rows, rows) if len(size) == 1 else (rows[: size[0]], rows[size[0] :])
@@ -278,13 +283,12 @@ def _dense_evaluate(size: Size, columns: int) -> Work:
     return lambda: dense_scores(distances, *labels)
 
 
-def _rerank(low: bool) -> Callable[[Size, int], Work | None]:
+def _rerank(low: bool, loops: bool) -> Callable[[Size, int], Work | None]:
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
 
-        if not _can(low):
+        if not _use(low, loops):
             return None
-        neighbours._bfloat16_is_fast = lambda: low  # type: ignore[assignment]
         query, images = map(_on_device, gallery(size, columns)[:2])
         list(neighbours.rerank(query[:FEW], images[:FEW]))
         return lambda: sum(len(block) for block in neighbours.rerank(query, images))
@@ -361,9 +365,12 @@ def _pictures(shape: tuple[int, int], device: str, *, resident: bool) -> Any:
 
 CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
     "neighbours": {
-        "kernel, bfloat16": _kernel(True),
-        "kernel, float32": _kernel(False),
-        "kernel after k-NN": _after,
+        "kernel, bfloat16, compiled": _kernel(True, True),
+        "kernel, bfloat16": _kernel(True, False),
+        "kernel, float32, compiled": _kernel(False, True),
+        "kernel, float32": _kernel(False, False),
+        "kernel after k-NN, compiled": _after(True),
+        "kernel after k-NN": _after(False),
         "dense reference": _dense_neighbours,
         "product, bfloat16": _product(True),
         "product, float32": _product(False),
@@ -376,8 +383,10 @@ CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
         "product, float32": _product(False),
     },
     "rerank": {
-        "kernel, bfloat16": _rerank(True),
-        "kernel, float32": _rerank(False),
+        "kernel, bfloat16, compiled": _rerank(True, True),
+        "kernel, bfloat16": _rerank(True, False),
+        "kernel, float32, compiled": _rerank(False, True),
+        "kernel, float32": _rerank(False, False),
         "dense reference": _dense_rerank,
         "product, bfloat16": _all_pairs(True),
         "product, float32": _all_pairs(False),
@@ -471,13 +480,16 @@ def _check_neighbours(size: Size, columns: int) -> dict[str, Any]:
 
     rows = embeddings(size[0], columns)[0]
     ranks = nearest(rows, K1)
-    graph = jaccard_graph(rows, K1, K2, ranks=ranks)
     expected = dense_jaccard(rows, ranks)
     labels = cluster.DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed").fit_predict(expected)
-    return {
-        "largest difference": _difference(graph, expected),
-        "labels that differ": int(np.sum(DBSCAN(EPS, MIN_SAMPLES).labels(graph) != labels)),
-    }
+    found: dict[str, Any] = {}
+    for loops in (False, True):
+        if _use(False, loops):
+            graph = jaccard_graph(rows, K1, K2, ranks=ranks)
+            name = ", compiled" if loops else ""
+            found["largest difference" + name] = _difference(graph, expected)
+            found["labels that differ" + name] = int(np.sum(DBSCAN(EPS, MIN_SAMPLES).labels(graph) != labels))
+    return found
 
 
 def _difference(graph: sparse.csr_array, expected: Array) -> float:
@@ -511,9 +523,15 @@ def _check_rerank(size: Size, columns: int) -> dict[str, Any]:
     from reproduce.neighbours import rerank
 
     query, images = gallery(size, columns)[:2]
-    found = np.concatenate(list(rerank(query, images)))
-    off = np.abs(found - dense_rerank(query, images))
-    return {"largest difference": float(off.max()), "share above 1e-5": float((off > 1e-5).mean())}
+    expected = dense_rerank(query, images)
+    found = {}
+    for loops in (False, True):
+        if _use(False, loops):
+            off = np.abs(np.concatenate(list(rerank(query, images))) - expected)
+            name = ", compiled" if loops else ""
+            found["largest difference" + name] = float(off.max())
+            found["share above 1e-5" + name] = float((off > 1e-5).mean())
+    return found
 
 
 CHECKS = {"neighbours": _check_neighbours, "evaluate": _check_evaluate, "rerank": _check_rerank}
@@ -584,11 +602,18 @@ def _on_device(rows: Array) -> Tensor:
     return torch.from_numpy(rows).to(_device())
 
 
-def _can(low: bool) -> bool:
-    """Whether the kernels would ever use this precision here."""
+def _use(low: bool, loops: bool) -> bool:
+    """Have the kernels take bfloat16 and compiled loops, or neither; False where they could not here."""
+    import importlib.util
+
     from reproduce import neighbours
 
-    return not low or (_device() == "cpu" and neighbours._bfloat16_is_fast())
+    able = not (low and (_device() != "cpu" or not neighbours._bfloat16_is_fast()))
+    if not able or (loops and not importlib.util.find_spec("numba")):
+        return False
+    neighbours._bfloat16_is_fast = lambda: low  # type: ignore[assignment]
+    neighbours._COMPILED = 0 if loops else sys.maxsize
+    return True
 
 
 def _machine(threads: int) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class DBSCAN:
 
     def settled(self, graph: sparse.csr_array) -> DBSCAN:
         """The same with the number that its rule gives for this graph, for methods that set eps once."""
-        return dataclasses.replace(self, eps=self.radius(graph))
+        return self if isinstance(self.eps, float) else dataclasses.replace(self, eps=self.radius(graph))
 
     def labels(self, graph: sparse.csr_array) -> NDArray[np.int64]:
         """Cluster the images of a graph.

@@ -2,7 +2,8 @@
 
 Distances between embeddings are squared Euclidean; the kernels work with closeness, minus half of that:
 x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2, symmetric and largest for the nearest. A list of neighbours begins with the image
-itself, and a tie goes to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU.
+itself, and a tie goes to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU,
+of many images by compiled loops where numba is installed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ _CELLS = 1 << 22
 
 _CANDIDATES = 4096
 """Candidates of one row from which comparing it with every other is cheaper."""
+
+_HELD = 64
+"""Candidates of a row that are held before those out of reach are dropped."""
+
+_COMPILED = 8192
+"""Images from which compiled loops save more than it takes to load them."""
+
+_LEAST = 2.0**-23
+"""Overlap of two codes below which their distance would round to 1."""
 
 _ROUNDING = 1e-6
 """Jaccard distances, and distances from the source, below this are zero but for rounding."""
@@ -293,7 +303,10 @@ class _Points:
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
         step = 128 if rows.device.type == "cpu" else len(rows)  # in a CPU's cache
-        self.half = torch.cat([rows[at : at + step].square().sum(1) for at in range(0, len(rows), step)]) / 2
+        self.half = rows.new_empty(len(rows))
+        for at in range(0, len(rows), step):
+            torch.sum(rows[at : at + step].square(), 1, out=self.half[at : at + step])
+        self.half /= 2
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -421,6 +434,17 @@ def _in_order(close: Tensor, at: Tensor) -> Array:
     return at.gather(1, by_closeness).cpu().numpy()
 
 
+def _loops(images: int) -> Any:
+    """The module of compiled loops, if there are images enough for it, and numba; None otherwise."""
+    if images < _COMPILED:
+        return None
+    try:
+        from reproduce import compiled
+    except ImportError:
+        return None
+    return compiled
+
+
 @functools.cache
 def _bfloat16_is_fast() -> bool:
     """Whether this processor multiplies bfloat16 well over 1.5 times as fast as float32, by trial."""
@@ -485,7 +509,7 @@ def _by_pivot(points: _Points, low: bool) -> Array:
     nearest = [
         (((points.rows[part] - centre).to(dtype) @ at.T).float() - half).argmax(1) for part in _strips(n, columns)
     ]
-    return np.argsort(torch.cat(nearest).numpy(), kind="stable")
+    return np.argsort(torch.cat(nearest).numpy(), kind="stable").astype(np.int32)
 
 
 class _Matrix:
@@ -553,6 +577,8 @@ class _Search:
         self.reach: list[Tensor] = []
         self.count = [np.zeros(len(rows), np.int64) for rows in matrix.tiles]
         self.found: list[list[tuple[Array, Array, Array]]] = [[] for _ in matrix.tiles]
+        self.held = [0] * len(matrix.tiles)
+        self.full = [_HELD * len(rows) for rows in matrix.tiles]
         self.kept: list[tuple[Array, Array, Array]] = []
 
     def begin(self, a: int, close: Tensor) -> None:
@@ -567,27 +593,39 @@ class _Search:
         self._keep(b, a, close, transposed=True)
 
     def _keep(self, a: int, b: int, close: Tensor, *, transposed: bool) -> None:
-        reach = self.reach[a][None] if transposed else self.reach[a][:, None]
-        hits = np.flatnonzero((close >= reach if self.sign > 0 else close <= -reach).numpy())
+        values, reach = close.numpy(), self.reach[a].numpy()  # which compares faster than torch
+        reach = reach[None] if transposed else reach[:, None]
+        hits = np.flatnonzero(values >= reach if self.sign > 0 else values <= -reach)
         rows, columns = np.divmod(hits, close.shape[1])
         if transposed:
             rows, columns = columns, rows
         self.count[a] += np.bincount(rows, minlength=len(self.count[a]))
         self.reach[a][torch.from_numpy(self.count[a] > _CANDIDATES)] = torch.inf
-        values = close.flatten()[torch.from_numpy(hits)].numpy()
-        self.found[a].append((rows.astype(np.uint16), self.matrix.tiles[b][columns], self.sign * values))
+        self.found[a].append((rows.astype(np.uint16), self.matrix.tiles[b][columns], self.sign * values.ravel()[hits]))
+        self.held[a] += len(hits)
+        if self.held[a] > self.full[a]:
+            self._thin(a)
+            self.full[a] = 2 * self.held[a] + _HELD * len(self.count[a])
+
+    def _thin(self, a: int) -> None:
+        """Sort what was found for the rows of a tile, and drop what the k best so far put out of reach."""
+        rows, columns, close = (np.concatenate(part) for part in zip(*self.found[a], strict=True))
+        crowded = self.count[a] > _CANDIDATES
+        kept = np.argsort(rows, kind="stable")
+        kept = kept[~crowded[rows[kept]]]
+        rows, columns, close = rows[kept], columns[kept], close[kept]
+        best = _reached_by(_ragged(np.bincount(rows, minlength=len(crowded)), close, self.k), self.k)
+        self.reach[a] = torch.maximum(self.reach[a], self.matrix.reach(a, best))
+        kept = close >= self.reach[a].numpy()[rows]
+        self.found[a] = [(rows[kept], columns[kept], close[kept])]
+        self.held[a] = int(kept.sum())
+        self.count[a] = np.where(crowded, self.count[a], np.bincount(rows[kept], minlength=len(crowded)))
 
     def end(self, a: int) -> None:
-        """Sort what was found for the rows of a tile, after its last."""
-        rows, columns, close = (np.concatenate(part) for part in zip(*self.found[a], strict=True))
+        """Keep what was found for the rows of a tile, after its last."""
+        self._thin(a)
+        ((rows, columns, close),) = self.found[a]
         self.found[a] = []
-        kept = np.argsort(rows, kind="stable")
-        kept = kept[(self.count[a] <= _CANDIDATES)[rows[kept]]]
-        rows, columns, close = rows[kept], columns[kept], close[kept]
-        if self.matrix.low:
-            best = _reached_by(_ragged(np.bincount(rows, minlength=len(self.count[a])), close, self.k), self.k)
-            kept = close >= self.matrix.reach(a, best).numpy()[rows]
-            rows, columns, close = rows[kept], columns[kept], close[kept]
         self.kept.append((self.matrix.tiles[a][rows], columns, close))
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -632,15 +670,20 @@ def _ragged(sizes: Array, values: Array, width: int) -> Tensor:
 def _closeness(points: _Points, pairs: sparse.csr_array) -> NDArray[np.float32]:
     """The closeness of the pairs that a matrix (N, N) stores, in its order.
 
-    Rows are taken a few at a time, in an order in which they ask for much the same columns, and multiplied with all
-    that any of them asks for.
+    Rows are taken in an order in which they ask for much the same columns; where no loop is compiled, a few at a time,
+    multiplied with all that any of them asks for.
     """
     mutual = sparse.csr_array((np.ones(pairs.nnz, bool), pairs.indices, pairs.indptr), shape=pairs.shape)
     mutual = mutual.multiply(mutual.T).tocsr()
     order = reverse_cuthill_mckee(mutual, symmetric_mode=True).copy()
+    if points.rows.device.type == "cpu" and (loops := _loops(len(points))):
+        close: NDArray[np.float32] = loops.closeness(
+            points.rows.numpy(), points.half.numpy(), order, pairs.indptr, pairs.indices
+        )
+        return close
     numbered = sparse.csr_array((np.arange(pairs.nnz), pairs.indices, pairs.indptr), shape=pairs.shape)[order]
     close = np.empty(pairs.nnz, np.float32)
-    step = 64 if points.rows.device.type == "cpu" else 1024
+    step = 32 if points.rows.device.type == "cpu" else 1024
     for start in range(0, len(order), step):
         ends = numbered.indptr[start : start + step + 1]
         part = slice(ends[0], ends[-1])
@@ -731,7 +774,7 @@ def _jaccard(codes: sparse.csr_array) -> sparse.csr_array:
     """The distances (N, N) below 1; of each pair only one half is summed."""
     numbered = sparse.csr_array((np.arange(codes.nnz), codes.indices, codes.indptr), shape=codes.shape).tocsc()
     lists = sparse.csc_array((codes.data[numbered.data], numbered.indices, numbered.indptr), shape=codes.shape)
-    own = np.empty(codes.nnz, np.int64)
+    own = np.empty(codes.nnz, np.int32)
     own[numbered.data] = np.arange(codes.nnz)
     upper = sparse.vstack([shared for _, shared in _overlaps(codes, lists, own)], format="csr")
     shared = (upper + sparse.triu(upper, 1).T).tocsr()
@@ -755,22 +798,28 @@ def _overlaps(
     """
     counts = lists.indptr[codes.indices + 1] - start
     ends = np.concatenate([[0], np.cumsum(counts)])
-    identity = sparse.eye_array(lists.shape[0], dtype=np.float32, format="csr")
+    identity = sparse.eye_array(lists.shape[0], dtype=np.float32, format="csr")  # adds up what a row names twice
+    loops = _loops(codes.shape[1])
     terms = ends[codes.indptr]
     row = 0
     while row < codes.shape[0]:
         stop = max(row + 1, int(np.searchsorted(terms, terms[row] + _CELLS, side="right")) - 1)
         part = slice(codes.indptr[row], codes.indptr[stop])
-        at = np.repeat(start[part] - ends[:-1][part], counts[part]) + np.arange(terms[row], terms[stop])
-        least = np.minimum(lists.data[at], np.repeat(codes.data[part], counts[part]))
-        sums = sparse.csr_array(
-            (least, lists.indices[at], (terms[row : stop + 1] - terms[row]).astype(np.int32)),
-            shape=(stop - row, lists.shape[0]),
-        )
-        sums = sums @ identity  # adds up what a row names twice
-        sums.data[sums.data < 2.0**-23] = 0  # as distances they would round to 1
-        sums.eliminate_zeros()
-        yield slice(row, stop), sums
+        shape = stop - row, lists.shape[0]
+        if loops:
+            pointers, indices, sums = loops.overlaps(
+                codes.indptr[row : stop + 1] - codes.indptr[row], codes.indices[part], codes.data[part], start[part],
+                lists.indptr[1:], lists.indices, lists.data, shape[1], terms[stop] - terms[row], _LEAST,
+            )  # fmt: skip
+            yield slice(row, stop), sparse.csr_array((sums, indices, pointers), shape=shape)
+        else:
+            at = np.repeat(start[part] - ends[:-1][part], counts[part]) + np.arange(terms[row], terms[stop])
+            least = np.minimum(lists.data[at], np.repeat(codes.data[part], counts[part]))
+            pointers = (terms[row : stop + 1] - terms[row]).astype(np.int32)
+            summed = sparse.csr_array((least, lists.indices[at], pointers), shape=shape) @ identity
+            summed.data[summed.data < _LEAST] = 0
+            summed.eliminate_zeros()
+            yield slice(row, stop), summed
         row = stop
 
 
@@ -778,8 +827,10 @@ def _apart(points: _Points, source: _Points) -> NDArray[np.float64]:
     """The u (N,): how far each image is from the source."""
     _same_space(points, source)
     source = _Points(source.rows.to(points.rows.device))
-    strips = _strips(len(points), len(source))
-    nearest = torch.cat([(_product(points.rows[rows], source.rows) - source.half).amax(1) for rows in strips])
-    nearest -= points.half
-    apart: NDArray[np.float64] = -np.expm1(2 * nearest.clamp(max=0).cpu().double().numpy())
+    squared = []
+    for rows in _strips(len(points), max(source.rows.shape)):
+        part = points.rows[rows]
+        nearest = (_product(part, source.rows) - source.half).argmax(1)
+        squared.append((part - source.rows[nearest]).square().sum(1))  # to more digits than the product gives
+    apart: NDArray[np.float64] = -np.expm1(-torch.cat(squared).cpu().double().numpy())
     return apart / (apart.max() if apart.max() > _ROUNDING else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ from reproduce.neighbours import Graph, jaccard_graph, nearest
 from reproduce.stage import UserError
 
 VARIANTS = ["spcl", "mmt", "udap"]
+
+
+@pytest.fixture(scope="module", params=["scipy", "compiled"])
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The sparse work once by scipy and once by compiled loops."""
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_COMPILED", 0 if request.param == "compiled" else math.inf)
+        yield request.param
 
 
 def clustered(n: int, columns: int = 32, seed: int = 0, *, identities: int | None = None, signed: bool = False) -> Any:
@@ -135,6 +146,7 @@ def test_neighbours_equal_slow_loops_whatever_the_ties(rows: Any, k: int) -> Non
     assert nearest(rows, k).tolist() == expected
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
 @settings(max_examples=60)
 @given(data=st.data())
@@ -148,6 +160,7 @@ def test_tiles_equal_whole_rows(low: bool, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_TILE", data.draw(st.sampled_from([16, 20, 39])))
         patch.setattr(neighbours, "_CANDIDATES", data.draw(st.sampled_from([3, 12, 1000])))
+        patch.setattr(neighbours, "_HELD", data.draw(st.sampled_from([1, 6, 1000])))
         found, farthest = neighbours._tiled(points, k, True, low)
     expected, largest = neighbours._plain(points, np.arange(n), k)
     np.testing.assert_array_equal(found, expected)
@@ -170,6 +183,7 @@ def _unit(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("regime", REGIMES)
 def test_bfloat16_error_stays_within_its_bound_and_candidates_complete(
     regime: str, monkeypatch: pytest.MonkeyPatch
@@ -218,6 +232,7 @@ def test_lists_hold_whole_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> Non
 # Jaccard distances
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=250)
 @given(data=st.data())
@@ -240,6 +255,7 @@ def test_jaccard_equals_slow_loops(variant: str, data: st.DataObject) -> None:
         assert (graph.data < 1).all()
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_jaccard_equals_slow_loops_on_clusters(variant: str) -> None:
     rows = clustered(150)
@@ -249,6 +265,7 @@ def test_jaccard_equals_slow_loops_on_clusters(variant: str) -> None:
     np.testing.assert_allclose(dense(jaccard_graph(rows, 20, 6, variant=variant)), expected, atol=2e-6)
 
 
+@pytest.mark.usefixtures("loops")
 def test_a_share_of_exactly_two_thirds_is_not_enough() -> None:
     # 0, 1, 2 are mutual within 2; 3 is the third mutual neighbour of 1. R(1, half) has two of its three in R(0, k1).
     ranks = np.array([[0, 1, 2, 4, 3], [1, 0, 3, 2, 4], [2, 0, 4, 1, 3], [3, 1, 4, 0, 2], [4, 2, 3, 0, 1]])
@@ -261,6 +278,7 @@ def test_a_share_of_exactly_two_thirds_is_not_enough() -> None:
     assert 3 not in codes[[0]].indices
 
 
+@pytest.mark.usefixtures("loops")
 def test_jaccard_is_symmetric_and_holds_the_diagonal() -> None:
     graph = jaccard_graph(clustered(400))
     np.testing.assert_array_equal(graph.toarray(), graph.toarray().T)
@@ -268,6 +286,7 @@ def test_jaccard_is_symmetric_and_holds_the_diagonal() -> None:
     assert (dense(graph).diagonal() == 0).all()
 
 
+@pytest.mark.usefixtures("loops")
 def test_duplicates_have_distance_zero() -> None:
     rows = np.repeat(clustered(40), 4, axis=0)
     graph = dense(jaccard_graph(rows, 12, 4))
@@ -284,6 +303,7 @@ def test_the_order_of_images_does_not_matter() -> None:
     np.testing.assert_allclose(moved, dense(jaccard_graph(rows))[np.ix_(order, order)], atol=1e-6)
 
 
+@pytest.mark.usefixtures("loops")
 def test_large_problems_take_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clustered(3000, 16)
     expected = jaccard_graph(rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,16 @@ from reproduce import evaluation, neighbours
 from reproduce.evaluation import Rerank, evaluate_embeddings, evaluate_ranking
 from reproduce.neighbours import distances, rerank
 from reproduce.stage import UserError
+
+
+@pytest.fixture(scope="module", params=["scipy", "compiled"])
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The sparse work once by scipy and once by compiled loops."""
+    if request.param == "compiled":
+        pytest.importorskip("numba", reason="numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_COMPILED", 0 if request.param == "compiled" else math.inf)
+        yield request.param
 
 
 def people(count: int, columns: int = 24, seed: int = 0) -> Any:
@@ -60,6 +72,7 @@ def whole(blocks: Any) -> Any:
     return np.concatenate(parts)
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize(("k1", "k2", "lambda_"), [(20, 6, 0.3), (7, 1, 0.0), (5, 5, 1.0), (500, 6, 0.3)])
 def test_equals_the_dense_definition(k1: int, k2: int, lambda_: float) -> None:
     query, gallery = people(30, seed=1), people(130)
@@ -67,6 +80,7 @@ def test_equals_the_dense_definition(k1: int, k2: int, lambda_: float) -> None:
     np.testing.assert_allclose(whole(rerank(query, gallery, k1, k2, lambda_)), expected, atol=2e-6)
 
 
+@pytest.mark.usefixtures("loops")
 @settings(max_examples=400)
 @given(data=st.data())
 def test_equals_the_dense_definition_whatever_the_ties(data: st.DataObject) -> None:
@@ -85,6 +99,7 @@ def test_equals_the_dense_definition_whatever_the_ties(data: st.DataObject) -> N
     np.testing.assert_allclose(found, expected, atol=3e-6)
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
 def test_tiles_change_nothing(low: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = people(200, seed=1), people(900)
