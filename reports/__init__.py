@@ -1,1 +1,1 @@
-"""Results as pages: measured numbers beside the printed ones, as one HTML file and as Markdown."""
+"""Results as pages: measured numbers beside the printed ones, as HTML and as Markdown."""

@@ -13,6 +13,8 @@ from reproduce.stage import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from reproduce.tables import Paper
+
 
 def finish(
     results: Path | Sequence[Mapping[str, Any]],
@@ -26,9 +28,10 @@ def finish(
         results: the results themselves, or a folder of result files.
         papers: what the papers print by id, as `read_papers` gives it, or the folder of their TOML files.
         out: where the pages go.
+        claims: what came of the papers' claims.
 
     Returns:
-        The HTML page.
+        The first HTML page.
 
     Raises:
         UserError: a file cannot be read.
@@ -37,19 +40,41 @@ def finish(
     from reproduce.results import read
 
     found = read(results) if isinstance(results, Path) else results
-    return render(found, read_papers(papers) if isinstance(papers, Path) else papers, out)[0]
+    described = read_papers(papers) if isinstance(papers, Path) else papers
+    checked = _checked(papers) if isinstance(papers, Path) else None
+    return render(found, described, out, claims=claims, checked=checked)[0]
+
+
+def _checked(suites: Path) -> Mapping[str, Paper] | UserError:
+    """The papers for the audit; a file that it cannot read spoils no report."""
+    from reproduce.tables import read_all
+
+    try:
+        return read_all(suites)
+    except UserError as error:
+        return error
+
+
+def _claims(folder: Path) -> list[dict[str, Any]]:
+    """The claims of a folder of results; a run keeps them beside it, the recorded ones lie in it."""
+    from reproduce.results import read_claims
+
+    beside = folder.parent / "claims"
+    return read_claims(folder) + (read_claims(beside) if folder.name == "results" and beside.is_dir() else [])
 
 
 def read_papers(suites: Path) -> dict[str, dict[str, Any]]:
-    """What the papers print: `<suites>/*.toml` by paper, in the order of the file names.
+    """What the papers print: `<suites>/*.toml` by paper in the order of the file names, then those of other packages.
 
     Raises:
         UserError: the folder is missing, or a file is not TOML, or two describe one paper.
     """
+    from reproduce.tables import paths
+
     if not suites.is_dir():
         raise UserError(f"there is no folder {suites} with the papers' tables: name it with --suites")
     papers: dict[str, dict[str, Any]] = {}
-    for path in sorted(suites.glob("*.toml")):
+    for path in paths(suites):
         try:
             described = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -58,7 +83,7 @@ def read_papers(suites: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str):
             raise UserError(f'{path} does not say which paper it describes: add paper = "{path.stem}"')
         if name in papers:
-            raise UserError(f"{path} describes the paper {name}, and so does another file of {suites}: keep one")
+            raise UserError(f"{path} describes the paper {name}, and so does another file: keep one")
         papers[name] = described
     return papers
 
@@ -78,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readme", type=Path, metavar="FILE", help="also renew the table between the markers of this file"
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("OLD", "NEW"),
+        help="instead, say what moved between two folders of results",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,12 +118,18 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: something that was named cannot be read.
     """
-    from reports.render import readme_table, render, update_readme
+    from reports.readme import readme_table, update_readme
+    from reports.render import render
     from reproduce.results import read
 
     papers = read_papers(options.suites)
-    results = [result for folder in options.results or [Path("build/results")] for result in read(folder)]
-    for path in render(results, papers, options.out, title=options.title):
+    if options.compare:
+        return _compare(options, papers)
+    folders = options.results or [Path("build/results")]
+    results = [result for folder in folders for result in read(folder)]
+    claims = [claim for folder in folders for claim in _claims(folder)]
+    checked = _checked(options.suites)
+    for path in render(results, papers, options.out, claims=claims, checked=checked, title=options.title):
         print(path)
     if options.readme is not None:
         changed = update_readme(options.readme, readme_table(results, papers))
@@ -99,8 +137,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace, papers: Mapping[str, Mapping[str, Any]]) -> int:
+    from reports.compare import compare, text, write_page
+    from reproduce.results import read
+
+    if options.results or options.readme:
+        raise UserError("--compare OLD NEW compares two folders and does nothing else: leave the others out")
+    old, new = options.compare
+    found = compare(read(old), read(new), papers)
+    print(text(found), end="")
+    print(write_page(found, options.out, (str(old), str(new))))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """`reproduce report [RESULTS_DIR ...] [--out DIR] [--suites DIR]`; returns the exit code."""
+    """`reproduce report [RESULTS_DIR ...]` or `--compare OLD NEW`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="reproduce report", description="Set measured numbers beside the printed ones."
     )

@@ -28,6 +28,9 @@ COUNTED = ("epoch", "step", "iteration")
 NO_CURVE = frozenset({*COUNTED, "images_per_s"})
 PERCENT = frozenset({"mAP", "mINP", "rank1", "rank5", "rank10", "portion", "purity"})
 
+OF_LABELS = frozenset({"agreement", "clusters", "eps", "found", "largest", "median", "outliers", "portion", "purity"})
+"""Quantities that say how healthy pseudo labels are; the others say how a network learns."""
+
 Point = tuple[float, float]
 
 
@@ -70,6 +73,7 @@ class Panel:
     labels: tuple[Label, ...]
     summary: str
     """The panel in words, for those who do not see it."""
+    of_labels: bool = False
 
 
 def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label: str = "epoch") -> tuple[Panel, ...]:
@@ -151,6 +155,7 @@ def _panel(name: str, curves: Sequence[tuple[str, list[Point]]], across: tuple[f
         lines=tuple(lines),
         labels=_labels(name, curves, place),
         summary=_summary(name, curves, x_label, x_high),
+        of_labels=name in OF_LABELS,
     )
 
 
@@ -185,7 +190,7 @@ def _y_range(low: float, high: float, name: str) -> list[float]:
     if name in PERCENT or 0 <= low < 0.5 * high:
         low = 0.0
     if high <= low:
-        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+        low, high = (min(0.0, 2 * low), max(0.0, 2 * low)) if low else (0.0, 1.0)
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from reports.cases import Case, mapping
+from reports.cases import Case
 from reports.curves import Panel, Point, chart
-from reports.words import is_number
+from reports.identity import mapping
+from reports.words import is_number, slug
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -28,6 +29,7 @@ class Figure:
     """A figure of a paper: what it shows there, and what runs here give for it."""
 
     id: str
+    anchor: str
     where: str
     shows: str
     drawn: tuple[Drawn, ...]
@@ -48,7 +50,8 @@ def figures(described: Mapping[str, Any], cases: Sequence[Case], together: Toget
         if figure.get("kind") == "convergence" and shown:
             drawn = [_drawn(title, rows, figure.get("task") or (), group) for title, group in together(shown)]
             kept = tuple(each for each in drawn if each.panels)
-            found.append(Figure(str(figure["id"]), str(figure.get("where", "")), str(figure["shows"]), kept))
+            id, where = str(figure["id"]), str(figure.get("where", ""))
+            found.append(Figure(id, f"figure-{slug(id)}", where, str(figure["shows"]), kept))
     return tuple(found)
 
 

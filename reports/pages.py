@@ -1,4 +1,4 @@
-"""Everything that a page says, worked out once for HTML and Markdown."""
+"""Everything that the pages say, worked out once for HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.cases import DIGEST_SHOWN, PER_SEED, Case, Result, mapping, provenance_of, seconds_of
-from reports.tables import SCALES, Paper, data_words, filled
-from reports.words import NOTHING, VERDICTS, Verdict, count, duration, listing, metric
+from reports.cases import PER_SEED, Case, Result
+from reports.claims import tally
+from reports.identity import DIGEST_SHOWN, SCALES, mapping
+from reports.methods import Method, methods
+from reports.stages import provenance_of, seconds_of
+from reports.tables import Paper, data_words, filled, short_name
+from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, metric
+from reproduce.audit import Finding, audit
+from reproduce.printed import WEIGHTS
+from reproduce.stage import UserError
+from reproduce.tables import Paper as Described
 
 Papers = Mapping[str, Mapping[str, Any]]
+
+TROUBLE = ("error", "drifted", "collapsed", "below")
+"""What needs a look, the worst first."""
 
 
 @dataclass(frozen=True)
@@ -33,52 +44,133 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Everything that the templates need."""
+class Summary:
+    """Cases and claims in a few numbers: of everything, or of one paper; `testable` are claims that cases could try."""
 
-    title: str
     sentence: str
-    machine: str
     badges: tuple[Badge, ...]
     cells: str
     verdicts: tuple[tuple[Verdict, int], ...]
+    claims: tuple[tuple[Verdict, int], ...]
+    testable: str
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the papers print, checked: what contradicts itself, and the methods that several print.
+
+    Attributes:
+        problem: why there is neither; empty where there is.
+    """
+
+    findings: tuple[tuple[str, str, tuple[Finding, ...]], ...] = ()
+    methods: tuple[Method, ...] = ()
+    problem: str = ""
+
+    @property
+    def count(self) -> int:
+        return sum(len(members) for _, _, members in self.findings)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the templates need.
+
+    Attributes:
+        attention: cases that failed, drifted, collapsed or fell short, the worst first.
+        without: papers that have no results here.
+    """
+
+    title: str
+    machine: str
+    whole: Summary
+    each: tuple[tuple[Paper, Summary], ...]
     next: Step
-    papers: tuple[Paper, ...]
-    failed: tuple[Case, ...]
+    attention: tuple[Case, ...]
     blocked: tuple[tuple[str, tuple[Case, ...]], ...]
+    without: tuple[str, ...]
+    printed: Printed
     meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
+    claim_meanings: tuple[Verdict, ...] = tuple(CLAIM_VERDICTS.values())
     per_seed: tuple[str, ...] = tuple(metric(name) for name in PER_SEED)
 
+    @property
+    def papers(self) -> tuple[Paper, ...]:
+        return tuple(paper for paper, _ in self.each)
 
-def page(results: Iterable[Result], papers: Papers, title: str) -> Page:
+
+def page(
+    results: Iterable[Result],
+    papers: Papers,
+    title: str,
+    claims: Iterable[Mapping[str, Any]] = (),
+    checked: Mapping[str, Described] | UserError | None = None,
+) -> Page:
     """Work out a page.
 
     Args:
         results: result records, in any order; equal ones count once.
         papers: the papers' descriptions by id, as `suites/<paper>.toml` reads.
         title: the heading.
+        claims: records of claims that were tried, in any order; equal ones count once.
+        checked: the papers as `reproduce.tables` reads them, or what kept it from that; None for neither audit nor
+            methods.
     """
-    distinct = {json.dumps(result, sort_keys=True, default=str): result for result in results}
-    cases = [Case(distinct[text], text) for text in sorted(distinct)]
-    by_paper: dict[str, list[Case]] = {}
+    cases = [Case(result, text) for text, result in _distinct(results)]
+    tried = [record for _, record in _distinct(claims)]
+    by_paper: dict[str, tuple[list[Case], list[Mapping[str, Any]]]] = {}
     for case in cases:
-        by_paper.setdefault(case.paper, []).append(case)
-    anchors: Counter[str] = Counter({"top": 1, "results": 1, "attention": 1, "reading": 1, "title": 1})
-    shown = tuple(filled(name, papers.get(name, {}), by_paper[name], anchors) for name in sorted(by_paper))
-    ordered = [case for paper in shown for table in paper.tables for case in table.cases]
-    found = Counter(case.verdict for case in ordered)
-    known = [word for word in VERDICTS.values() if word in found]
+        by_paper.setdefault(case.paper, ([], []))[0].append(case)
+    for record in tried:
+        by_paper.setdefault(str(mapping(record.get("claim")).get("paper")), ([], []))[1].append(record)
+    files = Counter({"index": 1, "audit": 1, "methods": 1, "compare": 1})
+    shown = [filled(name, papers.get(name, {}), *by_paper[name], files) for name in sorted(by_paper)]
+    ordered = [case for paper in shown for case in paper.cases]
     return Page(
         title=title,
-        sentence=_sentence(ordered, shown),
         machine=_machine(ordered),
-        badges=_badges(ordered),
-        cells=_cells(shown),
-        verdicts=tuple((word, found[word]) for word in [*known, *(word for word in found if word not in known)]),
+        whole=_summary(shown),
+        each=tuple((paper, _summary([paper])) for paper in shown),
         next=_next(ordered),
-        papers=shown,
-        failed=tuple(case for case in ordered if case.error or case.verdict.word == "error"),
+        attention=tuple(sorted((case for case in ordered if case.verdict.word in TROUBLE or case.error), key=_trouble)),
         blocked=_blocked(ordered),
+        without=tuple(short_name(name, papers[name]) for name in papers if name not in by_paper),
+        printed=_printed(checked, shown),
+    )
+
+
+def _distinct(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return sorted({json.dumps(record, sort_keys=True, default=str): record for record in records}.items())
+
+
+def _trouble(case: Case) -> int:
+    return TROUBLE.index(case.verdict.word) if case.verdict.word in TROUBLE else 0
+
+
+def _summary(papers: Sequence[Paper]) -> Summary:
+    cases = [case for paper in papers for case in paper.cases]
+    claims = [claim for paper in papers for claim in paper.claims]
+    found = Counter(case.verdict for case in cases)
+    known = [word for word in VERDICTS.values() if word in found]
+    return Summary(
+        sentence=_sentence(cases, papers),
+        badges=_badges(cases),
+        cells=_cells(papers),
+        verdicts=tuple((word, found[word]) for word in [*known, *(word for word in found if word not in known)]),
+        claims=tally(claims),
+        testable=f"{sum(claim.testable for claim in claims)} of {len(claims)}",
+    )
+
+
+def _printed(checked: Mapping[str, Described] | UserError | None, shown: Sequence[Paper]) -> Printed:
+    if checked is None or isinstance(checked, UserError):
+        return Printed(problem=str(checked or ""))
+    found = audit(checked)
+    weights = [*WEIGHTS, *sorted({finding.weight for finding in found} - set(WEIGHTS))]
+    groups = ((weight, tuple(finding for finding in found if finding.weight == weight)) for weight in weights)
+    return Printed(
+        tuple((weight, WEIGHTS.get(weight, ""), members) for weight, members in groups if members),
+        methods(checked, [case for paper in shown for case in paper.cases], {paper.id: paper.file for paper in shown}),
     )
 
 
@@ -86,8 +178,8 @@ def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
     if not cases:
         return "No results yet."
     tables = sum(len(paper.tables) for paper in papers)
-    scales = [scale for scale in SCALES if any(case.scale == scale for case in cases)]
-    scales += sorted({case.scale for case in cases} - set(SCALES) - {""})
+    scales = [scale for scale in SCALES if any(case.identity.scale == scale for case in cases)]
+    scales += sorted({case.identity.scale for case in cases} - set(SCALES) - {""})
     seeds = sorted({seed for case in cases for seed in case.seeds}, key=lambda seed: (len(seed), seed))
     parts = [
         f"{count(len(cases), 'case')} from {count(tables, 'table')} of {listing([paper.short for paper in papers])}"
@@ -136,7 +228,7 @@ def _machine(cases: Sequence[Case]) -> str:
 def _badges(cases: Sequence[Case]) -> tuple[Badge, ...]:
     badges = []
     total = len(cases)
-    drawn = [case for case in cases if case.on_stand_ins]
+    drawn = [case for case in cases if case.identity.on_stand_ins]
     if drawn:
         share = "Every number here was" if len(drawn) == total else f"{len(drawn)} of {total} cases were"
         badges.append(
@@ -147,11 +239,11 @@ def _badges(cases: Sequence[Case]) -> tuple[Badge, ...]:
                 "rank among themselves; the papers' numbers belong to photographs.",
             )
         )
-    folders = {folder.text for case in cases for folder in case.folders}
+    folders = {folder.text for case in cases for folder in case.identity.folders}
     if folders:
         detail = "The images are real, but the paper's numbers belong to another data set."
         badges.append(Badge("folder", tuple(sorted(folders)), detail))
-    rest = [case for case in cases if not case.on_stand_ins and not case.folders]
+    rest = [case for case in cases if not case.identity.on_stand_ins and not case.identity.folders]
     reasons = Counter(", ".join(case.reasons) for case in rest if case.verdict.word == "not comparable")
     badges += [
         Badge(
@@ -178,7 +270,7 @@ def _cells(papers: Sequence[Paper]) -> str:
                 for place, row in enumerate(setting.rows):
                     for column, cell in zip(table.columns, row.cells, strict=True):
                         for index, name in enumerate(column.metrics):
-                            where = (table.anchor, place, column.id, name)
+                            where = (paper.id, table.id, place, column.id, name)
                             if row.kind != "quoted" and cell.printed[index] != NOTHING:
                                 printed.add(where)
                                 if cell.case and cell.measured[index]:
@@ -200,23 +292,26 @@ def _next(cases: Sequence[Case]) -> Step:
     if not cases:
         return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
     suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))
-    domains = sorted({domain for case in cases for domain in case.data}) or ["duke", "market"]
+    domains = sorted({domain for case in cases for domain in case.identity.data}) or ["duke", "market"]
     folders = " ".join(f"--domain {domain}=DIR" for domain in domains)
     on_paper = f"pytest {suites} {folders} --weights DIR --scale paper --seeds 1,2,3"
     words = {case.verdict.word for case in cases}
     failed = next((case for case in cases if case.verdict.word == "error" and case.command), None)
     if failed:
         return Step("Run again what failed; finished stages are kept.", failed.command)
+    drifted = next((case for case in cases if case.verdict.word == "drifted" and case.command), None)
+    if drifted:
+        return Step("This one drifted from its recorded result: run it alone.", drifted.command)
     if "blocked(data)" in words:
         return Step("Name the folders of the data sets that are missing.", on_paper)
     if "blocked(weights)" in words:
         return Step("Name the folder of the weights that the paper starts from.", on_paper)
     compared = [case for case in cases if case.comparable]
     if not compared:
-        if all(case.scale == "smoke" for case in cases):
+        if all(case.identity.scale == "smoke" for case in cases):
             why = "This showed that everything runs. Train long enough for the rows to mean something."
             return Step(why, f"pytest {suites} --scale small --seeds 1,2,3")
-        if any(case.on_stand_ins and len(case.measured) < 3 for case in cases):
+        if any(case.identity.on_stand_ins and len(case.measured) < 3 for case in cases):
             return Step(
                 "See how much the numbers move from seed to seed.", f"pytest {suites} --scale small --seeds 1,2,3"
             )

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reports.claims import Claim, read_claims
 from reports.figures import Figure, figures
-from reports.words import NOTHING, Spread, arrows, difference, is_number, listing, metric, percent, scalar, slug
+from reports.words import (
+    NOTHING,
+    Spread,
+    arrows,
+    difference,
+    is_number,
+    listing,
+    metric,
+    percent,
+    scalar,
+    unique,
+)
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from reports.cases import Case
 
-SCALES = ("paper", "trial", "medium", "small", "smoke")
 USUAL_METRICS = ("rank1", "rank5", "rank10", "mAP")
 
 
@@ -121,54 +131,83 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and those of its tables that have results."""
+    """A paper and those of its tables that have results.
+
+    Attributes:
+        file: its page.
+        short: what readers call it.
+        others: tables without results.
+    """
 
     id: str
-    anchor: str
+    file: str
+    short: str
     title: str
     authors: str
     venue: str
     tables: tuple[Table, ...]
     others: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
     @property
-    def short(self) -> str:
-        return self.id.upper() if self.id.isascii() and self.id.islower() and len(self.id) <= 8 else self.id
+    def cases(self) -> tuple[Case, ...]:
+        """Every case, in the order of its tables."""
+        return tuple(case for table in self.tables for case in table.cases)
 
 
-def filled(paper: str, described: Mapping[str, Any], cases: Sequence[Case], anchors: Counter[str]) -> Paper:
+def filled(
+    paper: str,
+    described: Mapping[str, Any],
+    cases: Sequence[Case],
+    claims: Sequence[Mapping[str, Any]],
+    files: Counter[str],
+) -> Paper:
+    """A paper with what was measured for it.
+
+    Args:
+        paper: its id.
+        described: its TOML file.
+        cases: its cases; they learn where they are shown.
+        claims: the records of its claims.
+        files: names of pages that are taken.
+    """
     sources = [table for table in described.get("table") or () if isinstance(table, Mapping)]
     known = [str(table.get("id", "")) for table in sources]
     found: dict[str, list[Case]] = {}
     for case in cases:
         found.setdefault(case.table, []).append(case)
     sources += [{"id": name} for name in found if name not in known]
-    anchor = _anchor(paper, anchors)
+    page = unique(paper[:40], files)
+    for case in cases:
+        case.paper_name = short_name(paper, described)
+    anchors: Counter[str] = Counter({"top": 1, "content": 1, "claims": 1, "untried": 1})
     return Paper(
         id=paper,
-        anchor=anchor,
+        file=f"{page}.html",
+        short=short_name(paper, described),
         title=str(described.get("title") or paper),
         authors=_joined(described.get("authors")),
         venue=" ".join(scalar(described[name]) for name in ("venue", "year") if described.get(name)),
         tables=tuple(
-            _table(paper, table, found[str(table.get("id", ""))], anchors)
+            _table(f"{page}.html", table, found[str(table.get("id", ""))], anchors, files)
             for table in sources
             if str(table.get("id", "")) in found
         ),
         others=tuple(name for name in known if name not in found),
         figures=figures(described, cases, lambda shown: [(_setting_title(group), group) for group in _together(shown)]),
+        claims=read_claims(described, claims, anchors),
     )
+
+
+def short_name(paper: str, described: Mapping[str, Any]) -> str:
+    """What readers call a paper."""
+    usual = paper.upper() if paper.isascii() and paper.islower() and len(paper) <= 8 else paper
+    return str(described.get("name") or usual)
 
 
 def _joined(value: object) -> str:
     return ", ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value or "")
-
-
-def _anchor(text: str, anchors: Counter[str]) -> str:
-    name = slug(text)
-    anchors[name] += 1
-    return name if anchors[name] == 1 else _anchor(f"{name}-{anchors[name]}", anchors)
 
 
 def _columns(table: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Column, ...]:
@@ -186,9 +225,11 @@ def _columns(table: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Column, .
     return (*columns, *(Column(name, name, metrics) for name in extra))
 
 
-def _table(paper: str, table: Mapping[str, Any], cases: Sequence[Case], anchors: Counter[str]) -> Table:
+def _table(
+    page: str, table: Mapping[str, Any], cases: Sequence[Case], anchors: Counter[str], files: Counter[str]
+) -> Table:
     name = str(table.get("id", ""))
-    anchor = _anchor(f"{paper}-table-{name}", anchors)
+    anchor = unique(f"table-{name}", anchors)
     columns = _columns(table, cases)
     sources = [dict(row) for row in table.get("row") or ()]
     known = {str(row.get("id")) for row in sources}
@@ -199,9 +240,10 @@ def _table(paper: str, table: Mapping[str, Any], cases: Sequence[Case], anchors:
     row_order = {str(row.get("id")): place for place, row in enumerate(sources)}
     column_order = {column.id: place for place, column in enumerate(columns)}
     labels = {column.id: column.label for column in columns}
-    ordered = sorted(cases, key=lambda case: (row_order[case.row], column_order[case.column]))
+    ordered = sorted(cases, key=lambda case: (row_order[case.row], column_order[case.column], *_setting_order(case)))
     for case in ordered:
-        case.anchor = _anchor(f"{paper}-table-{name}-{case.row}-{case.column}", anchors)
+        case.file = f"cases/{unique(case.file_stem, files)}.html"
+        case.home = f"{page}#{anchor}"
         case.place = f"Table {name}"
         case.column_label = labels[case.column]
     notes, marks = _notes(table, sources)
@@ -252,21 +294,21 @@ def _together(cases: Sequence[Case]) -> list[list[Case]]:
     return groups
 
 
-def _setting_order(case: Case) -> tuple[bool, bool, int, str]:
-    rank = SCALES.index(case.scale) if case.scale in SCALES else len(SCALES)
-    return not case.measured, not case.comparable, rank, case.order
+def _setting_order(case: Case) -> tuple[Any, ...]:
+    return not case.measured, not case.comparable, case.identity.rank, case.order
 
 
 def _agree(case: Case, other: Case) -> bool:
-    if (case.row, case.column) == (other.row, other.column) or case.scale != other.scale:
+    one, two = case.identity, other.identity
+    if (case.row, case.column) == (other.row, other.column) or one.scale != two.scale:
         return False
-    if case.on_stand_ins != other.on_stand_ins and case.data and other.data:
+    if one.on_stand_ins != two.on_stand_ins and one.data and two.data:
         return False
     if not case.measured or not other.measured:
         return True
-    if any(case.identity.get(name) != other.identity.get(name) for name in ("subset", "weights")):
+    if any(one.record.get(name) != two.record.get(name) for name in ("subset", "weights")):
         return False
-    return all(entry == other.data.get(domain, entry) for domain, entry in case.data.items())
+    return all(entry == two.data.get(domain, entry) for domain, entry in one.data.items())
 
 
 def _setting(
@@ -286,11 +328,12 @@ def _setting(
 
 
 def _setting_title(cases: Sequence[Case]) -> str:
-    parts = [f"scale {scale}" for scale in dict.fromkeys(case.scale for case in cases) if scale]
+    records = [case.identity.record for case in cases]
+    parts = [f"scale {scale}" for scale in dict.fromkeys(case.identity.scale for case in cases) if scale]
     parts.append(data_words(cases))
-    subsets = {case.identity.get("subset") for case in cases} - {None}
+    subsets = {record.get("subset") for record in records} - {None}
     parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
-    weights = dict.fromkeys(str(case.identity["weights"]) for case in cases if case.identity.get("weights"))
+    weights = dict.fromkeys(str(record["weights"]) for record in records if record.get("weights"))
     if weights:
         parts.append(f"weights {', '.join(weights)}")
     return ", ".join(part for part in parts if part)
@@ -320,16 +363,16 @@ def data_words(cases: Sequence[Case]) -> str:
     """What the images were, in a few words."""
     found: dict[str, set[str]] = {}
     worlds: set[str] = set()
-    for case in cases:
-        for domain, kind in case.kinds.items():
+    for identity in (case.identity for case in cases):
+        for domain, kind in identity.kinds.items():
             found.setdefault(kind, set()).add(domain)
             if kind == "stand-in":
-                entry = case.data[domain]
-                parts = [f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}", *case.turned]
-                worlds.add(", ".join(parts))
+                entry = identity.data[domain]
+                drawn = (f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}")
+                worlds.add(", ".join((*drawn, *identity.turned)))
     parts = []
     if "stand-in" in found:
-        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({' and '.join(sorted(worlds))})")
+        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({'; '.join(sorted(worlds))})")
     if "folder" in found:
         parts.append(f"the user's own folders as {listing(sorted(found['folder']))}")
     if "real" in found:

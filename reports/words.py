@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -35,6 +36,7 @@ VERDICTS: Mapping[str, Verdict] = {
         Verdict("above", "▲", "high", "better than the band around the printed number; counts as a pass"),
         Verdict("below", "▼", "low", "worse than the band around the printed number"),
         Verdict("collapsed", "✕", "bad", "training fell apart, as when clustering puts everything into one cluster"),
+        Verdict("drifted", "Δ", "bad", "outside the band around the result that was recorded for exactly this case"),
         Verdict("error", "!", "bad", "a stage ended with an error; there is no number"),
         Verdict("blocked(data)", "⊘", "quiet", "the data set is not on this machine; nothing was put in its place"),
         Verdict("blocked(weights)", "⊘", "quiet", "the initial weights that the paper names are not on this machine"),
@@ -47,6 +49,27 @@ VERDICTS: Mapping[str, Verdict] = {
     )
 }
 COMPARED = frozenset({"reproduced", "consistent", "above", "below", "collapsed"})
+
+CLAIM_VERDICTS: Mapping[str, Verdict] = {
+    verdict.word: verdict
+    for verdict in (
+        Verdict(
+            "supported",
+            "✓",
+            "good",
+            "the difference goes the way that the paper says, beyond what chance explains; its size may be another",
+        ),
+        Verdict(
+            "contradicted",
+            "≠",
+            "plain",
+            "the difference goes the other way, beyond what chance explains; a finding, not an error",
+        ),
+        Verdict("undecided", "?", "plain", "chance could explain either; below three seeds nothing is decided"),
+        Verdict("error", "!", "bad", "a case that the claim needs has no number"),
+        Verdict("not tried", "–", "quiet", "no case here tries it"),
+    )
+}
 
 METRICS: Mapping[str, str] = {
     "rank1": "rank-1",
@@ -65,6 +88,11 @@ METRICS: Mapping[str, str] = {
 def verdict(word: str) -> Verdict:
     """The verdict of this word; a word that is not known is shown as it is, without a tone."""
     return VERDICTS.get(word) or Verdict(word, "·", "plain", "")
+
+
+def claim_verdict(word: str) -> Verdict:
+    """The verdict on a claim of this word; a word that is not known is shown as it is, without a tone."""
+    return CLAIM_VERDICTS.get(word) or verdict(word)
 
 
 def metric(name: str) -> str:
@@ -89,7 +117,12 @@ def percent(value: object) -> str:
 
 def difference(measured: float, printed: float) -> str:
     """Measured minus printed with its sign, in percentage points."""
-    text = _tidy(f"{measured - printed:+.1f}")
+    return signed(measured - printed)
+
+
+def signed(value: object) -> str:
+    """A difference in percentage points with its sign; a dash where there is none."""
+    text = _tidy(f"{value:+.1f}") if is_number(value) else NOTHING
     return "0.0" if text in ("+0.0", f"{MINUS}0.0") else text
 
 
@@ -135,6 +168,12 @@ def duration(seconds: object) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop; `mAP` stays `mAP`."""
+    first = text[:1] if text[1:2].isupper() else text[:1].upper()
+    return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
 def listing(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
@@ -173,6 +212,13 @@ def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
 def slug(text: str) -> str:
     """Text as a part of an anchor: letters and digits of ASCII, the rest as single hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def unique(text: str, taken: Counter[str]) -> str:
+    """The slug of a text, with a number where it is taken already; it is taken from then on."""
+    name = slug(text)
+    taken[name] += 1
+    return name if taken[name] == 1 else unique(f"{name}-{taken[name]}", taken)
 
 
 def markdown(text: object) -> str:

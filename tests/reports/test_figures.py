@@ -75,14 +75,15 @@ def test_a_run_that_ended_early_stays_where_it_was() -> None:
 
 def test_rows_that_the_figure_does_not_show_draw_nothing(tmp_path: Path) -> None:
     assert figures(PAPER, [Case(result("other", {"1": [1.0]}))], lambda cases: [("", cases)]) == ()
-    page, text = render([result("other", {"1": [1.0]})], {"demo": PAPER}, tmp_path)
-    assert "Figure 2" not in page.read_text() + text.read_text()
+    html, markdown = render([result("other", {"1": [1.0]})], {"demo": PAPER}, tmp_path)
+    assert "Figure 2" not in (html.parent / "demo.html").read_text() + markdown.read_text()
 
 
 def test_each_setting_has_its_own_panel_on_the_page(tmp_path: Path) -> None:
     plain, neutral = {"camera": 1.0}, {"camera": 0.0}
     found = [result("with", {"1": [10.0, 20.0]}, dials=dials) for dials in (plain, neutral)]
-    page, text = (path.read_text() for path in render(found, {"demo": PAPER}, tmp_path))
+    html, markdown = render(found, {"demo": PAPER}, tmp_path)
+    page, text = (html.parent / "demo.html").read_text(), markdown.read_text()
     assert page.count("m2d: mAP</") + page.count("m2d: mAP <") == 2
     assert "Accuracy over steps &lt;here&gt;." in page
     assert "camera dial at 0" in page

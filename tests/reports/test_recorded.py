@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from reports.cli import read_papers
-from reports.render import readme_table, render, update_readme
+from reports.readme import readme_table, update_readme
+from reports.render import render
 from reproduce.data.world import WORLD_VERSION
 from reproduce.results import file_name, read
 from reproduce.tables import read_all

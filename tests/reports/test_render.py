@@ -1,4 +1,4 @@
-"""Pages of results: what is compared, what is escaped, what a reader with a phone or without colour gets."""
+"""Pages of results: what is compared, what is escaped, where links lead, what a reader without colour gets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pytest
 
 from reports import cli, curves, pages, words
 from reports.cases import Case
-from reports.render import readme_table, render, update_readme
+from reports.readme import readme_table, update_readme
+from reports.render import render
 from reproduce.results import read as load
 from reproduce.stage import UserError
 
@@ -384,7 +385,8 @@ class Reader(HTMLParser):
     @property
     def body(self) -> str:
         """The text without the explanations at the end."""
-        return self.text.rpartition("How to read this")[0]
+        kept = (text for path, text in self.texts if "style" not in path and "footer" not in path)
+        return " ".join("".join(kept).split())
 
     def attributes(self, name: str) -> list[str]:
         return [value for _, attributes in self.tags if (value := attributes.get(name)) is not None]
@@ -393,18 +395,30 @@ class Reader(HTMLParser):
         return sum(found == tag for found, _ in self.tags)
 
 
-def read(page: Path) -> Reader:
+def read(*pages: Path) -> Reader:
+    """Parse pages, one after the other."""
     reader = Reader()
-    reader.feed(page.read_text(encoding="utf-8"))
+    for page in pages:
+        reader.feed(page.read_text(encoding="utf-8"))
+        assert not reader.open
     reader.close()
-    assert not reader.open
     return reader
 
 
+def every(index: Path) -> list[Path]:
+    """All HTML pages of a report, the first one first."""
+    return [index, *sorted(path for path in index.parent.rglob("*.html") if path != index)]
+
+
 def shown(tmp_path: Path, results: list[dict[str, Any]], **options: Any) -> tuple[Reader, str]:
-    """The HTML page, parsed, and the Markdown page."""
+    """All HTML pages, parsed as one, and the Markdown page."""
     html, markdown = render(results, PAPERS, tmp_path, **options)
-    return read(html), markdown.read_text(encoding="utf-8")
+    return read(*every(html)), markdown.read_text(encoding="utf-8")
+
+
+def paper_page(tmp_path: Path, results: list[dict[str, Any]], papers: Any = PAPERS) -> str:
+    """The source of MSPLR's page."""
+    return (render(results, papers, tmp_path)[0].parent / "msplr.html").read_text(encoding="utf-8")
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -429,35 +443,59 @@ ALL = [stand_ins, comparable, omniglot]
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_page_is_sound_html(make: Any, tmp_path: Path) -> None:
-    reader, _ = shown(tmp_path, make())
-    ids = reader.attributes("id")
-    assert len(ids) == len(set(ids))
-    links = reader.attributes("href")
-    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
-    assert {name for value in reader.attributes("aria-labelledby") for name in value.split()} <= set(ids)
-    assert reader.count("h1") == 1
-    assert reader.count("table") == reader.count("caption")
-    headings = [attributes for tag, attributes in reader.tags if tag == "th"]
-    assert all(attributes.get("scope") in {"row", "col", "rowgroup", "colgroup"} for attributes in headings)
-    assert reader.count("script") == 0
+def test_pages_are_sound_html(make: Any, tmp_path: Path) -> None:
+    html, _ = render(make(), PAPERS, tmp_path)
+    for page in every(html):
+        reader = read(page)
+        ids = reader.attributes("id")
+        assert len(ids) == len(set(ids))
+        assert {name for value in reader.attributes("aria-labelledby") for name in value.split()} <= set(ids)
+        assert reader.count("h1") == 1
+        assert reader.count("table") == reader.count("caption")
+        headings = [attributes for tag, attributes in reader.tags if tag == "th"]
+        assert all(attributes.get("scope") in {"row", "col", "rowgroup", "colgroup"} for attributes in headings)
+        assert reader.count("script") == 0
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_page_needs_no_network(make: Any, tmp_path: Path) -> None:
+def test_pages_need_no_network(make: Any, tmp_path: Path) -> None:
     html, _ = render(make(), PAPERS, tmp_path)
-    reader = read(html)
-    for name in ("src", "href", "data", "action", "poster", "srcset", "xlink:href"):
-        assert all(value.startswith(("#", "data:")) for value in reader.attributes(name))
-    text = html.read_text(encoding="utf-8")
-    assert "@import" not in text
-    assert "url(" not in text
-    assert "//" not in text.split("</style>")[0]
+    for page in every(html):
+        reader = read(page)
+        for name in ("src", "data", "action", "poster", "srcset", "xlink:href"):
+            assert not reader.attributes(name)
+        text = page.read_text(encoding="utf-8")
+        assert "@import" not in text
+        assert "url(" not in text
+        assert "//" not in text.split("</style>")[0]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_links_lead_to_what_is_there_and_every_page_is_reached(make: Any, tmp_path: Path) -> None:
+    html, _ = render(make(), PAPERS, tmp_path)
+    ids = {page: set(read(page).attributes("id")) for page in every(html)}
+    reached, waiting = {html}, [html]
+    while waiting:
+        page = waiting.pop()
+        for link in read(page).attributes("href"):
+            file, _, anchor = link.partition("#")
+            if link.startswith("data:"):
+                continue
+            target = (page.parent / file).resolve() if file else page
+            assert target in ids, link
+            assert not anchor or anchor in ids[target], link
+            if target not in reached:
+                reached.add(target)
+                waiting.append(target)
+    assert reached == set(ids)
+    cases = {attributes for attributes in read(html.parent / "msplr.html").attributes("href") if "cases/" in attributes}
+    assert len(cases) == len(make()) == len(list(html.parent.glob("cases/*.html")))
 
 
 def test_rows_of_a_table_all_have_the_same_width(tmp_path: Path) -> None:
     for make in ALL:
-        text = render(make(), PAPERS, tmp_path)[0].read_text(encoding="utf-8")
+        html, _ = render(make(), PAPERS, tmp_path)
+        text = "".join(page.read_text(encoding="utf-8") for page in every(html))
         for table in re.findall(r"<table.*?</table>", text, re.DOTALL):
             widths = set()
             below: dict[int, int] = {}
@@ -548,12 +586,12 @@ def test_folder_of_the_user_says_so(tmp_path: Path) -> None:
     assert f"**data: folder greek_latin_etc (digest {digest}) – not the published set**" in markdown
     assert not [cells for cells in reader.cells if "gap" in cells[0].split()]
     assert "folder greek_latin_etc" in Case(omniglot()[0]).data_lines[1].facts
-    assert Case(omniglot()[0]).kinds == {"duke": "folder", "market": "folder"}
+    assert Case(omniglot()[0]).identity.kinds == {"duke": "folder", "market": "folder"}
     assert not Case(omniglot()[0] | {"verdict": "reproduced", "reasons": []}).comparable
 
 
 def test_quoted_and_unmeasured_rows(tmp_path: Path) -> None:
-    text = render(comparable(), PAPERS, tmp_path)[0].read_text(encoding="utf-8")
+    text = paper_page(tmp_path, comparable())
     assert re.search(r'<tr class="quoted"><th[^>]*>PCB-PAST \(Zhang et al\., 2019\)</th><th[^>]*>quoted</th>', text)
     assert re.search(r'<tr class="dim"><th[^>]*>Ours \+ RR<sup.*?</th><th[^>]*>not run</th>', text)
     past = re.search(r'<tr class="quoted"><th[^>]*>PCB-PAST.*?</tr>', text)
@@ -568,7 +606,7 @@ def test_case_without_printed_numbers(tmp_path: Path) -> None:
     bare["printed"] = {}
     papers = copy.deepcopy(PAPERS)
     papers["msplr"]["table"][1]["row"][0]["m2d"] = ["-", "-", "-", "-"]
-    text = render([bare], papers, tmp_path)[0].read_text(encoding="utf-8")
+    text = paper_page(tmp_path, [bare], papers)
     assert re.search(r'<tr class="gap">.*?<td class="first good">–</td>', text)
 
 
@@ -595,12 +633,12 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     papers["msplr"]["table"][0]["columns"][0]["label"] = HOSTILE
     papers["msplr"]["table"][0]["row"][1] |= {"label": HOSTILE, "note": HOSTILE}
     html, markdown = render([hostile], papers, tmp_path, title=HOSTILE)
-    raw = html.read_text(encoding="utf-8")
+    raw = "".join(page.read_text(encoding="utf-8") for page in every(html))
     assert "<script" not in raw
     assert "<i>" not in raw
     assert "<b>" not in raw
-    reader = read(html)
-    for tag in ("h1", "h2", "td", "th", "pre", "li", "title"):
+    reader = read(*every(html))
+    for tag in ("h1", "td", "th", "pre", "li", "title", "a", "caption"):
         assert any(tag in path and 'alert("1 & 2")' in text for path, text in reader.texts), tag
     text = markdown.read_text(encoding="utf-8")
     outside = re.sub(r"^(```+).*?^\1$|(`+)[^`].*?\2(?!`)", "", text, flags=re.DOTALL | re.MULTILINE)
@@ -623,11 +661,41 @@ def test_markdown_tables_are_well_formed(make: Any, tmp_path: Path) -> None:
 
 def test_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     results = stand_ins() + comparable() + omniglot()
-    first = [path.read_bytes() for path in render(results, PAPERS, tmp_path / "a")]
-    again = [path.read_bytes() for path in render(list(reversed(copy.deepcopy(results))), PAPERS, tmp_path / "b")]
-    doubled = [path.read_bytes() for path in render(results + results, PAPERS, tmp_path / "c")]
+    runs = {"a": results, "b": list(reversed(copy.deepcopy(results))), "c": results + results}
+    for name, found in runs.items():
+        render(found, PAPERS, tmp_path / name)
+    first, again, doubled = (contents(tmp_path / name) for name in runs)
     assert first == again == doubled
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["report.html", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["report", "report.md"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pages_of_an_earlier_report_go_and_nothing_else_does(tmp_path: Path) -> None:
+    html, _ = render(stand_ins(), PAPERS, tmp_path)
+    other = html.parent / "cases" / "my-notes.html"
+    other.write_text("mine")
+    before = set(every(html))
+    render(stand_ins()[:1], PAPERS, tmp_path)
+    assert before - set(every(html)) == {page for page in before if "supervised-m2d" not in page.name} - {
+        html,
+        html.parent / "msplr.html",
+        other,
+    }
+    render([], PAPERS, tmp_path)
+    assert set(every(html)) == {html, other}
+
+
+def test_names_of_pages_meet_no_other(tmp_path: Path) -> None:
+    """Papers called like pages, rows that differ in signs alone, and long names each get a page of their own."""
+    results = [result("direct", "m2d", paper=paper) for paper in ("index", "methods", "../up", "x" * 300)]
+    results += [result(row, "m2d", paper="index") for row in ("a+b", "a-b", "A B", "y" * 400)]
+    html, _ = render(results, {}, tmp_path)
+    assert len(list(html.parent.glob("cases/*.html"))) == len(results)
+    assert len(list(html.parent.glob("*.html"))) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"report", "report.md"}
 
 
 def test_runs_that_do_not_belong_together_get_their_own_table(tmp_path: Path) -> None:
@@ -639,22 +707,23 @@ def test_runs_that_do_not_belong_together_get_their_own_table(tmp_path: Path) ->
     first = page.papers[0].tables[0]
     assert [setting.compared for setting in first.settings] == [True, False, False]
     assert "world seed 2" in first.settings[-1].title
-    reader, markdown = shown(tmp_path, results)
+    reader, markdown = shown(tmp_path / "all", results)
     assert "Printed in the paper" not in reader.text
-    alone, alone_in_markdown = shown(tmp_path, [*stand_ins(), other_world])
+    alone, alone_in_markdown = shown(tmp_path / "alone", [*stand_ins(), other_world])
     assert alone.text.count("Printed in the paper") == alone_in_markdown.count("Printed in the paper") == 1
     assert "stand-in data: not comparable with the paper" in reader.text
     assert "7 of 15 cases" in reader.text
     for where in ("scale small, stand-ins, world seed 2", "scale paper"):
-        assert f"({where})" in reader.text
+        assert where in reader.text
         assert f"({where})" in markdown
+    assert "The same cell elsewhere" in reader.text
 
 
 def test_cells_are_counted_once_and_against_the_authors_own_rows() -> None:
     page = pages.page(stand_ins(), PAPERS, "x")
-    assert page.cells == "20 of 24"
-    assert [(word.word, number) for word, number in page.verdicts] == [("error", 1), ("not comparable", 5)]
-    assert pages.page(comparable()[6:], PAPERS, "x").cells == "4 of 16"
+    assert page.whole.cells == "20 of 24"
+    assert [(word.word, number) for word, number in page.whole.verdicts] == [("error", 1), ("not comparable", 5)]
+    assert pages.page(comparable()[6:], PAPERS, "x").whole.cells == "4 of 16"
 
 
 def test_error_is_shown_with_its_log(tmp_path: Path) -> None:
@@ -662,7 +731,7 @@ def test_error_is_shown_with_its_log(tmp_path: Path) -> None:
     assert "loss is nan at step 42 of msplr.Adapt" in reader.text
     assert "loss is nan at step 42 of msplr.Adapt" in markdown
     logs = [text for path, text in reader.texts if path[-1:] == ("pre",) and "Traceback" in text]
-    assert len(logs) == 2
+    assert len(logs) == 1
     assert all("details" in path for path, text in reader.texts if "Traceback" in text)
 
 
@@ -727,6 +796,7 @@ def test_a_correction_of_the_printed_number_is_said(tmp_path: Path) -> None:
 
 def test_colours_have_contrast(tmp_path: Path) -> None:
     text = render([], PAPERS, tmp_path)[0].read_text(encoding="utf-8")
+    assert text.count("<style>") == 1
 
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -794,7 +864,7 @@ def test_no_results_and_papers_unknown(tmp_path: Path) -> None:
     assert "pytest suites/" in markdown
     stranger = result("own row", "m2d", paper="mine", table="A")
     html, _ = render([stranger], {}, tmp_path)
-    assert "own row" in read(html).text
+    assert "own row" in read(html.parent / "mine.html").text
 
 
 @pytest.mark.parametrize(
@@ -908,6 +978,7 @@ def test_least_record_that_loads_can_be_rendered(tmp_path: Path) -> None:
     )
     html, markdown = render(load(tmp_path), PAPERS, tmp_path)
     assert "· new word" in read(html).text
+    assert read(*every(html)).text.count("· new word") >= 3
     markdown_tables(markdown.read_text(encoding="utf-8"))
 
 
@@ -962,15 +1033,17 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(results), "--out", str(out), "--suites", str(suites), "--readme", str(readme)]
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.splitlines() == [
-        str(out / "report.html"),
+        str(out / "report" / "index.html"),
         str(out / "report.md"),
         f"{readme} renewed",
     ]
-    assert "Learn by Guessing" in (out / "report.html").read_text(encoding="utf-8")
-    assert cli.finish(results, suites, out) == out / "report.html"
-    first = (out / "report.html").read_bytes()
+    index = out / "report" / "index.html"
+    assert "Learn by Guessing" in index.read_text(encoding="utf-8")
+    assert "could not be audited: msplr.toml" in read(index).text
+    assert cli.finish(results, suites, out) == index
+    first = (out / "report" / "msplr.html").read_bytes()
     cli.finish([result("direct", "m2d")], cli.read_papers(suites), out)
-    assert (out / "report.html").read_bytes() == first
+    assert (out / "report" / "msplr.html").read_bytes() == first
     assert cli.main([str(tmp_path / "absent"), "--suites", str(suites)]) == 2
     assert "absent" in capsys.readouterr().err
 
@@ -993,4 +1066,4 @@ def test_five_hundred_results_render_quickly(tmp_path: Path) -> None:
     started = time.monotonic()
     html, _ = render(results, PAPERS, tmp_path)
     assert time.monotonic() - started < 20
-    assert html.stat().st_size < 40_000_000
+    assert sum(page.stat().st_size for page in every(html)) < 40_000_000

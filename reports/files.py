@@ -1,0 +1,37 @@
+"""Writing pages: whole or not at all, and without leaving those of an earlier report behind."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+WRITTEN = ".pages"
+"""A list, in the folder of a report, of the pages that the report wrote there."""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+def write_all(folder: Path, pages: Mapping[str, str]) -> None:
+    """Write the pages of a report, and remove what an earlier one wrote and this one does not.
+
+    Args:
+        folder: where they go; other files in it stay.
+        pages: contents by relative path, such as "cases/one.html".
+    """
+    written = folder / WRITTEN
+    before = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
+    ours = {name for name in before if re.fullmatch(r"(cases/)?[a-z0-9-]+\.html", name)}
+    write(written, "".join(f"{name}\n" for name in sorted(ours | set(pages))))
+    for name, text in pages.items():
+        write(folder / name, text)
+    for name in sorted(ours - set(pages)):
+        (folder / name).unlink(missing_ok=True)
+    write(written, "".join(f"{name}\n" for name in sorted(pages)))

@@ -1,0 +1,103 @@
+"""Tables as Markdown: cells are escaped here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from reports import words
+from reports.words import NOTHING
+
+STANDING = frozenset({"collapsed", "drifted"})
+"""Verdicts that are said beside numbers which do not compare with the paper."""
+
+if TYPE_CHECKING:
+    from reports.claims import Claim
+    from reports.tables import Row, Setting, Table
+
+
+def grid(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table from cells that are escaped already; the first `left` columns are set left, the rest right."""
+    wordy = {"verdict", "seeds of each task"}
+    rules = [":--" if place < left or name in wordy else "--:" for place, name in enumerate(head)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rules, *lines])
+
+
+def _headings(table: Table) -> list[str]:
+    return [words.markdown(f"{column.id} {heading}") for column in table.columns for heading in column.headings]
+
+
+def _legend(table: Table) -> str:
+    labelled = [
+        f"{words.code(column.id)} {words.markdown(column.label)}"
+        for column in table.columns
+        if column.label != column.id
+    ]
+    return f"{'; '.join(labelled)}\n\n" if labelled else ""
+
+
+def _row_name(row: Row) -> str:
+    name = words.markdown(row.label)
+    mark = f" ({row.mark})" if row.mark else ""
+    return f"*{name}*{mark}" if row.kind == "quoted" else f"{name}{mark}"
+
+
+def beside_lines(setting: Setting, table: Table) -> str:
+    lines = []
+    for row in setting.rows:
+        printed = [text for cell in row.cells for text in cell.printed]
+        lines.append([_row_name(row), "printed" if row.kind == "run" else row.kind, *printed, ""])
+        if row.kind != "run":
+            continue
+        verdicts = [
+            f"{cell.case.column} {cell.case.verdict.text}{f' ({cell.case.n})' if cell.has_numbers else ''}"
+            for cell in row.cells
+            if cell.case
+        ]
+        lines.append(["", "**measured**", *_numbers(row), words.markdown("; ".join(verdicts))])
+        if row.has_differences:
+            gaps = [text for cell in row.cells for text in cell.differences or [""] * cell.width]
+            lines.append(["", "difference", *gaps, ""])
+    return _legend(table) + grid(["row", "", *_headings(table), "verdict"], lines, left=2)
+
+
+def _numbers(row: Row) -> list[str]:
+    return [
+        f"**{found.text}**" if found else NOTHING if cell.case else ""
+        for cell in row.cells
+        for found in cell.measured or [None] * cell.width
+    ]
+
+
+def measured_lines(setting: Setting, table: Table) -> str:
+    lines = []
+    for row in setting.executed:
+        numbers = [text.replace("**", "") for text in _numbers(row)]
+        outcomes = [
+            f"{cell.case.column} {cell.case.n if cell.has_numbers else cell.case.verdict.text}"
+            + (f", {cell.case.verdict.text}" if cell.has_numbers and cell.case.verdict.word in STANDING else "")
+            for cell in row.cells
+            if cell.case
+        ]
+        lines.append([_row_name(row), *numbers, words.markdown("; ".join(outcomes) or "not run")])
+    return _legend(table) + grid(["row", *_headings(table), "seeds of each task"], lines)
+
+
+def printed_lines(setting: Setting, table: Table) -> str:
+    lines = [[_row_name(row), *(text for cell in row.cells for text in cell.printed)] for row in setting.rows]
+    return grid(["row", *_headings(table)], lines)
+
+
+def claim_lines(claims: Sequence[Claim]) -> str:
+    """What was found of each claim, a line for each world and comparison."""
+    lines = []
+    for claim in claims:
+        for trial in claim.trials:
+            head = [words.markdown(text) for text in (claim.says, f"{trial.world} ({trial.where})", trial.verdict.text)]
+            for found in trial.comparisons:
+                parts = (f"{found.metric}, {found.against}", found.stated, found.text, found.seeds)
+                lines.append(head + [words.markdown(text) for text in parts])
+            if not trial.comparisons:
+                lines.append([*head, words.markdown("; ".join(trial.reasons)), "", "", ""])
+    headings = ("claim", "world", "verdict", "difference in", "stated", "measured (interval)", "by seed")
+    return grid(headings, lines, left=4)

@@ -1,0 +1,136 @@
+"""What a number was measured on, in words: scale, data, drawn worlds and their dials. Its seeds are no part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from reports.words import NOTHING, flatten, listing, scalar
+
+DIGEST_SHOWN = 12
+
+SCALES = ("paper", "trial", "medium", "small", "smoke")
+"""Those that say most first."""
+
+KINDS = {"stand-in": "stand-in, drawn", "real": "real, published", "folder": "folder, not the published set"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of the user's own that stood for a domain."""
+
+    name: str
+    digest: str
+
+    @property
+    def text(self) -> str:
+        """The badge of a page that was made on it."""
+        shown = f" (digest {self.digest[:DIGEST_SHOWN]})" if self.digest else ""
+        return f"data: folder {self.name}{shown} {NOTHING} not the published set"
+
+
+@dataclass(frozen=True)
+class DataLine:
+    """Where the images of one domain came from."""
+
+    domain: str
+    kind: str
+    facts: str
+
+
+class Identity:
+    """The identity of a result or of a claim's trial, read for display."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = record
+        self.scale = str(record.get("scale") or "")
+        self.data: Mapping[str, Mapping[str, Any]] = mapping(record.get("data"))
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """What the images of each domain were: "stand-in", "real" (the published set), "folder" or "unknown".
+
+        "folder" is one of the user's own, whose counts are not the published ones.
+        """
+        return {domain: str(mapping(entry).get("kind") or "unknown") for domain, entry in sorted(self.data.items())}
+
+    @property
+    def on_stand_ins(self) -> bool:
+        """Whether any of its images were drawn."""
+        return "stand-in" in self.kinds.values()
+
+    @cached_property
+    def folders(self) -> tuple[Folder, ...]:
+        """The user's own folders among its domains."""
+        return tuple(
+            Folder(str(self.data[domain].get("folder") or domain), str(self.data[domain].get("digest") or ""))
+            for domain, kind in self.kinds.items()
+            if kind == "folder"
+        )
+
+    @property
+    def turned(self) -> tuple[str, ...]:
+        """The dials of its drawn worlds that are not at 1, such as "camera dial at 0"."""
+        dials = {
+            f"{name} dial at {scalar(value)}"
+            for entry in self.data.values()
+            for name, value in mapping(mapping(entry).get("dials")).items()
+            if value != 1
+        }
+        return tuple(sorted(dials))
+
+    @property
+    def rank(self) -> tuple[int, tuple[str, ...], str]:
+        """Sorts identities: the scale that says most first, worlds with a dial turned after those without."""
+        place = SCALES.index(self.scale) if self.scale in SCALES else len(SCALES)
+        return place, self.turned, self.where
+
+    @property
+    def where(self) -> str:
+        """Scale and kind of data in a few words, for pages that show several settings."""
+        drawn = [self.data[domain] for domain, kind in self.kinds.items() if kind == "stand-in"]
+        worlds = listing(sorted({scalar(entry.get("seed")) for entry in drawn}))
+        kind = f"stand-ins, world seed {worlds}" if drawn else "own folder" if self.folders else ""
+        return ", ".join(part for part in (self.scale and f"scale {self.scale}", kind, *self.turned) if part)
+
+    @property
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Scale, weights, selection and the like, as (name, value)."""
+        names = {"bn_group": "images per BN group"}
+        return tuple(
+            (
+                names.get(name, name.replace("_", " ")),
+                "; ".join(f"{path}: {text}" if path else text for path, text in flatten(value)),
+            )
+            for name, value in self.record.items()
+            if name != "data"
+        )
+
+    def data_lines(self, pixels: Mapping[str, list[str]]) -> tuple[DataLine, ...]:
+        """Where the images came from, one line a domain.
+
+        Args:
+            pixels: the digests of each domain's images, as the stages saw them.
+        """
+        lines = []
+        for domain, kind in self.kinds.items():
+            entry = mapping(self.data[domain])
+            facts = [_fact(str(name), part) for name, part in entry.items() if name != "kind"]
+            facts += [f"pixels {digest}" for digest in pixels.get(domain, ()) if digest != entry.get("digest")]
+            lines.append(DataLine(domain, KINDS.get(kind, kind), "; ".join(facts)))
+        return tuple(lines)
+
+
+def _fact(name: str, value: Any) -> str:
+    """`seed 1`, or `size: height 64, width 32`."""
+    words = name.replace("_", " ")
+    if not isinstance(value, Mapping):
+        return f"{words} {scalar(value)}"
+    return f"{words}: " + ", ".join(f"{path.replace('_', ' ')} {text}" for path, text in flatten(value))
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value, or nothing where it is no mapping."""
+    return value if isinstance(value, Mapping) else {}

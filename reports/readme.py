@@ -1,0 +1,99 @@
+"""The results as a table for a README, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports import pages, words
+from reports.files import write
+from reports.grids import grid
+from reports.words import sentence
+from reproduce.stage import UserError
+
+if TYPE_CHECKING:
+    from reports.cases import Case
+
+START, END = "<!-- results -->", "<!-- /results -->"
+
+
+def readme_table(results: Sequence[Mapping[str, Any]], papers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The results as Markdown tables for a README: what compares with the papers first, the rest apart."""
+    page = pages.page(results, papers, "")
+    cases = [case for paper in page.papers for table in paper.tables for case in table.cases if case.measured]
+    compared = [case for case in cases if case.comparable]
+    parts = []
+    if compared:
+        head = (
+            "paper",
+            "row",
+            "task",
+            "seeds",
+            "mAP printed",
+            "mAP measured",
+            "rank-1 printed",
+            "rank-1 measured",
+            "verdict",
+        )
+        parts.append(grid(head, [_compared_line(case) for case in compared], left=3))
+    settings: dict[str, list[Case]] = {}
+    for paper in page.papers:
+        for table in paper.tables:
+            for setting in table.settings:
+                members = [cell.case for row in setting.rows for cell in row.cells if cell.case]
+                settings.setdefault(setting.title, []).extend(c for c in members if c.measured and not c.comparable)
+    for setting_title, members in settings.items():
+        if members:
+            why = ", ".join(dict.fromkeys(reason for case in members for reason in case.reasons))
+            verdict = "Not comparable with the papers" + (f": {words.markdown(why)}" if why else "")
+            parts.append(f"{words.markdown(sentence(setting_title))} **{verdict}.**")
+            head = ("paper", "row", "task", "seeds", "mAP", "rank-1", "", "printed, other data: mAP", "rank-1")
+            parts.append(grid(head, [_apart_line(case) for case in members], left=3))
+    return "\n\n".join(parts) if parts else "No results yet."
+
+
+def update_readme(path: Path, text: str) -> bool:
+    """Put text between the markers of a README.
+
+    Args:
+        path: a file that holds `<!-- results -->` and, after it, `<!-- /results -->`, once each.
+        text: Markdown, as `readme_table` gives it.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        UserError: the file or its markers are missing, or the markers are not in this order.
+    """
+    try:
+        old = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): name a README with --readme") from None
+    before, start, rest = old.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end or START in rest or END in after or END in before:
+        raise UserError(
+            f"{path} needs the lines {START} and {END}, once each and in this order: add them where the table goes"
+        )
+    new = f"{before}{START}\n{text.strip()}\n{END}{after}"
+    if new == old:
+        return False
+    write(path, new)
+    return True
+
+
+def _where(case: Case) -> list[str]:
+    return [words.markdown(text) for text in (f"{case.paper}, {case.place}", case.label, case.task)] + [
+        str(len(case.measured))
+    ]
+
+
+def _compared_line(case: Case) -> list[str]:
+    pairs = [text for name in ("mAP", "rank1") for text in (words.percent(case.printed.get(name)), case.text(name))]
+    return [*_where(case), *pairs, words.markdown(case.verdict.text)]
+
+
+def _apart_line(case: Case) -> list[str]:
+    printed = [words.percent(case.printed.get(name)) for name in ("mAP", "rank1")]
+    return [*_where(case), case.text("mAP"), case.text("rank1"), "", *printed]

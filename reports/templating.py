@@ -1,0 +1,51 @@
+"""The templates: HTML escapes everything by itself, Markdown by filters."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
+from markupsafe import Markup, escape
+
+from reports import claims, curves, grids, words
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, and what they may call."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "percent": words.percent,
+        "md": words.markdown,
+        "code": words.code,
+        "fenced": words.fenced,
+        "md_prose": words.markdown_prose,
+        "prose": _prose,
+        "sentence": words.sentence,
+        "metric": words.metric,
+        "arrows": words.arrows,
+        "slug": words.slug,
+        "beside_lines": grids.beside_lines,
+        "measured_lines": grids.measured_lines,
+        "printed_lines": grids.printed_lines,
+        "claim_lines": grids.claim_lines,
+    }
+    made.globals["size"] = SimpleNamespace(
+        width=curves.WIDTH, height=curves.HEIGHT, left=curves.LEFT, right=curves.PLOT_RIGHT, bottom=curves.PLOT_BOTTOM
+    )
+    made.globals["span"] = SimpleNamespace(width=claims.WIDTH, height=claims.HEIGHT)
+    return made
+
+
+def _prose(text: object) -> Markup:
+    """Text as HTML; what stands between backticks becomes code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

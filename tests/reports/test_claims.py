@@ -1,0 +1,211 @@
+"""Claims on the pages: each world that one was tried in, what it came to, and what was not tried."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import cli, pages
+from reports.claims import WIDTH, read_claims, tally
+from reports.render import render
+
+HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
+PAPER = {
+    "paper": "demo",
+    "title": "A demonstration",
+    "table": [
+        {
+            "id": "3",
+            "columns": [{"id": "m2d"}],
+            "metrics": ["mAP"],
+            "row": [{"id": "with", "label": "+ CN", "m2d": [69.3]}, {"id": "without", "label": "+ CS", "m2d": [61.8]}],
+        }
+    ],
+    "claim": [
+        {"id": "facts", "where": "section 3", "says": "The set holds six cameras.", "testable": "no", "why": "a fact"},
+        {
+            "id": "gain",
+            "where": "section 4",
+            "says": "CN adds 7.5 mAP.",
+            "left": "3/with/m2d",
+            "right": "3/without/m2d",
+            "cause": "camera",
+            "testable": "yes",
+        },
+        {"id": "other", "where": "section 4", "says": "CS adds more than CN.", "testable": "yes"},
+    ],
+}
+IDENTITY = {"scale": "small", "data": {"duke": {"kind": "stand-in", "seed": 1, "dials": {"camera": 1.0}}}}
+
+
+def trial(world: str = "", verdict: str = "undecided", **changes: Any) -> dict[str, Any]:
+    identity = copy.deepcopy(IDENTITY)
+    identity["data"]["duke"] |= {"seed": 2} if world == "world2" else {}
+    identity["data"]["duke"] |= {"dials": {"camera": 0.0}} if world == "no-camera" else {}
+    claim = {
+        "paper": "demo",
+        "id": "gain",
+        "left": "3/with/m2d",
+        "right": ["3/without/m2d"],
+        "says": "CN adds 7.5 mAP.",
+    }
+    compared = {
+        "right": "3/without/m2d",
+        "metric": "mAP",
+        "stated": 7.5,
+        "difference": -3.2,
+        "low": -9.9,
+        "high": 3.5,
+        "interval": "95 % t interval over 3 seeds and the queries",
+        "by_seed": {"1": -2.0, "2": -4.1, "3": -3.5},
+    }
+    made = {
+        "format": 1,
+        "claim": claim,
+        "world": world,
+        "identity": identity,
+        "verdict": verdict,
+        "reasons": ["p = 0.84 after Holm's correction"],
+        "compared": [compared],
+        "p": 0.21,
+        "p_adjusted": 0.84,
+        "family": "11 claims of table 3 (Holm)",
+        "collapsed": ["3/with, seed 1: 1 cluster was left"],
+        "command": f"pytest 'suites/test_demo.py::test_claims[gain{world}]' --scale small",
+    }
+    return made | changes
+
+
+def cell(row: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "case": {"paper": "demo", "table": "3", "row": row, "column": "m2d"},
+        "identity": IDENTITY,
+        "measured": {"1": {"mAP": 50.0}},
+        "verdict": "not comparable",
+    }
+
+
+THREE_WORLDS = [trial("no-camera", "contradicted"), trial("world2", "supported"), trial()]
+
+
+def shown(tmp_path: Path, records: list[dict[str, Any]]) -> tuple[Path, str]:
+    html, markdown = render([cell("with")], {"demo": PAPER}, tmp_path, claims=records)
+    return html.parent, markdown.read_text(encoding="utf-8")
+
+
+def plain(source: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", source.split("</style>")[-1]).split())
+
+
+def test_a_claim_is_shown_in_every_world_the_one_asked_for_first(tmp_path: Path) -> None:
+    folder, markdown = shown(tmp_path, THREE_WORLDS)
+    text = plain((folder / "demo.html").read_text())
+    places = [text.index(word) for word in ("the world asked for", "another world", "camera dial at 0")]
+    assert places == sorted(places)
+    for word in ("? undecided", "✓ supported", "≠ contradicted", "−3.2 (−9.9 to +3.5)", "1: −2.0, 2: −4.1, 3: −3.5"):
+        assert word in text.replace("( ", "(")
+        assert word in markdown
+    for word in ("+7.5", "Table 3, + CS, m2d", "the cause it names: camera", "adjusted 0.840", "1 cluster was left"):
+        assert word in text
+    assert "test_claims[gainno-camera]" in text
+    assert "world seed 2" in text
+
+
+def test_claims_without_a_trial_say_why(tmp_path: Path) -> None:
+    folder, markdown = shown(tmp_path, THREE_WORLDS)
+    text = plain((folder / "demo.html").read_text())
+    for found in (text, markdown):
+        assert "The set holds six cameras." in found
+        assert "a fact" in found
+        assert "no case of these results tries it" in found
+
+
+def test_the_overview_counts_each_claim_once(tmp_path: Path) -> None:
+    page = pages.page([], {"demo": PAPER}, "x", THREE_WORLDS)
+    assert [(word.word, number) for word, number in page.whole.claims] == [("undecided", 1), ("not tried", 2)]
+    folder, _ = shown(tmp_path, THREE_WORLDS)
+    assert "claims that cases can try 2 of 3 ? undecided 1 – not tried 2" in plain((folder / "index.html").read_text())
+
+
+def test_a_case_names_the_claims_that_compare_it(tmp_path: Path) -> None:
+    folder, _ = shown(tmp_path, THREE_WORLDS)
+    (page,) = folder.glob("cases/*.html")
+    assert 'href="../demo.html#claim-gain"' in page.read_text()
+    assert 'id="claim-gain"' in (folder / "demo.html").read_text()
+
+
+def test_verdicts_need_no_colour_and_a_contradiction_is_no_error() -> None:
+    for word in ("supported", "contradicted", "undecided", "error"):
+        (claim,) = read_claims({}, [trial(verdict=word)], Counter())
+        assert claim.verdict.word == word
+        assert claim.verdict.symbol
+        assert (claim.verdict.tone == "bad") == (word == "error")
+    assert [(word.word, number) for word, number in tally(read_claims(PAPER, [], Counter()))] == [("not tried", 3)]
+
+
+def test_what_is_drawn_lies_inside_and_in_order() -> None:
+    (claim,) = read_claims({}, [trial()], Counter())
+    drawn = claim.trials[0].comparisons[0].drawn
+    low, mean, zero, high, stated = drawn.low, drawn.mean, drawn.zero, drawn.high, drawn.stated
+    assert low is not None
+    assert mean is not None
+    assert zero is not None
+    assert high is not None
+    assert stated is not None
+    assert 0 < low < mean < zero < high < stated < WIDTH
+    assert drawn.summary == "mAP: measured −3.2, interval −9.9 to +3.5, stated +7.5"
+
+
+def test_least_record_and_one_with_an_error_can_be_shown(tmp_path: Path) -> None:
+    least = {
+        "format": 1,
+        "claim": {"paper": "new", "id": "x"},
+        "verdict": "error",
+        "compared": [],
+        "reasons": ["no m2d"],
+    }
+    bare = {"format": 1, "claim": {"paper": "new", "id": "y"}, "verdict": "odd", "compared": [{}]}
+    folder, markdown = shown(tmp_path, [least, bare])
+    text = plain((folder / "new.html").read_text())
+    assert "! error" in text
+    assert "· odd" in text
+    assert "no m2d" in text
+    assert "no m2d" in markdown
+
+
+def test_claims_are_escaped(tmp_path: Path) -> None:
+    hostile = trial("no-" + HOSTILE, HOSTILE, reasons=[HOSTILE], collapsed=[HOSTILE], family=HOSTILE, command=HOSTILE)
+    hostile["claim"] |= dict.fromkeys(("id", "says", "where", "left", "cause", "why"), HOSTILE)
+    hostile["claim"] |= {"testable": "part", "right": [HOSTILE]}
+    hostile["compared"][0] |= {"right": HOSTILE, "metric": HOSTILE, "interval": HOSTILE, "by_seed": {HOSTILE: 1.0}}
+    folder, markdown = shown(tmp_path, [hostile])
+    for page in folder.rglob("*.html"):
+        assert "<script" not in page.read_text()
+    assert "<script" not in re.sub(r"(`+).*?\1", "", markdown)
+
+
+@pytest.mark.parametrize("where", ["out/claims", "out/results/claims"])
+def test_the_command_finds_the_claims_of_a_folder(where: str, tmp_path: Path) -> None:
+    results, claims, suites = tmp_path / "out" / "results", tmp_path / where, tmp_path / "suites"
+    for folder in (results, claims, suites):
+        folder.mkdir(parents=True, exist_ok=True)
+    (suites / "demo.toml").write_text('paper = "demo"\ntitle = "A demonstration"\n')
+    (results / "cell.json").write_text(json.dumps(cell("with")))
+    (claims / "claim.json").write_text(json.dumps(trial()))
+    assert cli.main([str(results), "--suites", str(suites), "--out", str(tmp_path / "pages")]) == 0
+    assert "CN adds 7.5 mAP." in (tmp_path / "pages" / "report" / "demo.html").read_text()
+    index = cli.finish([cell("with")], suites, tmp_path / "finished", claims=[trial()])
+    assert "? undecided" in plain(index.read_text())
+
+
+def test_the_order_of_records_changes_nothing(tmp_path: Path) -> None:
+    first, again = shown(tmp_path / "a", THREE_WORLDS), shown(tmp_path / "b", THREE_WORLDS[::-1] * 2)
+    assert first[1] == again[1]
+    assert (first[0] / "demo.html").read_bytes() == (again[0] / "demo.html").read_bytes()

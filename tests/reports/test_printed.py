@@ -1,0 +1,148 @@
+"""The pages about what papers print: the audit, and one method in several papers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import pages
+from reports.cli import read_papers
+from reports.render import render
+from reproduce.results import read
+from reproduce.stage import UserError
+from reproduce.tables import Paper, read_all
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "<b>X</b>"
+SUITE = """
+paper = "{paper}"
+title = "{title}"
+authors = "A. Nonymous"
+venue = "Nowhere"
+
+[[table]]
+id = "1"
+caption = "A comparison."
+where = "section 4"
+checked = "by eye"
+columns = [{{ id = "m2d", label = "Market to Duke" }}, {{ id = "d2m", label = "Duke to Market" }}]
+metrics = ["rank1", "mAP"]
+
+[[table.row]]
+id = "mmt"
+label = "{label}"
+ref = "{ref}"
+executed = "no"
+m2d = [{rank1}, 65.7]
+d2m = [90.9, "-"]
+
+[[table.row]]
+id = "ours"
+label = "Ours"
+executed = "yes"
+m2d = [82.7, 69.3]
+d2m = [89.1, 73.6]
+"""
+
+
+def write(folder: Path, paper: str, **changes: str) -> None:
+    parts = {"title": "T", "label": "MMT", "ref": "[8]", "rank1": "79.3"} | changes
+    (folder / f"{paper}.toml").write_text(SUITE.format(paper=paper, **parts))
+
+
+@pytest.fixture
+def suites(tmp_path: Path) -> Path:
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    write(folder, "one")
+    write(folder, "two", label="MMT (k-means)", ref="Ge et al., 2020", rank1="76.3")
+    write(folder, "three", label=HOSTILE, ref=HOSTILE, title=HOSTILE)
+    return folder
+
+
+def rendered(suites: Path, out: Path, results: list[dict[str, Any]] | None = None) -> Path:
+    html, _ = render(results or [], read_papers(suites), out, checked=read_all(suites))
+    return html.parent
+
+
+def result(row: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "case": {"paper": "one", "table": "1", "row": row, "column": "m2d"},
+        "measured": {"1": {"mAP": 50.0, "rank1": 61.2}},
+        "verdict": "not comparable",
+    }
+
+
+def methods(papers: dict[str, Paper], results: list[dict[str, Any]]) -> Any:
+    return pages.page(results, {}, "x", checked=papers).printed.methods
+
+
+def test_a_method_stands_beside_itself_in_another_paper(suites: Path) -> None:
+    (method,) = methods(read_all(suites), [result("mmt")])
+    assert (method.name, method.papers, method.tasks) == ("MMT", "ONE and TWO", ("d2m", "m2d"))
+    assert [(line.paper, line.label, line.ref, line.cells) for line in method.lines] == [
+        ("ONE", "MMT", "[8]", ("", "90.9", "65.7", "79.3")),
+        ("TWO", "MMT (k-means)", "Ge et al., 2020", ("", "90.9", "65.7", "76.3")),
+    ]
+    assert [len(line.cases) for line in method.lines] == [1, 0]
+
+
+def test_own_methods_of_papers_are_not_the_same_one(suites: Path) -> None:
+    assert not any("ours" in method.anchor for method in methods(read_all(suites), []))
+    write(suites, "four", label="ONE")
+    found = {method.name: method.papers for method in methods(read_all(suites), [])}
+    assert found == {"MMT": "ONE and TWO", "ONE": "FOUR and ONE"}
+
+
+def test_rows_of_a_paper_that_agree_are_one_line() -> None:
+    found = {method.name: method for method in methods(read_all(ROOT / "suites"), [])}
+    assert {"MMT", "SSG", "ECN"} <= set(found)
+    lines = {(line.paper, line.label): line for line in found["SSG"].lines}
+    assert lines["SPTD", "SSG"].tables == "tables 1, 2, 3 and 4"
+    assert lines["MSPLR", "SSG"].cells[:4] != lines["SPTD", "SSG"].cells[:4]
+
+
+def test_the_pages_are_linked_and_escaped(suites: Path, tmp_path: Path) -> None:
+    write(suites, "two", label="MMT", ref=HOSTILE, rank1="99.9")
+    folder = rendered(suites, tmp_path, [result("mmt")])
+    assert {path.name for path in folder.glob("*.html")} == {"index.html", "one.html", "methods.html", "audit.html"}
+    for path in folder.rglob("*.html"):
+        source = path.read_text()
+        assert "<b>" not in source
+        assert 'methods.html"' in source
+        assert 'audit.html"' in source
+    assert "mAP 50.0, rank-1 61.2, n = 1" in (folder / "methods.html").read_text()
+    assert re.search(r'href="cases/one-1-mmt-m2d-[0-9a-f]{8}\.html"', (folder / "methods.html").read_text())
+    assert "&lt;b&gt;X" in (folder / "methods.html").read_text()
+
+
+def test_the_audit_shows_every_finding_with_its_places(tmp_path: Path) -> None:
+    papers = read_all(ROOT / "suites")
+    page = pages.page([], {}, "x", checked=papers)
+    source = (rendered(ROOT / "suites", tmp_path) / "audit.html").read_text()
+    assert source.count('<article class="card">') == page.printed.count > 0
+    for _, _, members in page.printed.findings:
+        assert all(len(finding.places) for finding in members)
+    assert f"{page.printed.count} findings" in source
+
+
+def test_papers_that_cannot_be_read_spoil_no_report(suites: Path, tmp_path: Path) -> None:
+    html, _ = render([], read_papers(suites), tmp_path, checked=UserError("two.toml: venue is missing"))
+    assert "could not be audited: two.toml: venue is missing" in html.read_text()
+    assert {path.name for path in html.parent.glob("*.html")} == {"index.html"}
+
+
+def test_recorded_results_have_links_that_lead_somewhere(tmp_path: Path) -> None:
+    recorded = read(ROOT / "reports" / "results")
+    html, _ = render(recorded, read_papers(ROOT / "suites"), tmp_path, checked=read_all(ROOT / "suites"))
+    for path in html.parent.rglob("*.html"):
+        for link in re.findall(r'href="([^"]*)"', path.read_text()):
+            file, _, anchor = link.partition("#")
+            if not link.startswith("data:"):
+                target = path.parent / file if file else path
+                assert target.is_file(), link
+                assert not anchor or f'id="{anchor}"' in target.read_text(), link
