@@ -144,7 +144,8 @@ def test_a_collapsed_training_is_a_verdict_with_counts(suites: Path) -> None:
     assert result["collapsed"] == [f"seed {seed}: 1 clusters were left at step 1" for seed in (1, 2)]
     assert result["measured"]["1"]["portion"] == 12.5
     assert "collapsed" not in result["measured"]["1"]
-    assert "Collapsed at seed 2: 1 clusters were left" in (suites.parent / "build" / "report" / "index.html").read_text()
+    (page,) = (suites.parent / "build" / "report" / "cases").glob("*.html")
+    assert "Collapsed at seed 2: 1 clusters were left" in page.read_text()
     (suites / "conftest.py").write_text(
         "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
     )
