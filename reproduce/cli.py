@@ -225,9 +225,13 @@ def record(options: argparse.Namespace) -> None:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
     for result in kept:
         print(results.write(result, options.into))
+    tried = results.read_claims(options.out / "claims")
+    for claim in tried:
+        print(results.write_claim(claim, options.into / "claims"))
     failed = len(found) - len(kept)
     print(
-        f"{len(kept)} results recorded{f', {failed} without numbers left out' if failed else ''};",
+        f"{len(kept)} results and {len(tried)} claims recorded"
+        f"{f', {failed} without numbers left out' if failed else ''};",
         f"next: git add {options.into}",
     )
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10", "portion": "kept"}
 
+ROOMY = 110
+"""Columns of a terminal from which the summary has room for rank-5 and rank-10."""
+
 LIVE = {
     "clusters": "{:.0f} clusters",
     "portion": "{:.0f} % kept",
@@ -158,7 +161,8 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     table.add_column("task", no_wrap=True)
     table.add_column(no_wrap=True)
     printed_somewhere = {name for result in found for name in result["printed"]} | set(METRICS)
-    shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere}
+    narrow = () if width >= ROOMY else ("rank5", "rank10")
+    shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere and name not in narrow}
     for head in shown.values():
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict")
