@@ -49,7 +49,7 @@ def readme_table(results: Sequence[Mapping[str, Any]], papers: Mapping[str, Mapp
             verdict = "Not comparable with the papers" + (f": {words.markdown(why)}" if why else "")
             parts.append(f"{words.markdown(sentence(setting_title))} **{verdict}.**")
             head = ("paper", "row", "task", "seeds", "mAP", "rank-1", "", "printed, other data: mAP", "rank-1")
-            parts.append(grid(head, [_apart_line(case) for case in members], left=3))
+            parts.append(grid(head, [_apart_line(same) for same in _folded(members)], left=3))
     return "\n\n".join(parts) if parts else "No results yet."
 
 
@@ -83,17 +83,27 @@ def update_readme(path: Path, text: str) -> bool:
     return True
 
 
-def _where(case: Case) -> list[str]:
-    return [words.markdown(text) for text in (f"{case.paper}, {case.place}", case.label, case.task)] + [
-        str(len(case.measured))
-    ]
+def _folded(cases: Sequence[Case]) -> list[list[Case]]:
+    """Cases with those that measured the very same: a row that a paper prints in several tables."""
+    folded: dict[str, list[Case]] = {}
+    for case in cases:
+        folded.setdefault(repr((case.paper, case.task, case.measured)), []).append(case)
+    return list(folded.values())
+
+
+def _where(case: Case, places: str) -> list[str]:
+    collapsed = f" ({len(case.collapsed)} collapsed)" if case.collapsed else ""
+    texts = (f"{case.paper}, {places}", case.label, case.task, f"{len(case.measured)}{collapsed}")
+    return [words.markdown(text) for text in texts]
 
 
 def _compared_line(case: Case) -> list[str]:
     pairs = [text for name in ("mAP", "rank1") for text in (words.percent(case.printed.get(name)), case.text(name))]
-    return [*_where(case), *pairs, words.markdown(case.verdict.text)]
+    return [*_where(case, case.place), *pairs, words.markdown(case.verdict.text)]
 
 
-def _apart_line(case: Case) -> list[str]:
+def _apart_line(same: Sequence[Case]) -> list[str]:
+    case = same[0]
+    places = f"Tables {words.listing([one.table for one in same])}" if len(same) > 1 else case.place
     printed = [words.percent(case.printed.get(name)) for name in ("mAP", "rank1")]
-    return [*_where(case), case.text("mAP"), case.text("rank1"), "", *printed]
+    return [*_where(case, places), case.text("mAP"), case.text("rank1"), "", *printed]

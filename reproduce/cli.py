@@ -224,7 +224,7 @@ def record(options: argparse.Namespace) -> None:
     if not kept:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
     for result in kept:
-        print(results.write(result, options.into))
+        print(results.record(result, options.into))
     tried = results.read_claims(options.out / "claims")
     for claim in tried:
         print(results.write_claim(claim, options.into / "claims"))

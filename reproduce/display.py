@@ -157,23 +157,21 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
     stand_ins = any("stand-in data" in result["reasons"] for result in found)
     table = Table(box=None, pad_edge=False)
-    table.add_column("in percent", min_width=18)
-    table.add_column("task", no_wrap=True)
+    table.add_column("in percent", min_width=14)
     table.add_column(no_wrap=True)
     printed_somewhere = {name for result in found for name in result["printed"]} | set(METRICS)
     narrow = () if width >= ROOMY else ("rank5", "rank10")
     shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere and name not in narrow}
     for head in shown.values():
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=14)
     for result in found:
         case = result["case"]
         numbers = [_spread(result, name) for name in shown]
         printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in shown]
-        table.add_row(
-            f"{case['paper']} {case['table']} {case['label']}", case["task"], "measured", *numbers, result["verdict"]
-        )
-        table.add_row("", "", "printed", *printed, "", style="dim")
+        name = f"{case['paper']} {case['table']} {case['label']}, {case['task']}"
+        table.add_row(name, "measured", *numbers, result["verdict"])
+        table.add_row("", "printed", *printed, "", style="dim")
     console.print(table)
     if stand_ins:
         console.print("Stand-in data: not comparable with the paper.", style="bold")

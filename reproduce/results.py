@@ -102,6 +102,11 @@ def write(result: Result, folder: Path) -> Path:
     return _write(result, folder / file_name(result))
 
 
+def record(result: Result, folder: Path) -> Path:
+    """Write a result as a baseline for later ones: without what was said of it beside an older baseline."""
+    return write({name: value for name, value in result.items() if name != "baseline"}, folder)
+
+
 def write_claim(record: Result, folder: Path) -> Path:
     """Write what came of a claim, as `write` does."""
     claim, identity = record["claim"], record["identity"]
@@ -219,7 +224,7 @@ def update(found: Sequence[Result], tried: Sequence[Result], recorded: Sequence[
     for result in found:
         if not result["measured"]:
             continue
-        write(result, folder)
+        record(result, folder)
         case, was = result["case"], result.get("baseline")
         name = f"{case['paper']} table {case['table']}, {case['label']}, {case['task']}"
         moved = [
@@ -228,8 +233,8 @@ def update(found: Sequence[Result], tried: Sequence[Result], recorded: Sequence[
             if f"{one['old']:.1f}" != f"{one['new']:.1f}"
         ]
         lines.append(f"recorded  {name}: {', '.join(moved) or ('as it was' if was else 'new')}")
-    for record in tried:
-        write_claim(record, folder / "claims")
+    for claim in tried:
+        write_claim(claim, folder / "claims")
     return lines
 
 

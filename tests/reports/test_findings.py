@@ -1,0 +1,50 @@
+"""The numbers in docs/findings.md are those of the recorded results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce.results import read
+
+ROOT = Path(__file__).parents[2]
+ROWS = {"da": "+ DA", "pl": "+ PL", "selection": "+ cluster selection", "ours": "+ CN", "kmeans": "k-means (table 4)"}
+RECORDED = [
+    result
+    for result in read(ROOT / "reports" / "results")
+    if result["identity"]["scale"] == "small" and result["case"]["paper"] == "msplr"
+]
+
+
+def measured(table: str, row: str, column: str) -> Mapping[str, Mapping[str, Any]]:
+    """The numbers of a row by seed."""
+    place = {"table": table, "row": row, "column": column}
+    (found,) = [result["measured"] for result in RECORDED if place.items() <= result["case"].items()]
+    return found  # type: ignore[no-any-return]
+
+
+def block(column: str) -> str:
+    """The rows of table 3 and k-means on a task: mAP by seed, its difference to direct transfer, and its labels."""
+    direct = measured("3", "ibn", column)
+    lines = [
+        "| row | mAP by seed | to direct transfer | clusters | images kept, % | purity, % |",
+        "|---|---|---|---|---|---|",
+        f"| direct transfer | {', '.join(format(one['mAP'], '.1f') for one in direct.values())} | | | | |",
+    ]
+    for row, label in ROWS.items():
+        found = measured("4" if row == "kmeans" else "3", row, column)
+        values = [
+            ", ".join(f"{found[seed]['mAP']:.1f}" for seed in direct),
+            ", ".join(f"{found[seed]['mAP'] - direct[seed]['mAP']:+.1f}" for seed in direct),
+            *(", ".join(f"{found[seed][name]:.0f}" for seed in direct) for name in ("clusters", "portion", "purity")),
+        ]
+        lines.append(f"| {label} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("column", ["m2d", "d2m"])
+def test_the_page_shows_what_was_recorded(column: str) -> None:
+    assert block(column) in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{block(column)}"
