@@ -197,8 +197,8 @@ class Adapt(Trained):
         ended = dict(state.health[reached])
         if state.labels.max() < 1:
             ended["collapsed"] = (
-                f"{ended['clusters']:.0f} clusters were left at {reached}: {ended['found']:.0f} were found, and "
-                f"{ended['outliers']:.0f} of {len(state.labels)} images were outliers"
+                f"{ended['clusters']:.0f} of {ended['found']:.0f} clusters left at {reached}, "
+                f"{ended['outliers']:.0f} of {len(state.labels)} images outliers"
             )
         weights = snapshot(state.net)
         checkpoints = {moment: state.kept.get(moment, weights) for moment in moments}

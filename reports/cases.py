@@ -232,6 +232,11 @@ class Case:
         return f"band ±{percent(self.band)}" if self.comparable and is_number(self.band) else ""
 
     @property
+    def band_why(self) -> str:
+        """Why the band is as wide as it is, and where that was seen."""
+        return str(self.result.get("band_why") or "") if self.band_text else ""
+
+    @property
     def judged_line(self) -> tuple[str, ...]:
         """The printed numbers that the verdict was given against, in the order of `PER_SEED`."""
         return tuple(percent(self.printed.get(name)) for name in PER_SEED) if self.comparable else ()

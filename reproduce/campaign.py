@@ -272,6 +272,7 @@ class Campaign:
             "identity": dict(identity),
             "printed": dict(case.printed),
             "band": case.row.band,
+            "band_why": case.row.band_why,
             "measured": {},
             "reasons": [],
             "deviations": [],

@@ -38,6 +38,15 @@ FIGURES = ("sweep", "convergence", "picture", "diagram")
 BAND = 2.0
 """Percent points around a printed number of an adapted model, until seed spread is measured."""
 
+BAND_WHY = {
+    1.0: "supervised training: authors call half a point normal (guxinqian/AP3D#3; yxgeee/SpCL#14)",
+    2.0: "an adapted model: the same seed moved 1.5 mAP (alibaba/cluster-contrast-reid#7), and reruns of one code lie "
+    "2 apart (yxgeee/SpCL#6)",
+    3.0: "direct transfer or translated images: nothing ties the model to the target, so it moves more than an adapted "
+    "one, which repeated runs moved by 5 rank-1 (LcDog/DomainAdaptiveReID#2)",
+}
+"""Why the usual bands are as wide as they are, and where that was seen."""
+
 Printed = Mapping[str, float | None]
 
 
@@ -103,7 +112,9 @@ class Row:
         stage, ref: further columns as printed.
         ours: whether the system is one that this project builds; a row of another is no case.
         gain: the two rows whose difference the row's printed gains are; empty without gains.
-        band: how far, in percent points, a measured number may lie from the printed one.
+        band: how far, in percent points, a measured number may lie from the printed one; the table's unless the row
+            names one.
+        band_why: the reason, and its source.
     """
 
     id: str
@@ -120,6 +131,7 @@ class Row:
     ref: str = ""
     why: str = ""
     band: float = BAND
+    band_why: str = BAND_WHY[BAND]
     note: str = ""
 
 
@@ -525,12 +537,16 @@ class _Place:
 
 def _table(raw: Any, place: _Place) -> Table:
     place = place.at(f"table {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
-    place.only(raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note", "ticks")
+    place.only(
+        raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note", "ticks", "band", "band_why"
+    )
     metrics = place.texts(raw, "metrics")
     columns = tuple(_column(entry, metrics, place) for entry in place.take(raw, "columns", list))
     place.no_duplicates("column", [column.id for column in columns])
     ticks = place.texts(raw, "ticks")
-    rows = tuple(_row(entry, columns, ticks, place) for entry in place.take(raw, "row", list))
+    usual = {name: raw[name] for name in ("band", "band_why") if name in raw}
+    entries = [{**usual, **entry} if isinstance(entry, Mapping) else entry for entry in place.take(raw, "row", list)]
+    rows = tuple(_row(entry, columns, ticks, place) for entry in entries)
     place.no_duplicates("row", [row.id for row in rows])
     for row in rows:
         if missing := [id for id in row.gain if id not in {other.id for other in rows}]:
@@ -577,6 +593,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "ref",
         "why",
         "band",
+        "band_why",
         "note",
     )
     place.only(raw, *known, *names)
@@ -590,6 +607,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         place.one_of(source, name, SOURCES)
     if unticked := [tick for tick in place.texts(raw, "ticks") if tick not in ticks]:
         raise place.error(f"ticks {unticked[0]!r}, which is no tick column of the table")
+    band = float(place.take(raw, "band", (int, float), BAND))
     target = place.one_of(raw, "target", ("", *LETTERS.values()), "")
     if not target and any(column.task == "none" for column in columns):
         raise place.error("target is missing: which data set do these numbers describe?")
@@ -610,7 +628,8 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         place.take(raw, "stage", str, ""),
         place.take(raw, "ref", str, ""),
         place.take(raw, "why", str, ""),
-        float(place.take(raw, "band", (int, float), BAND)),
+        band,
+        place.take(raw, "band_why", str, BAND_WHY.get(band)),
         place.take(raw, "note", str, ""),
     )
 

@@ -207,7 +207,7 @@ def test_one_camera_or_no_cluster_is_recorded_with_counts(cluster: Any, tmp_path
     setting = Setting("paper", {"market": folder, "duke": folder}, weights="scratch")
     stage = tiny(cluster=cluster)
     scores = run(Evaluate(stage, Domain("duke")), setting, tmp_path / "store")
-    assert re.search(r"0 clusters were left at step 1: \d+ were found, and \d+ of 24 images were", scores.collapsed)
+    assert re.search(r"0 of \d+ clusters left at step 1, \d+ of 24 images outliers", scores.collapsed)
     assert scores.numbers["clusters"] == 0
     assert scores.numbers["portion"] == 0
     direct = run(Evaluate(source(), Domain("duke")), setting, tmp_path / "store")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.stage import UserError
-from reproduce.tables import LETTERS, UNLABELLED, Column, Task, read, read_all
+from reproduce.tables import BAND_WHY, LETTERS, UNLABELLED, Column, Task, read, read_all
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -42,6 +42,33 @@ def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
     table = read(write(tmp_path, GOOD)).tables["1"]
     assert table.rows[0].printed == {"m2d": {"mAP": 1.0, "rank1": None}}
     assert table.columns == (Column("m2d", "M to D", "m2d", ("mAP", "rank1")),)
+
+
+def test_a_band_is_the_rows_or_the_tables_or_the_usual_one_and_has_a_reason(tmp_path: Path) -> None:
+    def bands(text: str) -> list[tuple[float, str]]:
+        return [(row.band, row.band_why) for row in read(write(tmp_path, text)).tables["1"].rows]
+
+    other = '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "yes"\nm2d = [1.0, 2.0]\n'
+    assert bands(GOOD) == [(2.0, BAND_WHY[2.0])]
+    of_table = GOOD.replace('checked = "twice"', 'checked = "twice"\nband = 1.5\nband_why = "ten reruns"')
+    of_row = of_table.replace('executed = "yes"', 'executed = "yes"\nband = 0.7\nband_why = "measured"')
+    assert bands(of_row + other) == [(0.7, "measured"), (1.5, "ten reruns")]
+    with pytest.raises(UserError, match="row a: band_why is missing"):
+        read(write(tmp_path, GOOD.replace('executed = "yes"', 'executed = "yes"\nband = 1.5')))
+
+
+def test_claims_become_cases_where_their_cells_can_be_run(tmp_path: Path) -> None:
+    rows = GOOD + '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "yes"\nm2d = [1.0, 2.0]\n'
+    claim = '[[claim]]\nid = "{}"\nwhere = "s"\nsays = "s"\nkind = "order"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
+    text = rows + claim.format("plain") + claim.format("caused") + 'cause = "pose"\n' + claim.format("never")
+    paper = read(write(tmp_path, text + 'testable = "no"\n'))
+    recipe: Any = lambda task, seed: None  # noqa: E731
+    cases = [param.values[0] for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
+    assert [case.id for case in cases] == ["plain", "plain-world2", "caused", "caused-world2", "caused-no-pose"]
+    assert {case.family for case in cases} == {2}
+    assert all(case.paired and case.left.world == case.world for case in cases)
+    assert [str(case.world or "") for case in cases] == ["", "world2", "", "world2", "no-pose"]
+    assert paper.claim_cases({"1": {"a": recipe}}) == []
 
 
 def test_cases_of_withdrawn_data_are_marked() -> None:
