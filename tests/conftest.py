@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from reproduce.artifacts import Training
 from reproduce.engine import Engine, Job
 from reproduce.runner import Site
+from reproduce.stage import Stage
 
 torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None)
@@ -75,3 +78,37 @@ def engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine]) -> Callable[..., None]:
+    """Checks that a training which was killed and goes on ends with the bits, history and facts of an uncut one."""
+
+    def check(stage: Stage[Training], folders: Mapping[str, Path], message: int, later: float) -> None:
+        """Kill it `later` seconds after its message of that number."""
+        heard: list[str] = []
+
+        def killer(job: Job) -> None:
+            if job.stage is stage:
+                heard.append(job.status)
+                if len(heard) == message and job.status == "running":
+                    time.sleep(later)
+                    os.kill(first._children[0].process.pid, 9)
+
+        first = engine(on_change=killer, save_every=0, folders=folders)
+        first.submit([stage])
+        assert first.wait(stage).status == "failed"
+        second = engine(save_every=0, folders=folders)
+        uncut = Engine(Site(tmp_path / "uncut", folders=folders), logs=tmp_path / "uncut-logs")
+        for pool in (second, uncut):
+            pool.submit([stage])
+            assert pool.wait(stage).status == "done"
+        uncut.close()
+        left, right = second.store.load(stage), uncut.store.load(stage)
+        assert left.checkpoints.keys() == right.checkpoints.keys()
+        for moment, weights in left.checkpoints.items():
+            assert all(torch.equal(weights[name], right.checkpoints[moment][name]) for name in weights)
+        assert left.facts == right.facts
+        assert second.store.history(stage) == uncut.store.history(stage)
+
+    return check

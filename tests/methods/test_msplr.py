@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from methods.blocks.labels import normalised_by_camera
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
-from reproduce.engine import Engine, Job
 from reproduce.evaluation import Evaluate
 from reproduce.runner import Site, Store, build
 from reproduce.setting import Setting
@@ -222,41 +219,13 @@ def test_fewer_clusters_than_a_batch_takes(setting: Setting, tmp_path: Path) -> 
     assert history(stage, setting, tmp_path)[0]["clusters"] == 2
 
 
-def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
-    loaded = store.load(stage)
-    return {f"{at}/{name}": tensor for at, weights in loaded.checkpoints.items() for name, tensor in weights.items()}
-
-
 @pytest.mark.parametrize(("message", "later"), [(3, 0.0), (6, 0.01), (9, 0.0), (11, 0.02), (14, 0.0)])
 def test_killed_at_any_moment_it_ends_with_the_same_bits(
-    setting: Setting, tmp_path: Path, engine: Callable[..., Engine], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     """Killed in frozen and other epochs and between steps, whose numbers of clusters differ."""
-    first_stage, stage = (setting.resolve(it) for it in (source(), tiny(cluster=DBSCAN(Rho(0.1), 2), select=False)))
-    heard: list[str] = []
-
-    def killer(job: Job) -> None:
-        if job.stage is stage:
-            heard.append(job.status)
-            if len(heard) == message and job.status == "running":
-                time.sleep(later)
-                os.kill(first._children[0].process.pid, 9)
-
-    first = engine(on_change=killer, save_every=0, folders=setting.paths())
-    first.submit([first_stage, stage])
-    assert first.wait(stage).status == "failed"
-    second = engine(save_every=0, folders=setting.paths())
-    second.submit([stage])
-    assert second.wait(stage).status == "done"
-    uncut = Engine(Site(tmp_path / "uncut", folders=setting.paths()), logs=tmp_path / "uncut-logs")
-    uncut.submit([stage])
-    assert uncut.wait(stage).status == "done"
-    left, right = weights_of(second.store, stage), weights_of(uncut.store, stage)
-    uncut.close()
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-    assert second.store.history(stage) == Store(tmp_path / "uncut").history(stage)
-    assert second.store.load(stage).facts == Store(tmp_path / "uncut").load(stage).facts
+    stage = setting.resolve(tiny(cluster=DBSCAN(Rho(0.1), 2), select=False))
+    killed_equals_uncut(stage, setting.paths(), message, later)
 
 
 def test_the_docstring_lists_every_deviation() -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from methods import supervised
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Erase
-from reproduce.engine import Engine, Job
+from reproduce.engine import Engine
 from reproduce.evaluation import Evaluate
 from reproduce.runner import Site, Store, build
 from reproduce.setting import Setting
@@ -94,33 +92,11 @@ def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (4, 0.007), (5, 0.02), (6, 0.0), (7, 0.013), (8, 0.0)])
 def test_killed_at_any_step_it_ends_with_the_same_bits(
-    setting: Setting, tmp_path: Path, engine: Callable[..., Engine], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     """Killed when it starts, between epochs, and some milliseconds into one: while it trains, evaluates or saves."""
     stage = setting.resolve(tiny(Domain("market"), epochs=4))
-    heard: list[str] = []
-
-    def killer(job: Job) -> None:
-        heard.append(job.status)
-        if len(heard) == message and job.status == "running":
-            time.sleep(later)
-            os.kill(first._children[0].process.pid, 9)
-
-    first = engine(on_change=killer, save_every=0, folders=setting.paths())
-    first.submit([stage])
-    assert first.wait(stage).status == "failed"
-    second = engine(save_every=0, folders=setting.paths())
-    second.submit([stage])
-    assert second.wait(stage).status == "done"
-
-    uncut = Engine(Site(tmp_path / "uncut", folders=setting.paths()), logs=tmp_path / "uncut-logs")
-    uncut.submit([stage])
-    assert uncut.wait(stage).status == "done"
-    left, right = weights_of(second.store, stage), weights_of(uncut.store, stage)
-    uncut.close()
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
-    assert second.store.history(stage) == Store(tmp_path / "uncut").history(stage)
+    killed_equals_uncut(stage, setting.paths(), message, later)
 
 
 def test_jobs_and_order_do_not_change_a_bit(setting: Setting, tmp_path: Path) -> None:

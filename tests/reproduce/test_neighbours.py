@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,6 @@ from reproduce.neighbours import Graph, jaccard_graph, nearest
 from reproduce.stage import UserError
 
 VARIANTS = ["spcl", "mmt", "udap"]
-
-
-@pytest.fixture(scope="module", params=["scipy", "compiled"])
-def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The sparse work once by scipy and once by compiled loops."""
-    if request.param == "compiled":
-        pytest.importorskip("numba", reason="numba is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_COMPILED", 0 if request.param == "compiled" else math.inf)
-        yield request.param
 
 
 def clustered(n: int, columns: int = 32, seed: int = 0, *, identities: int | None = None, signed: bool = False) -> Any:

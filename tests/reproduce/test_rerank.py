@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,6 @@ from reproduce import evaluation, neighbours
 from reproduce.evaluation import Rerank, evaluate_embeddings, evaluate_ranking
 from reproduce.neighbours import distances, rerank
 from reproduce.stage import UserError
-
-
-@pytest.fixture(scope="module", params=["scipy", "compiled"])
-def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The sparse work once by scipy and once by compiled loops."""
-    if request.param == "compiled":
-        pytest.importorskip("numba", reason="numba is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_COMPILED", 0 if request.param == "compiled" else math.inf)
-        yield request.param
 
 
 def people(count: int, columns: int = 24, seed: int = 0) -> Any:
