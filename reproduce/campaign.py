@@ -273,6 +273,7 @@ class Campaign:
             "printed": dict(case.printed),
             "band": case.row.band,
             "band_why": case.row.band_why,
+            "collapses": case.row.collapses,
             "measured": {},
             "reasons": [],
             "deviations": [],

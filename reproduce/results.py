@@ -68,8 +68,12 @@ def judge(printed: Printed, measured: Sequence[Mapping[str, float]], band: float
 
 
 def passes(result: Result) -> bool:
-    """Whether a case's test passes; what is not comparable with the printed number cannot fail by it."""
-    return result["verdict"] in PASSING or (result["verdict"] == "collapsed" and bool(result["reasons"]))
+    """Whether a case's test passes.
+
+    What is not comparable with the printed number cannot fail by it, and what the paper says collapses may.
+    """
+    may_collapse = bool(result["reasons"]) or result.get("collapses", False)
+    return result["verdict"] in PASSING or (result["verdict"] == "collapsed" and may_collapse)
 
 
 def describe(case: Case) -> dict[str, str]:

@@ -115,6 +115,7 @@ class Row:
         band: how far, in percent points, a measured number may lie from the printed one; the table's unless the row
             names one.
         band_why: the reason, and its source.
+        collapses: whether the paper reports that this row's training falls apart; then it may.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Row:
     band: float = BAND
     band_why: str = BAND_WHY[BAND]
     note: str = ""
+    collapses: bool = False
 
 
 @dataclass(frozen=True)
@@ -594,6 +596,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "why",
         "band",
         "band_why",
+        "collapses",
         "note",
     )
     place.only(raw, *known, *names)
@@ -631,6 +634,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         band,
         place.take(raw, "band_why", str, BAND_WHY.get(band)),
         place.take(raw, "note", str, ""),
+        place.take(raw, "collapses", bool, False),
     )
 
 

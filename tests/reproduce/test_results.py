@@ -40,6 +40,11 @@ def test_what_passes(verdict: str, reasons: list[str], passes: bool) -> None:
     assert results.passes({"verdict": verdict, "reasons": reasons}) is passes
 
 
+def test_a_row_that_collapsed_in_its_paper_may() -> None:
+    assert results.passes({"verdict": "collapsed", "reasons": [], "collapses": True})
+    assert not results.passes({"verdict": "below", "reasons": [], "collapses": True})
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
