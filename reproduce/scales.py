@@ -36,13 +36,14 @@ class Scale:
     Attributes:
         does: what it is for, in one line.
         shorten: epochs, milestones and evaluation periods are multiplied by this.
-        longest: and epochs, iterations and rounds (of labelling and training) are then cut to this many.
+        longest: and epochs and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
         narrow: whether the narrow net stands for the backbone.
         batch: at most this many identities in a batch.
         published: whether published weights are used.
-        ids: a drawn domain has one in this many of the published identities.
+        ids: a drawn domain has one in this many of the published identities, and an epoch that is counted in iterations
+            as many fewer of them.
     """
 
     does: str
@@ -80,6 +81,7 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
         "rounds": cut,
+        "iterations": lambda value: max(1, round(value / scale.ids)),
         "period": lambda value: max(1, round(value * scale.shorten)),
         "milestones": lambda value: (
             tuple(round(epoch * scale.shorten) for epoch in value)

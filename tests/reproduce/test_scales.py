@@ -42,6 +42,16 @@ def test_medium_keeps_the_backbone_and_halves_the_image() -> None:
     assert (stage.backbone, stage.weights, stage.input, stage.augment.pad) == ("resnet50_ibn_a", None, (128, 64), 5)
 
 
+@pytest.mark.parametrize(
+    ("scale", "rounds", "iterations"), [("smoke", 2, 7), ("small", 10, 29), ("medium", 10, 100), ("trial", 2, 400)]
+)
+def test_rounds_are_printed_ones_and_iterations_follow_the_data(scale: str, rounds: int, iterations: int) -> None:
+    by_role = at_scale(SCALES[scale])
+    assert by_role("rounds", 10, None) == rounds
+    assert by_role("iterations", 400, None) == iterations
+    assert by_role("iterations", 1, None) == 1
+
+
 def test_the_experiment_itself_is_left_alone() -> None:
     """Losses, sampling and regularisation are the method; no scale touches them."""
     free = {field.name for field in dataclasses.fields(supervised.Train) if "role" not in field.metadata} - {"augment"}
