@@ -81,6 +81,39 @@ def batch_hard_triplet(
     return (F.softplus(excess) if margin == "soft" else (margin + excess).relu()).mean()
 
 
+def soft_cross_entropy(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against the softmax of another network's logits (MMT: Ge et al., ICLR 2020, section 3.2).
+
+    Args:
+        logits: (B, C).
+        reference: (B, C), which gets no gradient.
+    """
+    return F.cross_entropy(logits, reference.detach().softmax(1))
+
+
+def soft_triplet(features: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the softmax over (d_ap, d_an) against another network's (MMT: Ge et al., ICLR 2020, section 3.2).
+
+    The hardest pairs are mined by the features' own distances; the other network's distances are those of the same
+    pairs. Where it is certain (d_an far above d_ap) the rest is `batch_hard_triplet` with margin "soft".
+
+    Args:
+        features: (B, D), compared as they are (Euclidean distance, no normalisation).
+        reference: (B, D'), the other network's features of the same images, which get no gradient.
+        labels: (B,).
+
+    Returns:
+        The mean over all anchors. One without an image of another label adds 0.
+    """
+    pairs = hardest(distances(features), labels)
+    known = pairs.negative < torch.inf
+    others = distances(reference.detach())
+    anchors = torch.arange(len(labels), device=labels.device)
+    wanted = (others[anchors, pairs.positive_index] - others[anchors, pairs.negative_index]).sigmoid()
+    excess = (pairs.positive - pairs.negative).masked_fill(~known, 0)
+    return F.binary_cross_entropy_with_logits(excess, wanted, known.to(excess))
+
+
 class CentreLoss(nn.Module):
     """Mean squared distance of features to the centre of their class (Wen et al., ECCV 2016, without their 1/2).
 

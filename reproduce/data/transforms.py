@@ -70,11 +70,48 @@ class Augment:
             raise ValueError(f"not a recipe for augmentation: {self}")
 
 
+@dataclass(frozen=True)
+class Colour:
+    """Colour distortion: jitter, then grey, of SimCLR (Chen et al., ICML 2020, appendix A).
+
+    The defaults are SimCLR's strength 0.5, which is also MoCo v2's. A jittered image takes the four changes once each,
+    in an order drawn for it. Values are cut to 0 .. 255 after each and rounded after none.
+    """
+
+    p: float = 0.8
+    """Probability that an image is jittered."""
+    brightness: float = 0.4
+    """The factor on all values is drawn evenly between 1 - this, but not below 0, and 1 + this; so for the next two."""
+    contrast: float = 0.4
+    """Of the factor on the differences to the mean grey of the image."""
+    saturation: float = 0.4
+    """Of the factor on the differences to the grey of the pixel."""
+    hue: float = 0.1
+    """The hue is turned by at most this part of the circle, either way."""
+    grey: float = 0.2
+    """Probability that an image, jittered or not, loses its colours (luma of ITU-R BT.601)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability and no strength."""
+        chances = 0 <= self.p <= 1 and 0 <= self.grey <= 1
+        if not chances or min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
+            raise ValueError(f"not a recipe for colour distortion: {self}")
+
+
+@dataclass(frozen=True)
+class Distort(Augment):
+    """As `Augment`, with colours distorted between the crop and the normalisation."""
+
+    colour: Colour | None = None
+
+
 TRIES = 20
 """Rectangles drawn for an image; the first that fits is erased, and if none does the image stays whole. The original
 draws up to 100; with 256 x 128 images and the default recipe all of 20 fail once in 1e25."""
 
 _FLIP, _TOP, _LEFT, _ERASE, _ERASE_TOP, _ERASE_LEFT, _TRIES = range(7)
+_JITTER = _TRIES + 2 * TRIES
+_FACTORS, _ORDER, _GREY = _JITTER + 1, _JITTER + 5, _JITTER + 9
 COLUMNS = 64
 """Numbers drawn for an image, used or not: a recipe without erasing flips and crops as one with it, and a transform
 that takes spare columns leaves the draws of the others alone."""
@@ -91,7 +128,7 @@ def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -> torch.Tensor:
-    """Each image mirrored, moved, normalised and erased at random.
+    """Each image mirrored, moved, distorted in colour, normalised and erased at random.
 
     All numbers are drawn on the CPU in one (B, 64) table, so image i's depend on the generator's state and on i
     alone, whatever the batch size and the device.
@@ -120,7 +157,10 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
     columns = torch.where(flip > 0, width - 1 - columns, columns)
     source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     moved = images.flatten(2).gather(2, source.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
-    output = _normalised(moved * inside, recipe.pixels)
+    moved = moved * inside
+    if isinstance(recipe, Distort) and recipe.colour:
+        moved = _distorted(moved, draws, recipe.colour)
+    output = _normalised(moved, recipe.pixels)
 
     if recipe.erase:
         fill = torch.tensor(recipe.erase.fill, device=device).view(3, 1, 1)
@@ -143,6 +183,60 @@ def _normalised(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
 
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (pixels.mean, pixels.std))
     return images.float() * (1 / (255 * std)) - mean / std
+
+
+def _distorted(images: torch.Tensor, draws: torch.Tensor, recipe: Colour) -> torch.Tensor:
+    """Images (B, 3, H, W) of 0 .. 255 in other colours, as float32."""
+    import torch
+
+    output = images.float()
+    strengths = recipe.brightness, recipe.contrast, recipe.saturation
+    ends = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths] + [(-recipe.hue, recipe.hue)]
+    changes = _brightened, _contrasted, _saturated, _turned
+    jittered = draws[:, _JITTER] < recipe.p
+    order = draws[:, _ORDER : _ORDER + len(changes)].argsort(1)
+    for turn in range(len(changes)):
+        for kind, change in enumerate(changes):
+            rows = (jittered & (order[:, turn] == kind)).nonzero().flatten()
+            factors = _between(ends[kind], draws[rows, _FACTORS + kind]).to(output).view(-1, 1, 1, 1)
+            rows = rows.to(output.device)
+            output[rows] = change(output[rows], factors)
+    grey = (draws[:, _GREY] < recipe.grey).to(output.device).view(-1, 1, 1, 1)
+    return torch.where(grey, _grey(output), output)
+
+
+def _brightened(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    return (factors * images).clamp(0, 255)
+
+
+def _contrasted(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    return (factors * images + (1 - factors) * _grey(images).mean((2, 3), keepdim=True)).clamp(0, 255)
+
+
+def _saturated(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    return (factors * images + (1 - factors) * _grey(images)).clamp(0, 255)
+
+
+def _turned(images: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+    """Hue, saturation and value with the hue turned by parts (B, 1, 1, 1) of the circle, back as colours."""
+    import torch
+
+    red, green, blue = torch.split(images, 1, 1)
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    divisor = torch.where(chroma > 0, chroma, 1)
+    after_red = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    hue = torch.where(value == red, (green - blue) / divisor, after_red) + 6 * parts  # in sixths of the circle
+    place = (torch.tensor([5, 3, 1], device=images.device).view(3, 1, 1) + hue) % 6
+    return value - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    """Luma (B, 1, H, W) of images (B, 3, H, W)."""
+    import torch
+
+    red, green, blue = torch.split(images, 1, 1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _boxes(draws: torch.Tensor, recipe: Erase | None, height: int, width: int) -> torch.Tensor:

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from methods.blocks.losses import CentreLoss, batch_hard_triplet, distances, hardest, smoothed_cross_entropy
+from methods.blocks.losses import (
+    CentreLoss,
+    batch_hard_triplet,
+    distances,
+    hardest,
+    smoothed_cross_entropy,
+    soft_cross_entropy,
+    soft_triplet,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -129,6 +137,74 @@ def test_distances(seed: int, scale: float) -> None:
     expected = torch.tensor([[max(math.dist(a, b), 1e-6) for b in features.tolist()] for a in features.tolist()])
     torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=1e-6)
     assert (found.diagonal() == 1e-6).all()
+
+
+def softmax(values: list[float]) -> list[float]:
+    raised = [math.exp(value) for value in values]
+    return [value / sum(raised) for value in raised]
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), classes=st.integers(1, 6))
+def test_soft_cross_entropy(seed: int, classes: int) -> None:
+    logits, reference = 3 * normal(5, classes, seed=seed), 3 * normal(5, classes, seed=seed + 1000)
+    total = 0.0
+    for row, other in zip(logits.tolist(), reference.tolist(), strict=True):
+        total -= sum(q * math.log(p) for p, q in zip(softmax(row), softmax(other), strict=True))
+    assert soft_cross_entropy(logits, reference).item() == pytest.approx(total / 5, rel=1e-12, abs=1e-12)
+
+
+def loop_soft_triplet(features: list[list[float]], reference: list[list[float]], labels: list[int]) -> float:
+    total = 0.0
+    for anchor, label in enumerate(labels):
+        lengths = [max(math.dist(features[anchor], other), 1e-6) for other in features]
+        others = [max(math.dist(reference[anchor], other), 1e-6) for other in reference]
+        same = [at for at, other in enumerate(labels) if other == label]
+        rest = [at for at, other in enumerate(labels) if other != label]
+        if rest:
+            far, near = max(same, key=lengths.__getitem__), min(rest, key=lengths.__getitem__)
+            own, wanted = softmax([lengths[far], lengths[near]]), softmax([others[far], others[near]])
+            total -= sum(q * math.log(p) for p, q in zip(own, wanted, strict=True))
+    return total / len(labels)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), labels=st.lists(st.integers(0, 3), min_size=1, max_size=9))
+def test_soft_triplet(seed: int, labels: list[int]) -> None:
+    features, reference = normal(len(labels), 3, seed=seed), normal(len(labels), 5, seed=seed + 1000)
+    found = soft_triplet(features, reference, torch.tensor(labels))
+    expected = loop_soft_triplet(features.tolist(), reference.tolist(), labels)
+    assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 2, 2], [0, 0, 0, 0, 0, 0]])
+def test_soft_losses_have_their_gradients_and_give_the_reference_none(labels: list[int]) -> None:
+    reference, wanted = normal(6, 3, seed=1).requires_grad_(), torch.tensor(labels)
+    for loss in (
+        lambda features, other: soft_cross_entropy(features, other),
+        lambda features, other: soft_triplet(features, other, wanted),
+    ):
+        features = normal(6, 3).requires_grad_()
+        assert gradcheck(lambda features, loss=loss: loss(features, reference), features)
+        loss(features, reference).backward()
+        assert torch.isfinite(features.grad).all()
+    assert reference.grad is None
+
+
+def test_a_certain_reference_gives_the_hard_triplet() -> None:
+    features, labels = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    reference = 1000.0 * torch.nn.functional.one_hot(labels).double()
+    hard = batch_hard_triplet(features, labels, "soft")
+    assert soft_triplet(features, reference, labels).item() == pytest.approx(hard.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 1]])
+def test_soft_triplets_of_collapsed_features_have_finite_gradients(labels: list[int]) -> None:
+    features = torch.ones(4, 3, requires_grad=True)
+    loss = soft_triplet(features, torch.zeros(4, 3), torch.tensor(labels))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2) if labels[-1] else 0)
+    assert torch.isfinite(features.grad).all()
 
 
 def test_centre_loss_is_a_mean_of_squares_for_the_features_alone() -> None:
