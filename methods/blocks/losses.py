@@ -92,7 +92,7 @@ def soft_cross_entropy(logits: torch.Tensor, reference: torch.Tensor) -> torch.T
 
 
 def soft_triplet(features: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the softmax over (d_ap, d_an) against another network's (MMT: Ge et al., ICLR 2020, section 3.2).
+    """Cross-entropy of the softmax over (d_ap, d_an) against another network's (MMT, section 3.2).
 
     The hardest pairs are mined by the features' own distances; the other network's distances are those of the same
     pairs. Where it is certain (d_an far above d_ap) the rest is `batch_hard_triplet` with margin "soft".

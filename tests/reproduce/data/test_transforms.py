@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 import math
 import subprocess
@@ -16,12 +17,50 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from reproduce.data.sampling import generator
-from reproduce.data.transforms import COLUMNS, LUPERSON, TRIES, Augment, Erase, augment, normalise
+from reproduce.data.transforms import (
+    COLUMNS,
+    LUPERSON,
+    TRIES,
+    Augment,
+    Colour,
+    Distort,
+    Erase,
+    Pixels,
+    augment,
+    normalise,
+)
 from reproduce.stage import spec
 
 
 def pictures(count: int, height: int = 24, width: int = 10) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, height, width), generator=generator(0, "pictures"), dtype=torch.uint8)
+
+
+def luma(pixel: list[float]) -> float:
+    return 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
+
+
+def slow_colours(values: np.ndarray, recipe: Colour, row: list[float]) -> np.ndarray:
+    """An image (H, W, 3) of 0 .. 1 distorted pixel by pixel; `row` is its table from the jitter's gate on."""
+    gate, *factors = row[:5]
+    grey, order = row[9], sorted(range(4), key=lambda kind: row[5 + kind])
+    pixels = values.reshape(-1, 3).tolist()
+    for kind in order if gate < recipe.p else ():
+        if kind == 3:
+            for pixel in pixels:
+                hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+                pixel[:] = colorsys.hsv_to_rgb((hue + recipe.hue * (2 * factors[3] - 1)) % 1, saturation, value)
+            continue
+        strength = (recipe.brightness, recipe.contrast, recipe.saturation)[kind]
+        low = max(0, 1 - strength)
+        factor = low + (1 + strength - low) * factors[kind]
+        mean = sum(map(luma, pixels)) / len(pixels)
+        for pixel in pixels:
+            base = (0, mean, luma(pixel))[kind]
+            pixel[:] = [min(max(base + factor * (channel - base), 0), 1) for channel in pixel]
+    if grey < recipe.grey:
+        pixels = [3 * [luma(pixel)] for pixel in pixels]
+    return np.array(pixels).reshape(values.shape)
 
 
 def slow(images: torch.Tensor, recipe: Augment, random: torch.Generator) -> np.ndarray:
@@ -37,6 +76,8 @@ def slow(images: torch.Tensor, recipe: Augment, random: torch.Generator) -> np.n
         picture = ImageOps.expand(picture, recipe.pad)
         x, y = int(left * (2 * recipe.pad + 1)), int(top * (2 * recipe.pad + 1))
         values = np.asarray(picture.crop((x, y, x + width, y + height))) / 255
+        if isinstance(recipe, Distort) and recipe.colour:
+            values = slow_colours(values, recipe.colour, tries[2 * TRIES :])
         erase = recipe.erase
         if erase and erase.when == "after":
             values = (values - mean) / std
@@ -92,8 +133,96 @@ def test_any_size_and_padding(size: tuple[int, int], pad: int, p: float, when: s
     np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(seed)), rtol=0, atol=2e-6)
 
 
-def test_an_image_depends_on_its_position_alone() -> None:
-    images, recipe = pictures(20), Augment(pad=3, erase=Erase())
+DISTORTIONS = [
+    Colour(),
+    Colour(p=1, grey=0),
+    Colour(p=0, grey=1),
+    Colour(p=1, brightness=0.9, contrast=0, saturation=0, hue=0, grey=0),
+    Colour(p=1, brightness=0, contrast=2, saturation=0, hue=0, grey=0),
+    Colour(p=1, brightness=0, contrast=0, saturation=2, hue=0, grey=0),
+    Colour(p=1, brightness=0, contrast=0, saturation=0, hue=0.5, grey=0),
+]
+
+
+@pytest.mark.parametrize("colour", DISTORTIONS, ids=str)
+def test_colours_of_batches_are_those_of_single_images(colour: Colour) -> None:
+    images = pictures(64)
+    images[:4] = images[:4, :1]  # greys have no hue
+    images[4], images[5], images[6, 1:] = 0, 255, 0
+    recipe = Distort(pad=2, erase=Erase(), colour=colour)
+    found = augment(images, recipe, generator(1, "augment"))
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-5)
+
+
+PLAIN = Pixels(mean=(0, 0, 0), std=(1 / 255,) * 3)
+"""Leaves pixels between 0 and 255."""
+
+
+def test_no_strength_changes_no_colour() -> None:
+    images = pictures(64)
+    still = Colour(p=1, brightness=0, contrast=0, saturation=0, hue=0, grey=0)
+    found = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=still), generator(1))
+    torch.testing.assert_close(found, images.float(), rtol=0, atol=1e-3)
+    never = Distort(pad=3, erase=Erase(), colour=Colour(p=0, grey=0))
+    for same in (never, Distort(pad=3, erase=Erase())):
+        assert torch.equal(
+            augment(images, same, generator(1)), augment(images, Augment(pad=3, erase=Erase()), generator(1))
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    strengths=st.tuples(*3 * [st.floats(0, 5)]), hue=st.floats(0, 0.5), grey=st.floats(0, 1), seed=st.integers(0, 99)
+)
+def test_colours_stay_in_range(strengths: tuple[float, float, float], hue: float, grey: float, seed: int) -> None:
+    recipe = Distort(flip=0, pad=0, pixels=PLAIN, colour=Colour(1, *strengths, hue, grey))
+    found = augment(pictures(6, 5, 4), recipe, generator(seed))
+    assert found.isfinite().all()
+    assert found.min() >= -1e-3
+    assert found.max() <= 255 + 1e-3
+
+
+def test_colours_keep_flips_crops_and_erasing() -> None:
+    """The geometry of a black and white picture shows through, whatever its colours."""
+    images = pictures(64) // 128 * 255
+    images[:] = images[:, :1]
+    plain = Augment(pad=3, erase=Erase(p=1, fill=(9, 9, 9)))
+    one = augment(images, plain, generator(1))
+    other = augment(
+        images, Distort(pad=3, erase=plain.erase, colour=Colour(brightness=0.3, contrast=0.3)), generator(1)
+    )
+    assert torch.equal(one == 9, other == 9)
+    assert torch.equal(one > 0, other > 0)
+
+
+def test_how_often_colours_change() -> None:
+    images = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4000, 1, 2, 2)
+    found = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=Colour()), generator(1))
+    grey = (found.amax(1) - found.amin(1)).amax((1, 2)) < 1e-3
+    assert grey.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    same = (found - images).abs().amax((1, 2, 3)) < 1e-3
+    assert same.float().mean().item() == pytest.approx(0.2 * 0.8, abs=0.03)
+    brighter = Colour(p=1, contrast=0, saturation=0, hue=0, grey=0, brightness=0.2)
+    factors = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=brighter), generator(1))[:, 0, 0, 0] / 200
+    assert factors.min().item() == pytest.approx(0.8, abs=0.01)
+    assert factors.max().item() == pytest.approx(1.2, abs=0.01)
+    assert factors.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_order_of_changes_differs_from_image_to_image() -> None:
+    images = pictures(1, 4, 4).repeat(64, 1, 1, 1)
+    recipe = Colour(p=1, grey=0)
+    table = torch.rand(64, COLUMNS, generator=generator(1), dtype=torch.float64)
+    orders = {tuple(row) for row in table[:, 6 + 2 * TRIES + 5 :][:, :4].argsort(1).tolist()}
+    assert len(orders) > 15
+    assert not torch.equal(*augment(images, Distort(flip=0, pad=0, colour=recipe), generator(1))[:2])
+
+
+@pytest.mark.parametrize("recipe", [Augment(pad=3, erase=Erase()), Distort(pad=3, erase=Erase(), colour=Colour())])
+def test_an_image_depends_on_its_position_alone(recipe: Augment) -> None:
+    images = pictures(20)
     whole = augment(images, recipe, generator(1))
     for count in (1, 7, 16):
         assert torch.equal(augment(images[:count], recipe, generator(1)), whole[:count])
@@ -170,6 +299,23 @@ def test_impossible_erasing_is_refused(wrong: dict[str, Any]) -> None:
 def test_impossible_augmentation_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a recipe for augmentation"):
         Augment(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"p": 1.5}, {"grey": -0.1}, {"brightness": -1}, {"contrast": -1}, {"saturation": -1}, {"hue": 0.6}],
+    ids=str,
+)
+def test_impossible_colours_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a recipe for colour distortion"):
+        Colour(**wrong)
+
+
+def test_colours_are_another_recipe() -> None:
+    """What has none keeps its description, and with it the keys of stages that were run before there were any."""
+    assert set(spec(Augment())) == {"type", "flip", "pad", "erase", "pixels"}
+    assert spec(Distort(colour=Colour()))["colour"]["hue"] == 0.1
+    assert spec(Distort()) != spec(Augment())
 
 
 def test_importing_recipes_and_samplers_needs_no_torch() -> None:
