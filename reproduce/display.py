@@ -54,6 +54,8 @@ def _words(stage: Stage[Any]) -> list[str]:
                 words.append(f"on {value.name}" if name == "on" else value.name)
             case Stage():
                 words.extend(_words(value))
+            case tuple():
+                words.extend(word for part in value if isinstance(part, Stage) for word in _words(part))
             case int() if name == "seed":
                 words.append(f"seed {value}")
     return [*words, stage.detail] if stage.detail else words

@@ -40,7 +40,7 @@ class Scale:
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
         narrow: whether the narrow net stands for the backbone.
-        batch: at most this many identities in a batch.
+        batch: at most this many identities in a batch; of images without identities four times as many.
         published: whether published weights are used.
         ids: a drawn domain has one in this many of the published identities, and an epoch that is counted in iterations
             as many fewer of them.
@@ -92,6 +92,7 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
         "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
         "pixels": lambda value: round(value / scale.shrink),
         "backbone": lambda value: STEMS[value] if scale.narrow else value,
+        "images": lambda value: value if scale.batch is None else min(value, 4 * scale.batch),
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
         WEIGHTS: lambda value: value if scale.published else None,
     }

@@ -10,6 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib"}
 LIGHT = [
+    "methods.mmt",
+    "methods.msplr",
+    "methods.simclr",
+    "methods.sptd",
     "reproduce.plugin",
     "reproduce.cli",
     "reproduce.evaluation",

@@ -1,0 +1,89 @@
+"""Learning from images without labels: each image against itself and all others, as two views of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from reproduce.data.sampling import generator, normal
+
+if TYPE_CHECKING:
+    from methods.blocks.heads import Output, ReID
+
+
+class Objective(Protocol):
+    """A loss on two views of unlabelled images that a method takes as a guest: a frozen value."""
+
+    plain: ClassVar[bool]
+    """Whether the first view is the image as it is; if not, both are augmented."""
+
+    def start(self, net: ReID, count: int, seed: int) -> nn.Module | None:
+        """What is trained beside the network and dropped with the objective, for `count` images; None for nothing."""
+        ...
+
+    def loss(self, head: nn.Module | None, first: Output, second: Output, indices: torch.Tensor) -> torch.Tensor:
+        """The mean over a batch.
+
+        Args:
+            head: what `start` made.
+            first: what the network gives for the first view of the images, in training.
+            second: for the second view.
+            indices: (B,) which of the images these are, 0 .. count - 1.
+        """
+        ...
+
+
+def index_classifier(net: ReID, count: int, *, seed: int) -> nn.Linear:
+    """A classifier of embeddings with a class for each of `count` images: linear, without bias, from N(0, 0.001)."""
+    head = nn.Linear(net.channels, count, bias=False, device="meta")
+    weight = 0.001 * normal((count, net.channels), seed, "init", "index classifier")
+    head.weight = nn.Parameter(weight.to(net.classifier.weight))
+    return head
+
+
+def divergence(target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of two softmax distributions (SPTD, equation 2).
+
+    Args:
+        target: logits (B, C) of R.
+        prediction: logits (B, C) of Q.
+
+    Returns:
+        The mean over the batch of the sum over j of R(j) log(R(j) / Q(j)). The gradient flows to both.
+    """
+    return F.kl_div(prediction.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Cross-entropy of each view's other view among all other views (Chen et al., SimCLR, ICML 2020, equation 1).
+
+    Args:
+        first: (B, D) one view of each image; its length does not matter.
+        second: (B, D) the other.
+        temperature: what cosines are divided by.
+
+    Returns:
+        The mean over the 2B views. Image i's views are each other's only positive; a view is never its own negative.
+    """
+    rows = F.normalize(torch.cat([first, second]))
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    logits = (rows @ rows.T / temperature).masked_fill(itself, -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(rows), device=rows.device).roll(len(first)))
+
+
+class Projection(nn.Sequential):
+    """SimCLR's head: linear, ReLU, linear, with biases and without normalisation, channels -> channels -> width.
+
+    Weights and biases start as torch's own linear layers do, U(-1, 1) over the root of the inputs.
+    """
+
+    def __init__(self, channels: int, width: int, *, seed: int) -> None:
+        super().__init__(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, width))
+        reach = channels**-0.5
+        for name, parameter in self.named_parameters():
+            place = generator(seed, "init", "projection", name)
+            drawn = torch.rand(parameter.shape, generator=place, dtype=torch.float64)
+            parameter.data = (reach * (2 * drawn - 1)).to(parameter)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from methods import simclr, sptd
+from methods.blocks.backbones import build as backbone
+from methods.blocks.heads import Output, ReID
+from reproduce.data.domains import Domain
+from reproduce.data.transforms import Augment, Colour, Distort, Erase
+from reproduce.runner import Site, Store, build
+from reproduce.setting import Setting
+from reproduce.stage import spec
+
+GOLDEN = [5.199209098845769, 4.97925902111476]
+"""Losses of two epochs of two iterations in float64, as the objective of SPTD's pre-training."""
+
+
+def tiny(**changes: Any) -> sptd.Pretrain:
+    stage = sptd.Pretrain(
+        Domain("market"),
+        Domain("duke"),
+        simclr.NTXent(),
+        backbone="narrow",
+        weights=None,
+        input=(32, 16),
+        P=6,
+        K=4,
+        target_batch=8,
+        epochs=2,
+        iterations=2,
+        milestones=(1,),
+        warmup=0,
+        bn_group=None,
+        eval_every=1,
+        augment=Augment(pad=2),
+        strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
+    )
+    return replace(stage, **changes)
+
+
+@pytest.fixture
+def setting(tiny_domain: Path) -> Setting:
+    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
+
+
+def run(stage: Any, setting: Setting, root: Path) -> tuple[Any, list[dict[str, float]]]:
+    stage = setting.resolve(stage)
+    build(stage, Site(root, folders=setting.paths()), lambda _: None)
+    return Store(root).load(stage), Store(root).history(stage)
+
+
+def test_golden(setting: Setting, tmp_path: Path) -> None:
+    _, history = run(tiny(precision="float64"), setting, tmp_path)
+    found = [entry["loss"] for entry in history]
+    assert found == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
+
+
+def test_the_loss_equals_slow_loops() -> None:
+    """The head and the loss on features before the neck, in float64 from number to number."""
+    net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
+    objective = simclr.NTXent(temperature=0.3, width=6)
+    head = objective.start(net, 99, 1)
+    features = torch.randn(8, net.channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    first, second = (Output(part, torch.empty(0), torch.empty(0)) for part in features.split(4))
+    found = objective.loss(head, first, second, torch.arange(4))
+
+    weights = [parameter.tolist() for parameter in head.parameters()]
+    views = []
+    for row in features.tolist():
+        for matrix, bias in (weights[:2], weights[2:]):
+            row = [sum(a * b for a, b in zip(row, line, strict=True)) + c for line, c in zip(matrix, bias, strict=True)]
+            row = [max(value, 0) for value in row] if matrix is weights[0] else row
+        views.append([value / math.hypot(*row) for value in row])
+    total = 0.0
+    for at, view in enumerate(views):
+        similar = [math.exp(sum(a * b for a, b in zip(view, other, strict=True)) / 0.3) for other in views]
+        total -= math.log(similar[(at + 4) % 8] / (sum(similar) - similar[at]))
+    assert found.item() == pytest.approx(total / 8, rel=1e-9)
+
+
+def test_it_learns_and_its_head_is_dropped(setting: Setting, tmp_path: Path) -> None:
+    stage = tiny(
+        epochs=12,
+        iterations=4,
+        target_batch=18,
+        milestones=(),
+        lr=3e-3,
+        eval_every=12,
+        augment=Augment(flip=0.0, pad=0),
+        views=sptd.Views(erase=False, colour=False),
+    )
+    training, history = run(stage, setting, tmp_path)
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert history[-1]["objective"] < 0.8 * history[0]["objective"]
+    assert set(training.checkpoints["last"]) == set(stage.network(6).state_dict())
+
+
+def test_fields_are_a_recipe(setting: Setting, tmp_path: Path) -> None:
+    """Temperature and width change the objective from the first step on, and not the source's loss."""
+    found = {}
+    for objective in (simclr.NTXent(), simclr.NTXent(temperature=0.5), simclr.NTXent(width=16)):
+        stage = tiny(objective=objective, epochs=1, iterations=1, precision="float64")
+        _, (entry,) = run(stage, setting, tmp_path)
+        found[spec(stage)["key"]] = entry["objective"], round(entry["loss"] - entry["objective"], 9)
+    assert len({objective for objective, _ in found.values()}) == 3
+    assert len({source for _, source in found.values()}) == 1
+    assert tiny().detail == "SimCLR 0.1, RF RE CD RC"
+
+
+@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.01)])
+def test_killed_at_any_step_it_ends_with_the_same_bits(
+    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+) -> None:
+    stage = setting.resolve(tiny(epochs=4))
+    killed_equals_uncut(stage, setting.paths(), message, later)
+
+
+def test_the_docstring_lists_every_deviation() -> None:
+    text = simclr.__doc__ or ""
+    assert re.search(r"^Paper: ", text, re.MULTILINE)
+    assert re.search(r"^Code: ", text, re.MULTILINE)
+    listed = [
+        " ".join(entry.split()) for entry in text.partition("\nDeviates:\n")[2].removeprefix("    - ").split("\n    - ")
+    ]
+    assert len(listed) == 2
+    assert all(line[0].isupper() and line.endswith(".") for line in listed)
