@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import statistics
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reproduce import claims, results
-from reproduce.display import SHOWN, Display, claims_summary, label, means, summary
+from reproduce.display import SHOWN, Display, claims_summary, clock, label, means, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
 from reproduce.results import Result
 from reproduce.runner import Site, Store
@@ -144,12 +146,30 @@ class Campaign:
             reporter,
             f"{_count(len(self.plans), 'row')} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
         )
+        took = self._took()
+        unknown = expected = 0.0
         for stage in stages:
             users = sum(any(stage.key == it.key for it in closure(plan.values())) for plan in self.plans.values())
+            seconds = took.get(_kind(label(stage)))
+            if not store.has(stage):
+                expected, unknown = expected + (seconds or 0), unknown + (seconds is None)
             status = "in store" if store.has(stage) else "to run"
-            self._say(reporter, f"  {stage.key}  {status:8}  {users} row{'s' * (users != 1):1}  {label(stage)}")
+            time = f"{clock(seconds) if seconds is not None else '?':>7}"
+            self._say(reporter, f"  {stage.key}  {status:8}  {time}  {users} row{'s' * (users != 1):1}  {label(stage)}")
+        others = f", and {_count(round(unknown), 'stage')} that no recorded run tells of" if unknown else ""
+        self._say(reporter, f"to run: {clock(expected)} of stage time, as recorded runs took{others}")
         for case, blocked in self.blocked.items():
             self._say(reporter, f"  blocked({blocked.want})  {case.paper} table {case.table} {case.id}: {blocked}")
+
+    def _took(self) -> dict[str, float]:
+        """Median seconds of each kind of stage at this scale, in recorded results and in those of earlier runs here."""
+        earlier = results.read(self.out / "results") if (self.out / "results").is_dir() else []
+        seconds: dict[str, list[float]] = {}
+        for result in (*self.recorded, *earlier):
+            if result["identity"].get("scale") == self.setting.scale:
+                for entry in result["stages"]:
+                    seconds.setdefault(_kind(entry["label"]), []).append(entry["provenance"]["wall_s"])
+        return {kind: statistics.median(several) for kind, several in seconds.items()}
 
     def judge(self, case: Case | ClaimCase, properties: list[tuple[str, object]]) -> None:
         """Wait for a case, record and judge it.
@@ -387,9 +407,11 @@ class Campaign:
 
 
 def deviations(stage: Stage[Any]) -> list[str]:
-    """The entries under `Deviates:` in the docstring of the module that defines a stage."""
-    text = (sys.modules[type(stage).__module__].__doc__ or "").partition("\nDeviates:\n")[2]
-    entries = [" ".join(entry.split()) for entry in text.split("\n    - ")]
+    """The entries under `Deviates:` in the docstrings of the modules that define a stage and the values it holds."""
+    values = [stage, *(value for value in vars(stage).values() if is_dataclass(value) and not isinstance(value, Stage))]
+    texts = [sys.modules[name].__doc__ or "" for name in dict.fromkeys(type(value).__module__ for value in values)]
+    listed = [entry for text in texts for entry in text.partition("\nDeviates:\n")[2].split("\n    - ")]
+    entries = [" ".join(entry.split()) for entry in listed]
     return [entry.removeprefix("- ") for entry in entries if entry]
 
 
@@ -404,6 +426,11 @@ def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
         "provenance": record["provenance"],
         "history": store.history(stage),
     }
+
+
+def _kind(label: str) -> str:
+    """The label of a stage without its seeds."""
+    return re.sub(r",? seed \d+", "", label)
 
 
 def _count(number: int, noun: str) -> str:

@@ -132,3 +132,14 @@ def test_the_docstring_lists_every_deviation() -> None:
     ]
     assert len(listed) == 2
     assert all(line[0].isupper() and line.endswith(".") for line in listed)
+
+
+def test_a_guests_deviations_are_listed_with_its_hosts() -> None:
+    from reproduce.campaign import deviations
+
+    alone = deviations(sptd.Pretrain(Domain("market"), Domain("duke")))
+    guest = deviations(sptd.Pretrain(Domain("market"), Domain("duke"), objective=simclr.NTXent()))
+    listed = (simclr.__doc__ or "").partition("Deviates:")[2].count("\n    - ")
+    assert listed
+    assert guest[: len(alone)] == alone
+    assert len(guest) == len(alone) + listed

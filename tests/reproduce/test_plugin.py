@@ -434,8 +434,13 @@ def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
     code, output = run(suites, "--plan", "-k", "table1 and plain", "--seeds", "1,2")
     assert code == 0
     assert "2 rows at scale smoke: 5 distinct stages" in output
-    assert output.count("to run") == 5
+    assert output.count("to run  ") == 5
+    assert "to run: 0:00 of stage time, as recorded runs took, and 5 stages that no recorded run tells of" in output
     assert not (suites.parent / "build" / "results").exists()
+    assert run(suites, "-k", "table1 and plain and m2d")[0] == 0
+    code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--seeds", "2", "--store", "elsewhere")
+    assert code == 0
+    assert "as recorded runs took\n" in output, "earlier runs here tell how long it takes"
 
 
 def test_xdist_workers_become_jobs(suites: Path) -> None:

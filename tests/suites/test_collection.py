@@ -63,7 +63,7 @@ def test_rows_that_build_on_each_other_share_their_stages() -> None:
     done = python("-m", "pytest", "suites/test_msplr.py", "-k", "m2d and not claims", "--plan", "--scale", "small")
     assert done.returncode == 0, done.stdout
     words = [line.split() for line in done.stdout.splitlines() if " row" in line and ("to run" in line)]
-    names = [line[line.index("run") + 3] for line in words]
+    names = [line[line.index("run") + 4] for line in words]
     assert names.count("standins.StandIn") == 2
     assert names.count("supervised.Train") == 1
     assert names.count("msplr.Adapt") == 4
