@@ -219,7 +219,7 @@ def test_fewer_clusters_than_a_batch_takes(setting: Setting, tmp_path: Path) -> 
     assert history(stage, setting, tmp_path)[0]["clusters"] == 2
 
 
-@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (6, 0.01), (9, 0.0), (11, 0.02), (14, 0.0)])
+@pytest.mark.parametrize(("message", "later"), [(1, 0.05), (2, 0.0), (4, 0.01), (5, 0.0), (6, 0.02), (8, 0.0)])
 def test_killed_at_any_moment_it_ends_with_the_same_bits(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:

@@ -58,9 +58,10 @@ def test_supervised_rows_stand_beside_both_directions() -> None:
     }
 
 
-def test_rows_that_build_on_each_other_share_their_stages() -> None:
+def test_rows_that_build_on_each_other_share_their_stages(tmp_path: Path) -> None:
     """One source, one raw training that +DA and +PL read, one with selection, one with normalisation; seven scores."""
-    done = python("-m", "pytest", "suites/test_msplr.py", "-k", "m2d and not claims", "--plan", "--scale", "small")
+    options = ["-k", "m2d and not claims", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
+    done = python("-m", "pytest", "suites/test_msplr.py", *options)
     assert done.returncode == 0, done.stdout
     words = [line.split() for line in done.stdout.splitlines() if " row" in line and ("to run" in line)]
     names = [line[line.index("run") + 4] for line in words]
