@@ -201,6 +201,7 @@ class Pretrain(Trained):
     def run(self, env: Env) -> Training:
         import torch
 
+        from methods.blocks.heads import network
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
@@ -219,7 +220,7 @@ class Pretrain(Trained):
             unlabelled = Images(target.root, target.train, self.input, env.device)
 
         dtype = getattr(torch, self.precision)
-        net = self.network(len(classes), env).to(env.device, dtype)
+        net = network(self, len(classes), env).to(env.device, dtype)
         head = guest.start(net, len(unlabelled), self.seed) if guest else None
         learning = [*net.parameters(), *(head.parameters() if head else ())]
         optimizer = torch.optim.Adam(learning, lr=self.lr, weight_decay=self.weight_decay)
@@ -286,23 +287,10 @@ class Pretrain(Trained):
             views[0] = normalise(images, recipe.pixels)
         return [view.to(getattr(torch, self.precision)) for view in views]
 
-    def network(self, classes: int, env: Env | None = None) -> ReID:
-        from methods.blocks import backbones
-        from methods.blocks.heads import ReID
-        from methods.blocks.norm import group_batch_norm
-
-        weights = env.weights(self.weights) if env and self.weights else None
-        backbone = backbones.build(
-            self.backbone, last_stride=self.last_stride, stem_relu=self.stem_relu, seed=self.seed, weights=weights
-        )
-        return group_batch_norm(ReID(backbone, classes, seed=self.seed), self.bn_group)
-
     def embedder(self, training: Training, at: str) -> nn.Module:
-        import torch
+        from methods.blocks.heads import restored
 
-        net = self.network(training.facts["classes"]).to(getattr(torch, self.precision))
-        net.load_state_dict(training.checkpoints[at])
-        return net.eval()
+        return restored(self, training, at)
 
 
 def together(net: ReID, groups: list[Tensor]) -> list[Output]:

@@ -23,8 +23,6 @@ from reproduce.stage import Env, role
 if TYPE_CHECKING:
     from torch import nn
 
-    from methods.blocks.heads import ReID
-
 
 @dataclass(frozen=True)
 class Train(Trained):
@@ -80,6 +78,7 @@ class Train(Trained):
     def run(self, env: Env) -> Training:
         import torch
 
+        from methods.blocks.heads import network
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
@@ -93,7 +92,7 @@ class Train(Trained):
         labels = torch.tensor([classes[image.pid] for image in data.train])
 
         dtype = getattr(torch, self.precision)
-        net = self.network(len(classes), env).to(env.device, dtype)
+        net = network(self, len(classes), env).to(env.device, dtype)
         centres = CentreLoss(len(classes), net.channels, seed=self.seed).to(env.device, dtype)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})
@@ -130,20 +129,7 @@ class Train(Trained):
 
         return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
 
-    def network(self, classes: int, env: Env | None = None) -> ReID:
-        from methods.blocks import backbones
-        from methods.blocks.heads import ReID
-        from methods.blocks.norm import group_batch_norm
-
-        weights = env.weights(self.weights) if env and self.weights else None
-        backbone = backbones.build(
-            self.backbone, last_stride=self.last_stride, stem_relu=self.stem_relu, seed=self.seed, weights=weights
-        )
-        return group_batch_norm(ReID(backbone, classes, seed=self.seed), self.bn_group)
-
     def embedder(self, training: Training, at: str) -> nn.Module:
-        import torch
+        from methods.blocks.heads import restored
 
-        net = self.network(training.facts["classes"]).to(getattr(torch, self.precision))
-        net.load_state_dict(training.checkpoints[at])
-        return net.eval()
+        return restored(self, training, at)

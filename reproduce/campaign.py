@@ -48,6 +48,7 @@ class Campaign:
     results: dict[Path, Result] = field(default_factory=dict)
     tried: dict[Path, Result] = field(default_factory=dict)
     measured: dict[Case, Result] = field(default_factory=dict)
+    compared: dict[ClaimCase, list[claims.Compared]] = field(default_factory=dict)
     recorded: list[Result] = field(default_factory=list)
     engine: Engine | None = None
     report: Path | None = None
@@ -256,8 +257,10 @@ class Campaign:
         properties += [("verdict", verdict), ("p", p_adjusted)]
 
     def _differences(self, case: ClaimCase) -> list[claims.Compared]:
-        left, *rights = (self._scores(cell) for cell in case.cells)
-        return claims.compare(case.claim, left, rights, paired=case.paired)
+        if case not in self.compared:
+            left, *rights = (self._scores(cell) for cell in case.cells)
+            self.compared[case] = claims.compare(case.claim, left, rights, paired=case.paired)
+        return self.compared[case]
 
     def _scores(self, case: Case) -> dict[int, Scores]:
         assert self.engine

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
+from methods.blocks import backbones
+from methods.blocks.norm import group_batch_norm
 from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
     from methods.blocks.backbones import Backbone
+    from reproduce.artifacts import Training
+    from reproduce.stage import Env
 
 
 def pool(maps: torch.Tensor) -> torch.Tensor:
@@ -73,3 +77,25 @@ class ReID(nn.Module):
         features = pool(self.backbone(images))
         embedding = self.neck(features)
         return Output(features, embedding, self.classifier(embedding)) if self.training else embedding
+
+
+def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
+    """The network of a training with its initial weights.
+
+    Args:
+        recipe: the stage, with the fields `backbone`, `weights`, `stem_relu`, `last_stride`, `seed` and `bn_group`.
+        classes: outputs of the classifier.
+        env: knows the files of published weights; None to do without, where a training is put back anyway.
+    """
+    weights = env.weights(recipe.weights) if env and recipe.weights else None
+    backbone = backbones.build(
+        recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
+    )
+    return group_batch_norm(ReID(backbone, classes, seed=recipe.seed), recipe.bn_group)
+
+
+def restored(recipe: Any, training: Training, at: str) -> ReID:
+    """The network of one moment of a training in evaluation mode, in the `precision` of its recipe."""
+    net = network(recipe, training.facts["classes"]).to(getattr(torch, recipe.precision))
+    net.load_state_dict(training.checkpoints[at])
+    return net.eval()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import sklearn.cluster
 import torch
+from runs import history, run, source
 
 from methods import mmt, supervised
 from methods.blocks import losses, momentum
+from methods.blocks.heads import network
 from methods.blocks.norm import GroupedBatchNorm
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data import transforms
@@ -20,7 +22,7 @@ from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Erase
 from reproduce.evaluation import Evaluate
 from reproduce.neighbours import jaccard_graph
-from reproduce.runner import Site, Store, build
+from reproduce.runner import Site, build
 from reproduce.setting import Setting
 from reproduce.stage import closure
 
@@ -29,22 +31,6 @@ GOLDEN = {
     DBSCAN(Rho(0.1), 2): [4.947149361156012, 5.230461181044026],
 }
 """Losses of two epochs in float64."""
-
-
-def source(**changes: Any) -> supervised.Train:
-    stage = supervised.Train(
-        Domain("market"),
-        backbone="narrow_ibn_a",
-        weights=None,
-        input=(32, 16),
-        P=6,
-        epochs=2,
-        milestones=(1,),
-        warmup=0,
-        eval_every=2,
-        augment=Augment(pad=2),
-    )
-    return replace(stage, **changes)
 
 
 def pair(**changes: Any) -> tuple[supervised.Train, supervised.Train]:
@@ -65,22 +51,6 @@ def tiny(**changes: Any) -> mmt.Adapt:
         augment=Augment(pad=2, erase=Erase()),
     )
     return replace(stage, **changes)
-
-
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
-
-
-def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
-    stage = setting.resolve(stage)
-    for needed in closure([stage]):
-        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
-    return Store(root).load(stage)
-
-
-def history(stage: Any, setting: Setting, root: Path) -> list[dict[str, float]]:
-    return Store(root).history(setting.resolve(stage))
 
 
 @pytest.mark.parametrize("cluster", GOLDEN)
@@ -143,7 +113,7 @@ def test_kmeans_takes_the_average_as_it_is() -> None:
 @pytest.mark.parametrize("cluster", [KMeans(k=12), DBSCAN(Rho(1e-2))])
 def test_classifiers_of_all_four_nets_are_the_normalised_means(cluster: Any) -> None:
     stage = tiny(cluster=cluster)
-    nets = [source(seed=seed).network(7) for seed in range(1, 5)]
+    nets = [network(source(seed=seed), 7) for seed in range(1, 5)]
     wide = nets[0].channels
     one, two = (torch.nn.functional.pad(rows, (0, wide - 16)) for rows in embeddings())
     rows, labels, _ = stage.guess([one, two], None)

@@ -11,36 +11,19 @@ import PIL.Image
 import pytest
 import sklearn.cluster
 import torch
+from runs import history, run, source
 
-from methods import msplr, supervised
+from methods import msplr
 from methods.blocks import schedules
 from methods.blocks.labels import normalised_by_camera
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site, Store, build
 from reproduce.setting import Setting
-from reproduce.stage import closure
 
 GOLDEN = [2.1179119410217973, 1.9873145113719264]
 """Losses of two epochs in float64, one frozen and one not."""
-
-
-def source(**changes: Any) -> supervised.Train:
-    stage = supervised.Train(
-        Domain("market"),
-        backbone="narrow_ibn_a",
-        weights=None,
-        input=(32, 16),
-        P=6,
-        epochs=2,
-        milestones=(1,),
-        warmup=0,
-        eval_every=2,
-        augment=Augment(pad=2),
-    )
-    return replace(stage, **changes)
 
 
 def tiny(**changes: Any) -> msplr.Adapt:
@@ -61,11 +44,6 @@ def tiny(**changes: Any) -> msplr.Adapt:
     return replace(stage, **changes)
 
 
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
-
-
 def one_camera(folder: Path) -> Path:
     """A domain whose training images are all of one camera."""
     random = np.random.default_rng(0)
@@ -77,17 +55,6 @@ def one_camera(folder: Path) -> Path:
                 pixels = random.integers(0, 256, (32, 16, 3), np.uint8)
                 PIL.Image.fromarray(pixels).save(folder / split / f"{pid:04}_c{camera}s1_{frame:06}_00.png")
     return folder
-
-
-def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
-    stage = setting.resolve(stage)
-    for needed in closure([stage]):
-        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
-    return Store(root).load(stage)
-
-
-def history(stage: Any, setting: Setting, root: Path) -> list[dict[str, float]]:
-    return Store(root).history(setting.resolve(stage))
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:

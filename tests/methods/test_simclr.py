@@ -12,7 +12,7 @@ import torch
 
 from methods import simclr, sptd
 from methods.blocks.backbones import build as backbone
-from methods.blocks.heads import Output, ReID
+from methods.blocks.heads import Output, ReID, network
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.runner import Site, Store, build
@@ -44,11 +44,6 @@ def tiny(**changes: Any) -> sptd.Pretrain:
         strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
     )
     return replace(stage, **changes)
-
-
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
 
 
 def run(stage: Any, setting: Setting, root: Path) -> tuple[Any, list[dict[str, float]]]:
@@ -100,7 +95,7 @@ def test_it_learns_and_its_head_is_dropped(setting: Setting, tmp_path: Path) -> 
     training, history = run(stage, setting, tmp_path)
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert history[-1]["objective"] < 0.8 * history[0]["objective"]
-    assert set(training.checkpoints["last"]) == set(stage.network(6).state_dict())
+    assert set(training.checkpoints["last"]) == set(network(stage, 6).state_dict())
 
 
 def test_fields_are_a_recipe(setting: Setting, tmp_path: Path) -> None:

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from runs import history, run
 from torch.autograd import gradcheck
 from torch.nn.functional import linear
 
 from methods import simclr, sptd
 from methods.blocks import losses
 from methods.blocks.backbones import build as backbone
-from methods.blocks.heads import Output, ReID
+from methods.blocks.heads import Output, ReID, network
 from reproduce.data import transforms
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site, Store, build
 from reproduce.scales import SCALES, at_scale
 from reproduce.setting import Setting
-from reproduce.stage import UserError, closure, rewrite, spec
+from reproduce.stage import UserError, rewrite, spec
 
 GOLDEN = [6.380123174906291, 6.188625634361262]
 """Losses of two epochs of two iterations in float64."""
@@ -52,22 +52,6 @@ def tiny(**changes: Any) -> sptd.Pretrain:
         strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
     )
     return replace(stage, **changes)
-
-
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
-
-
-def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
-    stage = setting.resolve(stage)
-    for needed in closure([stage]):
-        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
-    return Store(root).load(stage)
-
-
-def history(stage: Any, setting: Setting, root: Path) -> list[dict[str, float]]:
-    return Store(root).history(setting.resolve(stage))
 
 
 def differing(left: Any, right: Any) -> set[str]:
@@ -144,7 +128,7 @@ def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
     assert set(training.checkpoints) == {"last", "best on source"}
     assert training.facts == {"classes": 6}
     for weights in training.checkpoints.values():
-        assert set(weights) == set(stage.network(6).state_dict())
+        assert set(weights) == set(network(stage, 6).state_dict())
         assert weights["classifier.weight"].shape[0] == 6
     entries = history(stage, setting, tmp_path)
     best = max(entry["mAP"] for entry in entries)

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from runs import run
 
 from methods import supervised
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Erase
 from reproduce.engine import Engine
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site, Store, build
+from reproduce.runner import Site, Store
 from reproduce.setting import Setting
-from reproduce.stage import UserError, closure
+from reproduce.stage import UserError
 
 GOLDEN = [2.5489304930098213, 2.773225063641739]
 """Losses of two iterations in float64, one an epoch."""
@@ -37,18 +38,6 @@ def tiny(domain: Any, **changes: Any) -> supervised.Train:
         augment=Augment(pad=2, erase=Erase()),
     )
     return replace(stage, **changes)
-
-
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    return Setting("paper", {"market": tiny_domain}, weights="scratch")
-
-
-def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
-    stage = setting.resolve(stage)
-    for needed in closure([stage]):
-        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
-    return Store(root).load(stage)
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
