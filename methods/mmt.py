@@ -41,7 +41,8 @@ class Adapt(Trained):
 
     Attributes:
         init: what trained the two source models: students 1 and 2, and their mean nets, start as their networks.
-        target: the domain to adapt to; its training labels are read for the purity alone.
+        target: the domain to adapt to; its training labels are read to measure pseudo labels alone: their purity, and
+            `first_labels`, the adjusted Rand index in percent of the first epoch's.
         cluster: DBSCAN on Jaccard distances (its eps is settled at the first epoch) or k-means.
         seed: of batches and augmentation.
         at: the moment of `init` whose networks are taken.
@@ -57,6 +58,7 @@ class Adapt(Trained):
             each of the published code's four GPUs had.
         augment: of the training images, drawn twice for each.
         input: height and width in pixels.
+        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
 
     init: tuple[Any, Any]
@@ -79,6 +81,7 @@ class Adapt(Trained):
     bn_group: int | None = 16
     augment: Augment = Augment(erase=Erase(when="after"))
     input: tuple[int, int] = role("input", (256, 128))
+    precision: str = role("precision", "float32")
 
     @property
     def work(self) -> float:
@@ -99,6 +102,7 @@ class Adapt(Trained):
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy, soft_cross_entropy, soft_triplet
         from methods.blocks.momentum import follow, warmed
         from methods.blocks.norm import group_batch_norm
+        from methods.blocks.precision import dtype_of, in_precision
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator
         from reproduce.data.transforms import augment
@@ -107,19 +111,23 @@ class Adapt(Trained):
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
         camids = [image.camid for image in data.train]
-        nets = [source.embedder(env.get(source), self.at).to(env.device) for source in self.init]
-        students = [group_batch_norm(net, self.bn_group or self.P * self.K) for net in nets]
-        dtype = students[0].classifier.weight.dtype
+        dtype = dtype_of(self.precision)
+        nets = [in_precision(source.embedder(env.get(source), self.at), self.precision) for source in self.init]
+        students = [group_batch_norm(net.to(env.device), self.bn_group or self.P * self.K) for net in nets]
         state = SimpleNamespace(students=students, means=deepcopy(students), health={}, best={})
-        state.labels, state.eps = np.full(len(images), OUTLIER), None
+        state.labels, state.eps, state.first = np.full(len(images), OUTLIER), None, {}
+        pids = np.array([image.pid for image in data.train])
 
         for epoch in env.epochs(self.epochs, state):
             done, before = epoch + 1, state.labels
             rows, state.labels, state.eps = self.guess([embed(net.eval(), images) for net in state.means], state.eps)
-            state.health = health(state.labels, state.labels, [image.pid for image in data.train])
+            state.health = health(state.labels, state.labels, pids.tolist())
             state.health |= {} if state.eps is None else {"eps": state.eps}
             state.health |= {"agreement": agreement(before, state.labels)} if epoch else {}
             env.log(done, **state.health)
+            if epoch == 0 and pids.min() >= 0:
+                state.first = {"first_labels": 100 * agreement(state.labels, pids)}
+            state.health |= state.first
             P = self.identities(state.labels)
             if P < 2:
                 state.health["collapsed"] = (
@@ -214,8 +222,6 @@ class Adapt(Trained):
                 net.classifier.weight.copy_(centres)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
-        weights = training.checkpoints[at]
-        source = self.init[training.facts.get("net", {}).get(at, 0)]
-        classes = len(weights["classifier.weight"])
-        net: nn.Module = source.embedder(Training({at: weights}, {"classes": classes}), at)
-        return net
+        from methods.blocks.heads import continued
+
+        return continued(self.init[training.facts.get("net", {}).get(at, 0)], training, at, self.precision)

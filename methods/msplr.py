@@ -54,6 +54,7 @@ class Adapt(Trained):
         smoothing, margin, centre_weight, centre_lr: of the loss, as in `supervised.Train` (equation 5).
         augment: of the training images.
         input: height and width in pixels.
+        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
 
     init: Any
@@ -78,6 +79,7 @@ class Adapt(Trained):
     centre_lr: float = 0.5
     augment: Augment = Augment(erase=None)
     input: tuple[int, int] = role("input", (256, 128))
+    precision: str = role("precision", "float32")
 
     @property
     def work(self) -> float:
@@ -94,6 +96,7 @@ class Adapt(Trained):
 
         from methods.blocks.labels import agreement, health
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
+        from methods.blocks.precision import dtype_of, in_precision
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches
@@ -103,8 +106,8 @@ class Adapt(Trained):
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
         camids = [image.camid for image in data.train]
-        net = self.init.embedder(env.get(self.init), "last").to(env.device)
-        dtype = net.classifier.weight.dtype
+        net = in_precision(self.init.embedder(env.get(self.init), "last"), self.precision).to(env.device)
+        dtype = dtype_of(self.precision)
 
         def new_optimizer() -> torch.optim.Optimizer:
             return torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
@@ -208,7 +211,6 @@ class Adapt(Trained):
         return Training(checkpoints, {"health": health})
 
     def embedder(self, training: Training, at: str) -> nn.Module:
-        weights = training.checkpoints[at]
-        classes = len(weights["classifier.weight"])
-        net: nn.Module = self.init.embedder(Training({at: weights}, {"classes": classes}), at)
-        return net
+        from methods.blocks.heads import continued
+
+        return continued(self.init, training, at, self.precision)

@@ -144,7 +144,7 @@ class Pretrain(Trained):
         joint: whether source and target images pass together. Running statistics, which follow the first group of a
             pass, are then of the source alone; with `bn_group=None` all images share their batch statistics.
         bn_group: images that share batch statistics; None for all that pass together.
-        precision: "float32", or "float64" for exact comparisons.
+        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
         eval_every: epochs between two evaluations on the source.
     """
 
@@ -173,7 +173,7 @@ class Pretrain(Trained):
     augment: Augment = Augment()
     joint: bool = False
     bn_group: int | None = 16
-    precision: str = "float32"
+    precision: str = role("precision", "float32")
     eval_every: int = role("period", 40)
 
     def __post_init__(self) -> None:
@@ -203,6 +203,7 @@ class Pretrain(Trained):
 
         from methods.blocks.heads import network
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy
+        from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator, shuffled_batches
@@ -219,8 +220,8 @@ class Pretrain(Trained):
             target = env.open(self.target)
             unlabelled = Images(target.root, target.train, self.input, env.device)
 
-        dtype = getattr(torch, self.precision)
-        net = network(self, len(classes), env).to(env.device, dtype)
+        dtype = dtype_of(self.precision)
+        net = network(self, len(classes), env).to(env.device)
         head = guest.start(net, len(unlabelled), self.seed) if guest else None
         learning = [*net.parameters(), *(head.parameters() if head else ())]
         optimizer = torch.optim.Adam(learning, lr=self.lr, weight_decay=self.weight_decay)
@@ -274,8 +275,7 @@ class Pretrain(Trained):
 
     def two_views(self, images: Tensor, epoch: int, step: int) -> list[Tensor]:
         """Target images (B, 3, H, W) of 0 .. 255 as the objective wants to see them, twice."""
-        import torch
-
+        from methods.blocks.precision import dtype_of
         from reproduce.data.sampling import generator
         from reproduce.data.transforms import augment, normalise
 
@@ -285,7 +285,7 @@ class Pretrain(Trained):
         ]
         if self.guest and self.guest.plain:
             views[0] = normalise(images, recipe.pixels)
-        return [view.to(getattr(torch, self.precision)) for view in views]
+        return [view.to(dtype_of(self.precision)) for view in views]
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         from methods.blocks.heads import restored

@@ -44,7 +44,7 @@ class Train(Trained):
         centre_weight, centre_lr: of the centre loss, on the same features.
         augment: of the training images.
         bn_group: images that share batch statistics; None for the whole batch.
-        precision: "float32", or "float64" for exact comparisons.
+        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
         eval_every: epochs between two evaluations on the domain itself.
     """
 
@@ -68,7 +68,7 @@ class Train(Trained):
     centre_lr: float = 0.5
     augment: Augment = Augment(erase=Erase())
     bn_group: int | None = None
-    precision: str = "float32"
+    precision: str = role("precision", "float32")
     eval_every: int = role("period", 10)
 
     @property
@@ -80,6 +80,7 @@ class Train(Trained):
 
         from methods.blocks.heads import network
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
+        from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches
@@ -91,8 +92,8 @@ class Train(Trained):
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
 
-        dtype = getattr(torch, self.precision)
-        net = network(self, len(classes), env).to(env.device, dtype)
+        dtype = dtype_of(self.precision)
+        net = network(self, len(classes), env).to(env.device)
         centres = CentreLoss(len(classes), net.channels, seed=self.seed).to(env.device, dtype)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})

@@ -15,6 +15,7 @@ from reports.words import (
     claim_verdict,
     is_number,
     metric,
+    row_label,
     scalar,
     signed,
     unique,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = Mapping[tuple[str, str], str]
 """Of rows, by table and row."""
+
+UNTRIED = {"value": "it repeats a printed number, which the verdict of its row decides"}
+"""Why a claim of a kind has no case of its own."""
 
 WIDTH, HEIGHT, EDGE = 190, 20, 8
 """Of the drawing of an interval, in user units."""
@@ -137,7 +141,7 @@ def read_claims(
     written = {str(claim.get("id")): claim for claim in described.get("claim") or () if isinstance(claim, Mapping)}
     written |= {id: mapping(tried[0].get("claim")) for id, tried in found.items() if id not in written}
     labels = {
-        (str(table.get("id")), str(row.get("id"))): str(row.get("label") or row.get("id"))
+        (str(table.get("id")), str(row.get("id"))): row_label(row)
         for table in described.get("table") or ()
         for row in table.get("row") or ()
     }
@@ -165,7 +169,7 @@ def _claim(
         cause=str(claim.get("cause") or ""),
         testable=claim.get("testable") != "no",
         part=why if claim.get("testable") == "part" else "",
-        why=why or "no case of these results tries it",
+        why=why or UNTRIED.get(str(claim.get("kind")), "no case of these results tries it"),
         trials=tuple(_trial(record, span, labels) for record in records),
     )
 

@@ -21,6 +21,7 @@ def finish(
     papers: Path | Mapping[str, Mapping[str, Any]],
     out: Path,
     claims: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Render the results of a run that has just ended.
 
@@ -29,6 +30,7 @@ def finish(
         papers: what the papers print by id, as `read_papers` gives it, or the folder of their TOML files.
         out: where the pages go.
         claims: what came of the papers' claims.
+        figures: what the papers' figures show.
 
     Returns:
         The first HTML page.
@@ -42,7 +44,7 @@ def finish(
     found = read(results) if isinstance(results, Path) else results
     described = read_papers(papers) if isinstance(papers, Path) else papers
     checked = _checked(papers) if isinstance(papers, Path) else None
-    return render(found, described, out, claims=claims, checked=checked)[0]
+    return render(found, described, out, claims=claims, figures=figures, checked=checked)[0]
 
 
 def _checked(suites: Path) -> Mapping[str, Paper] | UserError:
@@ -55,12 +57,31 @@ def _checked(suites: Path) -> Mapping[str, Paper] | UserError:
         return error
 
 
+def _results(folder: Path) -> list[dict[str, Any]]:
+    """The results of a folder; none where a run kept nothing but figures, beside it."""
+    from reproduce.results import read
+
+    return [] if not folder.exists() and _beside(folder, "figures") else read(folder)
+
+
 def _claims(folder: Path) -> list[dict[str, Any]]:
     """The claims of a folder of results; a run keeps them beside it, the recorded ones lie in it."""
     from reproduce.results import read_claims
 
-    beside = folder.parent / "claims"
-    return read_claims(folder) + (read_claims(beside) if folder.name == "results" and beside.is_dir() else [])
+    return [claim for place in (folder, *_beside(folder, "claims")) for claim in read_claims(place)]
+
+
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    """The figures of a folder of results, found as its claims are."""
+    from reproduce.results import read_figures
+
+    return [figure for place in (folder, *_beside(folder, "figures")) for figure in read_figures(place)]
+
+
+def _beside(folder: Path, name: str) -> list[Path]:
+    """The folder of this name that a run keeps beside that of its results, where there is one."""
+    beside = folder.parent / name
+    return [beside] if folder.name == "results" and beside.is_dir() else []
 
 
 def read_papers(suites: Path) -> dict[str, dict[str, Any]]:
@@ -120,16 +141,17 @@ def run(options: argparse.Namespace) -> int:
     """
     from reports.readme import readme_table, update_readme
     from reports.render import render
-    from reproduce.results import read
 
     papers = read_papers(options.suites)
     if options.compare:
         return _compare(options, papers)
     folders = options.results or [Path("build/results")]
-    results = [result for folder in folders for result in read(folder)]
+    results = [result for folder in folders for result in _results(folder)]
     claims = [claim for folder in folders for claim in _claims(folder)]
+    figures = [figure for folder in folders for figure in _figures(folder)]
     checked = _checked(options.suites)
-    for path in render(results, papers, options.out, claims=claims, checked=checked, title=options.title):
+    made = render(results, papers, options.out, claims=claims, figures=figures, checked=checked, title=options.title)
+    for path in made:
         print(path)
     if options.readme is not None:
         changed = update_readme(options.readme, readme_table(results, papers))

@@ -1,7 +1,8 @@
-"""Figures of a paper that show how a method converges, drawn from the runs of the rows they show."""
+"""Figures of a paper: how methods converge, drawn from the runs of the rows they show, and what networks see."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,7 +11,8 @@ from typing import Any, TypeAlias
 from reports.cases import Case
 from reports.curves import Panel, Point, chart
 from reports.identity import mapping
-from reports.words import is_number, slug
+from reports.pictures import Picture, pictures
+from reports.words import is_number, unique
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -32,27 +34,52 @@ class Figure:
     anchor: str
     where: str
     shows: str
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[Drawn, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """How to read its pictures, each kind once."""
+        return tuple(dict.fromkeys(picture.reading for picture in self.pictures if picture.reading))
 
 
-def figures(described: Mapping[str, Any], cases: Sequence[Case], together: Together) -> tuple[Figure, ...]:
-    """The convergence figures that anything was run for.
+def figures(
+    described: Mapping[str, Any],
+    cases: Sequence[Case],
+    together: Together,
+    records: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Figure, ...]:
+    """The figures that anything was run for, in the paper's order, then those that its file does not hold.
 
     Args:
         described: the paper, as its TOML file reads; a figure's rows are spelled "table 3: ours".
         cases: of the paper.
         together: puts cases of one setting together, and names it.
+        records: of what networks see, as `reproduce.results.read_figures` gives them.
     """
+    seen: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        seen.setdefault(str(mapping(record.get("figure")).get("id")), []).append(record)
+    written = {str(figure["id"]): figure for figure in described.get("figure") or ()}
+    written |= {id: mapping(seen[id][0].get("figure")) for id in sorted(seen.keys() - written.keys())}
+    anchors: Counter[str] = Counter()
     found = []
-    for figure in described.get("figure") or ():
-        rows = [str(row) for row in figure.get("rows") or ()]
-        shown = [case for case in cases if _place(case) in rows and case.measured]
-        if figure.get("kind") == "convergence" and shown:
-            drawn = [_drawn(title, rows, figure.get("task") or (), group) for title, group in together(shown)]
-            kept = tuple(each for each in drawn if each.panels)
-            id, where = str(figure["id"]), str(figure.get("where", ""))
-            found.append(Figure(id, f"figure-{slug(id)}", where, str(figure["shows"]), kept))
+    for id, figure in written.items():
+        drawn, shown = _convergence(figure, cases, together), pictures(described, seen.get(id, ()))
+        if drawn is not None or shown:
+            where, shows = str(figure.get("where") or ""), str(figure.get("shows") or "")
+            found.append(Figure(id, unique(f"figure-{id}", anchors), where, shows, drawn or (), shown))
     return tuple(found)
+
+
+def _convergence(figure: Mapping[str, Any], cases: Sequence[Case], together: Together) -> tuple[Drawn, ...] | None:
+    """The panels of a figure, by setting; None where it shows no convergence, or nothing was run for it."""
+    rows = [str(row) for row in figure.get("rows") or ()]
+    shown = [case for case in cases if _place(case) in rows and case.measured]
+    if figure.get("kind") != "convergence" or not shown:
+        return None
+    drawn = [_drawn(title, rows, figure.get("task") or (), group) for title, group in together(shown)]
+    return tuple(each for each in drawn if each.panels)
 
 
 def _place(case: Case) -> str:

@@ -13,12 +13,13 @@ STANDING = frozenset({"collapsed", "drifted"})
 
 if TYPE_CHECKING:
     from reports.claims import Claim
+    from reports.pictures import Picture
     from reports.tables import Row, Setting, Table
 
 
 def grid(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
     """A Markdown table from cells that are escaped already; the first `left` columns are set left, the rest right."""
-    wordy = {"verdict", "seeds of each task"}
+    wordy = {"verdict", "seeds of each task", "nearest images, in order"}
     rules = [":--" if place < left or name in wordy else "--:" for place, name in enumerate(head)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rules, *lines])
 
@@ -101,3 +102,25 @@ def claim_lines(claims: Sequence[Claim]) -> str:
                 lines.append([*head, words.markdown("; ".join(trial.reasons)), "", "", ""])
     headings = ("claim", "world", "verdict", "difference in", "stated", "measured (interval)", "by seed")
     return grid(headings, lines, left=4)
+
+
+def rank_lines(picture: Picture) -> str:
+    """The rank lists of a figure, a line for each query and network."""
+    lines = [
+        [
+            words.markdown(query.image.words) if place == 0 else "",
+            words.markdown(found.network),
+            found.ap,
+            found.signs,
+        ]
+        for query in picture.content.queries
+        for place, found in enumerate(query.lists)
+    ]
+    return grid(["query", "network", "AP", "nearest images, in order"], lines, left=2)
+
+
+def plane_lines(picture: Picture) -> str:
+    """The projections of a figure, a line for each network."""
+    return grid(
+        ["network", "silhouette"], [[words.markdown(it.network), it.silhouette] for it in picture.content.planes]
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -134,3 +134,36 @@ def _fact(name: str, value: Any) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value, or nothing where it is no mapping."""
     return value if isinstance(value, Mapping) else {}
+
+
+def setting_words(identities: Sequence[Identity]) -> str:
+    """What runs that belong together share: scale, data, a subset, weights."""
+    parts = [f"scale {scale}" for scale in dict.fromkeys(identity.scale for identity in identities) if scale]
+    parts.append(data_words(identities))
+    subsets = {identity.record.get("subset") for identity in identities} - {None}
+    parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
+    weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.get("weights")))
+    if weights:
+        parts.append(f"weights {', '.join(weights)}")
+    return ", ".join(part for part in parts if part)
+
+
+def data_words(identities: Sequence[Identity]) -> str:
+    """What the images were, in a few words."""
+    found: dict[str, set[str]] = {}
+    worlds: set[str] = set()
+    for identity in identities:
+        for domain, kind in identity.kinds.items():
+            found.setdefault(kind, set()).add(domain)
+            if kind == "stand-in":
+                entry = identity.data[domain]
+                drawn = (f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}")
+                worlds.add(", ".join((*drawn, *identity.turned)))
+    parts = []
+    if "stand-in" in found:
+        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({'; '.join(sorted(worlds))})")
+    if "folder" in found:
+        parts.append(f"the user's own folders as {listing(sorted(found['folder']))}")
+    if "real" in found:
+        parts.append(f"the published images of {listing(sorted(found['real']))}")
+    return "; ".join(parts)

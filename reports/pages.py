@@ -10,10 +10,12 @@ from typing import Any
 
 from reports.cases import PER_SEED, Case, Result
 from reports.claims import tally
-from reports.identity import DIGEST_SHOWN, SCALES, mapping
+from reports.figures import Figure
+from reports.identity import DIGEST_SHOWN, SCALES, data_words, mapping
 from reports.methods import Method, methods
+from reports.pictures import Picture, distinct
 from reports.stages import provenance_of, seconds_of
-from reports.tables import Paper, data_words, filled, short_name
+from reports.tables import Paper, filled, short_name
 from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, metric
 from reproduce.audit import Finding, audit
 from reproduce.printed import WEIGHTS
@@ -78,6 +80,7 @@ class Page:
 
     Attributes:
         attention: cases that failed, drifted, collapsed or fell short, the worst first.
+        undrawn: figures that ended with an error.
         without: papers that have no results here.
     """
 
@@ -87,6 +90,7 @@ class Page:
     each: tuple[tuple[Paper, Summary], ...]
     next: Step
     attention: tuple[Case, ...]
+    undrawn: tuple[tuple[Paper, Figure, Picture], ...]
     blocked: tuple[tuple[str, tuple[Case, ...]], ...]
     without: tuple[str, ...]
     printed: Printed
@@ -105,6 +109,7 @@ def page(
     title: str,
     claims: Iterable[Mapping[str, Any]] = (),
     checked: Mapping[str, Described] | UserError | None = None,
+    figures: Iterable[Mapping[str, Any]] = (),
 ) -> Page:
     """Work out a page.
 
@@ -115,24 +120,29 @@ def page(
         claims: records of claims that were tried, in any order; equal ones count once.
         checked: the papers as `reproduce.tables` reads them, or what kept it from that; None for neither audit nor
             methods.
+        figures: records of what figures show, in any order; equal ones count once, with their pictures.
     """
     cases = [Case(result, text) for text, result in _distinct(results)]
     tried = [record for _, record in _distinct(claims)]
-    by_paper: dict[str, tuple[list[Case], list[Mapping[str, Any]]]] = {}
+    by_paper: dict[str, tuple[list[Case], list[Mapping[str, Any]], list[Mapping[str, Any]]]] = {}
     for case in cases:
-        by_paper.setdefault(case.paper, ([], []))[0].append(case)
+        by_paper.setdefault(case.paper, ([], [], []))[0].append(case)
     for record in tried:
-        by_paper.setdefault(str(mapping(record.get("claim")).get("paper")), ([], []))[1].append(record)
+        by_paper.setdefault(str(mapping(record.get("claim")).get("paper")), ([], [], []))[1].append(record)
+    for record in distinct(list(figures)):
+        by_paper.setdefault(str(mapping(record.get("figure")).get("paper")), ([], [], []))[2].append(record)
     files = Counter({"index": 1, "audit": 1, "methods": 1, "compare": 1})
     shown = [filled(name, papers.get(name, {}), *by_paper[name], files) for name in sorted(by_paper)]
     ordered = [case for paper in shown for case in paper.cases]
+    drawn = [(paper, figure, picture) for paper in shown for figure in paper.figures for picture in figure.pictures]
     return Page(
         title=title,
-        machine=_machine(ordered),
+        machine=_machine([*ordered, *(picture for _, _, picture in drawn)]),
         whole=_summary(shown),
         each=tuple((paper, _summary([paper])) for paper in shown),
-        next=_next(ordered),
+        next=_next(ordered, [(paper.id, picture) for paper, _, picture in drawn]),
         attention=tuple(sorted((case for case in ordered if case.verdict.word in TROUBLE or case.error), key=_trouble)),
+        undrawn=tuple(found for found in drawn if found[2].error),
         blocked=_blocked(ordered),
         without=tuple(short_name(name, papers[name]) for name in papers if name not in by_paper),
         printed=_printed(checked, shown),
@@ -150,11 +160,12 @@ def _trouble(case: Case) -> int:
 def _summary(papers: Sequence[Paper]) -> Summary:
     cases = [case for paper in papers for case in paper.cases]
     claims = [claim for paper in papers for claim in paper.claims]
+    pictures = _pictures(papers)
     found = Counter(case.verdict for case in cases)
     known = [word for word in VERDICTS.values() if word in found]
     return Summary(
         sentence=_sentence(cases, papers),
-        badges=_badges(cases),
+        badges=(*_badges(cases, pictures), *_private(pictures)),
         cells=_cells(papers),
         verdicts=tuple((word, found[word]) for word in [*known, *(word for word in found if word not in known)]),
         claims=tally(claims),
@@ -174,27 +185,35 @@ def _printed(checked: Mapping[str, Described] | UserError | None, shown: Sequenc
     )
 
 
+def _pictures(papers: Sequence[Paper]) -> list[Picture]:
+    return [picture for paper in papers for figure in paper.figures for picture in figure.pictures]
+
+
 def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
-    if not cases:
+    pictures = _pictures(papers)
+    if not cases and not pictures:
         return "No results yet."
     tables = sum(len(paper.tables) for paper in papers)
-    scales = [scale for scale in SCALES if any(case.identity.scale == scale for case in cases)]
-    scales += sorted({case.identity.scale for case in cases} - set(SCALES) - {""})
-    seeds = sorted({seed for case in cases for seed in case.seeds}, key=lambda seed: (len(seed), seed))
-    parts = [
-        f"{count(len(cases), 'case')} from {count(tables, 'table')} of {listing([paper.short for paper in papers])}"
-    ]
+    drawn = sum(bool(figure.pictures) for paper in papers for figure in paper.figures)
+    identities = [*(case.identity for case in cases), *(picture.identity for picture in pictures)]
+    scales = [scale for scale in SCALES if any(identity.scale == scale for identity in identities)]
+    scales += sorted({identity.scale for identity in identities} - set(SCALES) - {""})
+    known = {*(seed for case in cases for seed in case.seeds), *(it.seed for it in pictures if it.seed)}
+    seeds = sorted(known, key=lambda seed: (len(seed), seed))
+    shown = [f"{count(len(cases), 'case')} from {count(tables, 'table')}"] if cases else []
+    shown += [count(drawn, "figure")] if drawn else []
+    parts = [f"{listing(shown)} of {listing([paper.short for paper in papers])}"]
     if scales:
         parts.append(f"at scale {listing(scales)}")
     if seeds:
         parts.append(f"with training seed{'s' if len(seeds) > 1 else ''} {listing(seeds)}")
-    data = data_words(cases)
+    data = data_words(identities)
     return " ".join(parts) + (f", on {data}." if data else ".")
 
 
-def _machine(cases: Sequence[Case]) -> str:
+def _machine(found: Sequence[Case | Picture]) -> str:
     """Commit, device and time of the whole run in one line; a stage that several cases share counts once."""
-    stages = {str(stage.get("key")): stage for case in cases for stage in case.stages}
+    stages = {str(stage.get("key")): stage for each in found for stage in each.stages}
     records = [provenance_of(stage) for stage in stages.values()]
     commits = dict.fromkeys(
         f"{str(record['commit'])[:DIGEST_SHOWN]}{' with uncommitted changes' if record.get('dirty') else ''}"
@@ -225,10 +244,21 @@ def _machine(cases: Sequence[Case]) -> str:
     return " · ".join(parts)
 
 
-def _badges(cases: Sequence[Case]) -> tuple[Badge, ...]:
+def _private(pictures: Sequence[Picture]) -> tuple[Badge, ...]:
+    shown = sorted({picture.private for picture in pictures} - {""}, reverse=True)
+    if not shown:
+        return ()
+    detail = "Figures show them here: do not publish or pass on this report. Without --pictures they are left out."
+    return (Badge("private", (f"{listing(shown)}: keep these pages to yourself",), detail),)
+
+
+def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, ...]:
     badges = []
     total = len(cases)
     drawn = [case for case in cases if case.identity.on_stand_ins]
+    if not cases and any(picture.identity.on_stand_ins for picture in pictures):
+        detail = "The figures show what networks make of pedestrians drawn by a program."
+        badges.append(Badge("stand-in", ("stand-in data: not comparable with the paper",), detail))
     if drawn:
         share = "Every number here was" if len(drawn) == total else f"{len(drawn)} of {total} cases were"
         badges.append(
@@ -287,8 +317,14 @@ def _blocked(cases: Sequence[Case]) -> tuple[tuple[str, tuple[Case, ...]], ...]:
     return tuple((why, tuple(members)) for why, members in sorted(grouped.items()))
 
 
-def _next(cases: Sequence[Case]) -> Step:
-    """The most useful thing to type now."""
+def _next(cases: Sequence[Case], drawn: Sequence[tuple[str, Picture]]) -> Step:
+    """The most useful thing to type now, after cases, and after figures of papers."""
+    undrawn = next((picture for _, picture in drawn if picture.error and picture.command), None)
+    if undrawn and not any(case.verdict.word == "error" and case.command for case in cases):
+        return Step("Run again the figure that failed; finished stages are kept.", undrawn.command)
+    if not cases and drawn:
+        suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({paper for paper, _ in drawn}))
+        return Step("A figure shows a few images. Measure the rows that it shows.", f"pytest {suites} --scale small")
     if not cases:
         return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
     suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))

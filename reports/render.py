@@ -22,6 +22,7 @@ def render(
     out: Path,
     *,
     claims: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
     checked: Mapping[str, Paper] | UserError | None = None,
     title: str = "reproduce",
 ) -> tuple[Path, Path]:
@@ -35,13 +36,14 @@ def render(
         papers: what the papers print, by the paper's id, as `suites/<paper>.toml` reads.
         out: the folder to write to; made where it is missing.
         claims: records of claims, as `reproduce.results.read_claims` gives them.
+        figures: records of what figures show, as `reproduce.results.read_figures` gives them.
         checked: the papers as `reproduce.tables` reads them, for the audit and the methods; or what is wrong with them.
         title: the heading of the first page.
 
     Returns:
         The paths of the first HTML page and of the Markdown page.
     """
-    page = pages.page(results, papers, title, claims, checked)
+    page = pages.page(results, papers, title, claims, checked, figures)
     folder = out / "report"
     write_all(folder, dict(_html(page)))
     write(out / "report.md", environment().get_template("report.md.j2").render(page=page))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.claims import Claim, read_claims
 from reports.figures import Figure, figures
+from reports.identity import setting_words
 from reports.words import (
     NOTHING,
     Spread,
@@ -18,6 +19,7 @@ from reports.words import (
     listing,
     metric,
     percent,
+    row_label,
     scalar,
     unique,
 )
@@ -161,6 +163,7 @@ def filled(
     described: Mapping[str, Any],
     cases: Sequence[Case],
     claims: Sequence[Mapping[str, Any]],
+    drawings: Sequence[Mapping[str, Any]],
     files: Counter[str],
 ) -> Paper:
     """A paper with what was measured for it.
@@ -170,6 +173,7 @@ def filled(
         described: its TOML file.
         cases: its cases; they learn where they are shown.
         claims: the records of its claims.
+        drawings: the records of its figures.
         files: names of pages that are taken.
     """
     sources = [table for table in described.get("table") or () if isinstance(table, Mapping)]
@@ -195,7 +199,7 @@ def filled(
             if str(table.get("id", "")) in found
         ),
         others=tuple(name for name in known if name not in found),
-        figures=figures(described, cases, lambda shown: [(_setting_title(group), group) for group in _together(shown)]),
+        figures=figures(described, cases, _titled, drawings),
         claims=read_claims(described, claims, anchors),
     )
 
@@ -294,6 +298,11 @@ def _together(cases: Sequence[Case]) -> list[list[Case]]:
     return groups
 
 
+def _titled(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+    """Cases of a paper in groups, as `_together`, each with its title."""
+    return [(setting_words([case.identity for case in group]), group) for group in _together(cases)]
+
+
 def _setting_order(case: Case) -> tuple[Any, ...]:
     return not case.measured, not case.comparable, case.identity.rank, case.order
 
@@ -322,21 +331,9 @@ def _setting(
         cells = tuple(_cell(row, column, found.get((name, column.id))) for column in columns)
         quoted = row.get("source") == "quoted" or row.get("executed") == "no"
         kind = "run" if any(cell.case for cell in cells) else "quoted" if quoted else "not run"
-        shown.append(Row(arrows(str(row.get("label") or name)), kind, marks.get(name, ""), cells))
+        shown.append(Row(row_label(row), kind, marks.get(name, ""), cells))
     reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
-    return Setting(_setting_title(cases), compared, ", ".join(reasons), tuple(shown))
-
-
-def _setting_title(cases: Sequence[Case]) -> str:
-    records = [case.identity.record for case in cases]
-    parts = [f"scale {scale}" for scale in dict.fromkeys(case.identity.scale for case in cases) if scale]
-    parts.append(data_words(cases))
-    subsets = {record.get("subset") for record in records} - {None}
-    parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
-    weights = dict.fromkeys(str(record["weights"]) for record in records if record.get("weights"))
-    if weights:
-        parts.append(f"weights {', '.join(weights)}")
-    return ", ".join(part for part in parts if part)
+    return Setting(setting_words([case.identity for case in cases]), compared, ", ".join(reasons), tuple(shown))
 
 
 def _cell(row: Mapping[str, Any], column: Column, case: Case | None) -> Cell:
@@ -357,24 +354,3 @@ def _cell(row: Mapping[str, Any], column: Column, case: Case | None) -> Cell:
             for found, name in zip(measured, column.metrics, strict=True)
         )
     return Cell(len(column.metrics), texts, case, measured, gaps)
-
-
-def data_words(cases: Sequence[Case]) -> str:
-    """What the images were, in a few words."""
-    found: dict[str, set[str]] = {}
-    worlds: set[str] = set()
-    for identity in (case.identity for case in cases):
-        for domain, kind in identity.kinds.items():
-            found.setdefault(kind, set()).add(domain)
-            if kind == "stand-in":
-                entry = identity.data[domain]
-                drawn = (f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}")
-                worlds.add(", ".join((*drawn, *identity.turned)))
-    parts = []
-    if "stand-in" in found:
-        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({'; '.join(sorted(worlds))})")
-    if "folder" in found:
-        parts.append(f"the user's own folders as {listing(sorted(found['folder']))}")
-    if "real" in found:
-        parts.append(f"the published images of {listing(sorted(found['real']))}")
-    return "; ".join(parts)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jinja2
 from markupsafe import Markup, escape
 
-from reports import claims, curves, grids, words
+from reports import claims, curves, grids, pictures, words
 
 
 @cache
@@ -38,11 +38,16 @@ def environment() -> jinja2.Environment:
         "measured_lines": grids.measured_lines,
         "printed_lines": grids.printed_lines,
         "claim_lines": grids.claim_lines,
+        "rank_lines": grids.rank_lines,
+        "plane_lines": grids.plane_lines,
     }
     made.globals["size"] = SimpleNamespace(
         width=curves.WIDTH, height=curves.HEIGHT, left=curves.LEFT, right=curves.PLOT_RIGHT, bottom=curves.PLOT_BOTTOM
     )
     made.globals["span"] = SimpleNamespace(width=claims.WIDTH, height=claims.HEIGHT)
+    made.globals["error_verdict"] = words.verdict("error")
+    made.globals["plane_side"] = pictures.PLANE
+    made.globals["heat_scale"] = pictures.scale
     return made
 
 

@@ -78,7 +78,9 @@ METRICS: Mapping[str, str] = {
     "rank20": "rank-20",
     "mAP": "mAP",
     "mINP": "mINP",
+    "separation": "separation",
     "portion": "images kept",
+    "first_labels": "labels at the start",
     "found": "clusters before selection",
     "median": "median cluster",
     "largest": "largest cluster",
@@ -98,6 +100,13 @@ def claim_verdict(word: str) -> Verdict:
 def metric(name: str) -> str:
     """How a metric is called in a heading: `rank1` becomes `rank-1`."""
     return METRICS.get(name, name)
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """A row of a paper's TOML file as `reproduce.tables.full_label` calls it, with real arrows."""
+    stage = f"{row['stage']}: " if row.get("stage") else ""
+    ticks = f" ({' + '.join(map(str, row['ticks']))})" if row.get("ticks") else ""
+    return arrows(f"{stage}{row.get('label') or row.get('id')}{ticks}")
 
 
 def arrows(text: str) -> str:

@@ -74,6 +74,8 @@ class Scores(Artifact):
         first: rank of each query's first match (Q,), from 1; 0 where a query has no match.
         queries: how many queries were ranked.
         unmatched: how many of them have no match in the gallery.
+        separated: how far each query's matches lie apart from other identities (Q,), a fraction as
+            `evaluation.evaluate_ranking` has it; NaN where a query has no match. None where nobody measured it.
         health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
             empty where there were none.
         collapsed: why the training could not go on; empty where it could.
@@ -90,12 +92,18 @@ class Scores(Artifact):
     unmatched: int
     health: Mapping[str, float] = dataclasses.field(default_factory=dict)
     collapsed: str = ""
+    separated: NDArray[np.float64] | None = None
 
     @property
     def numbers(self) -> dict[str, float | int]:
-        """Every number but the values per query."""
+        """Every number but the values per query, and the mean separation in percent."""
+        import numpy as np
+
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in told.items() if isinstance(value, (int, float))} | dict(self.health)
+        numbers = {name: value for name, value in told.items() if isinstance(value, (int, float))}
+        if self.separated is not None:
+            numbers["separation"] = 100 * float(np.nanmean(self.separated))
+        return numbers | dict(self.health)
 
     def save(self, folder: Path) -> None:
         import numpy as np
@@ -105,18 +113,19 @@ class Scores(Artifact):
             "ap": np.ascontiguousarray(self.ap, np.float64),
             "first": np.ascontiguousarray(self.first, np.int64),
         }
+        if self.separated is not None:
+            by_query["separated"] = np.ascontiguousarray(self.separated, np.float64)
         save_file(by_query, folder / "queries.safetensors")
-        told = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in by_query
-        }
+        arrays = {"ap", "first", "separated"}
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in arrays}
         _write_json(folder / "scores.json", told | {"health": dict(self.health)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         from safetensors.numpy import load_file
 
-        by_query = load_file(folder / "queries.safetensors")
-        return cls(ap=by_query["ap"], first=by_query["first"], **_read_json(folder / "scores.json"))
+        by_query: dict[str, Any] = load_file(folder / "queries.safetensors")
+        return cls(**by_query, **_read_json(folder / "scores.json"))
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,33 @@ class Folder(Artifact):
     @classmethod
     def load(cls, folder: Path) -> Self:
         return cls(folder / "tree", _read_json(folder / "folder.json"))
+
+
+@dataclass(frozen=True)
+class Drawing(Artifact):
+    """What a figure shows.
+
+    Attributes:
+        facts: what is to be drawn, as plain JSON; see the stages of `reproduce.figures`.
+        pictures: the images that the facts name by their place, (N, height, width, 3); None where none were wanted.
+    """
+
+    facts: Mapping[str, Any]
+    pictures: NDArray[np.uint8] | None = None
+
+    def save(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        _write_json(folder / "drawing.json", dict(self.facts))
+        if self.pictures is not None:
+            save_file({"pictures": self.pictures}, folder / "pictures.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        from safetensors.numpy import load_file
+
+        path = folder / "pictures.safetensors"
+        return cls(_read_json(folder / "drawing.json"), load_file(path)["pictures"] if path.exists() else None)
 
 
 def snapshot(net: nn.Module) -> Weights:

@@ -301,7 +301,7 @@ def _dense_rerank(size: Size, columns: int) -> Work:
     return lambda: dense_rerank(query, images)
 
 
-def _train(source: str) -> Callable[[Size, int], Work]:
+def _train(source: str, *, mixed: bool = False) -> Callable[[Size, int], Work]:
     """Ten training steps of a ResNet-50 on images of 256 x 128, or of 64 x 32 without a GPU."""
 
     def prepare(size: Size, columns: int) -> Work:
@@ -321,7 +321,9 @@ def _train(source: str) -> Callable[[Size, int], Work]:
         target = torch.arange(size[0], device=device) % 100
 
         def step(inputs: Tensor) -> None:
-            loss = torch.nn.functional.cross_entropy(net(inputs), target)
+            with torch.autocast(device, torch.bfloat16, enabled=mixed):
+                logits = net(inputs)
+            loss = torch.nn.functional.cross_entropy(logits.float(), target)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -393,6 +395,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
     },
     "train": {
         "constant tensors": _train("constant"),
+        "constant tensors in mixed precision": _train("constant", mixed=True),
         "images kept on the device": _train("resident"),
         "images decoded each time": _train("streamed"),
     },

@@ -9,28 +9,33 @@ import shutil
 import statistics
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from reproduce import claims, results
+from reproduce.data.world import CAUSES
 from reproduce.display import SHOWN, Display, claims_summary, clock, label, means, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
 from reproduce.results import Result
 from reproduce.runner import Site, Store
-from reproduce.scales import SCALES
+from reproduce.scales import SCALES, at_scale
 from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
-from reproduce.stage import Stage, UserError, closure
-from reproduce.tables import Case, ClaimCase
+from reproduce.stage import Stage, UserError, closure, rewrite
+from reproduce.tables import Case, ClaimCase, FigureCase, full_label
 
 if TYPE_CHECKING:
     from reproduce.artifacts import Scores
+    from reproduce.figures import Figure
 
 SUITES = "suites"
 """The folder that holds what papers print, and what produces it."""
+
+TRIAL = "trial"
+"""The scale whose times tell what `paper` will take."""
 
 STAGE_ERROR = 6
 """Exit code where a stage ended with an error; 1 where all ended and a number is not what it should be."""
@@ -43,10 +48,12 @@ class Campaign:
     config: pytest.Config
     seeds: tuple[int, ...] = ()
     plans: dict[Case, dict[int, Stage[Any]]] = field(default_factory=dict)
-    blocked: dict[Case, Blocked] = field(default_factory=dict)
+    drawings: dict[FigureCase, Figure] = field(default_factory=dict)
+    blocked: dict[Case | FigureCase, Blocked] = field(default_factory=dict)
     claim_cases: list[ClaimCase] = field(default_factory=list)
     results: dict[Path, Result] = field(default_factory=dict)
     tried: dict[Path, Result] = field(default_factory=dict)
+    drawn: dict[Path, Result] = field(default_factory=dict)
     measured: dict[Case, Result] = field(default_factory=dict)
     compared: dict[ClaimCase, list[claims.Compared]] = field(default_factory=dict)
     recorded: list[Result] = field(default_factory=list)
@@ -59,10 +66,11 @@ class Campaign:
         self.claim_cases = [case for _, case in selected if isinstance(case, ClaimCase)]
         cases = [case for _, case in selected if isinstance(case, Case) and case.recipe]
         cases += [cell for claim in self.claim_cases for cell in claim.cells]
-        if not cases:
+        figures = [case for _, case in selected if isinstance(case, FigureCase)]
+        if not cases and not figures:
             return
         option = self.config.option
-        chosen = [(item.path, case) for item, case in selected if isinstance(case, (Case, ClaimCase))]
+        chosen = [(item.path, case) for item, case in selected if isinstance(case, (Case, ClaimCase, FigureCase))]
         root = self.config.rootpath
         self.files = {
             case.paper: path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -87,7 +95,13 @@ class Campaign:
                 }
             except Blocked as blocked:
                 self.blocked[case] = blocked
-        final = [stage for plan in self.plans.values() for stage in plan.values()]
+        for figure in figures:
+            try:
+                drawing = replace(figure.stage(self.seeds[0]), pictures=option.pictures or self.setting.on_stand_ins)
+                self.drawings[figure] = cast("Figure", self.setting.resolve(drawing))
+            except Blocked as blocked:
+                self.blocked[figure] = blocked
+        final = [*(stage for plan in self.plans.values() for stage in plan.values()), *self.drawings.values()]
         if option.plan:
             self._show_plan(Store(site.store), final)
             return
@@ -103,7 +117,13 @@ class Campaign:
     @property
     def errors(self) -> bool:
         """Whether a stage ended with an error."""
-        return any(result["verdict"] == "error" for result in (*self.results.values(), *self.tried.values()))
+        kept = (*self.results.values(), *self.tried.values(), *self.drawn.values())
+        return any(record["verdict"] == "error" for record in kept)
+
+    @property
+    def _selected(self) -> str:
+        counts = {"row": len(self.plans), "figure": len(self.drawings)}
+        return " and ".join(_count(count, noun) for noun, count in counts.items() if count) or "0 rows"
 
     def _leases(self) -> list[Lease]:
         wanted = self.config.option.gpus
@@ -136,8 +156,7 @@ class Campaign:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
         self._say(
             reporter,
-            f"{_count(len(self.plans), 'row')}: {_count(len(queued), 'stage')}, "
-            f"{cached} of them in the store {self.engine.store.root}",
+            f"{self._selected}: {_count(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}",
         )
 
     def _show_plan(self, store: Store, final: list[Stage[Any]]) -> None:
@@ -145,42 +164,57 @@ class Campaign:
         stages = closure(final)
         self._say(
             reporter,
-            f"{_count(len(self.plans), 'row')} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
+            f"{self._selected} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
         )
-        took = self._took()
-        unknown = expected = 0.0
+        took, tried = (self._took(scale) for scale in (self.setting.scale, TRIAL))
+        expected: float = 0
+        unknown = projected = 0
         for stage in stages:
-            users = sum(any(stage.key == it.key for it in closure(plan.values())) for plan in self.plans.values())
-            seconds = took.get(_kind(label(stage)))
+            rows, figures = (
+                sum(any(stage.key == it.key for it in closure(several)) for several in all_of)
+                for all_of in ([plan.values() for plan in self.plans.values()], [[it] for it in self.drawings.values()])
+            )
+            users = _count(rows, "row") if rows or not figures else _count(figures, "figure")
+            kind = _kind(label(stage))
+            seconds = took.get(kind)
+            if seconds is None and self.setting.scale == "paper" and kind in tried:
+                cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
+                seconds, projected = tried[kind] * stage.work / cut.work, projected + (not store.has(stage))
             if not store.has(stage):
                 expected, unknown = expected + (seconds or 0), unknown + (seconds is None)
             status = "in store" if store.has(stage) else "to run"
             time = f"{clock(seconds) if seconds is not None else '?':>7}"
-            self._say(reporter, f"  {stage.key}  {status:8}  {time}  {users} row{'s' * (users != 1):1}  {label(stage)}")
-        others = f", and {_count(round(unknown), 'stage')} that no recorded run tells of" if unknown else ""
+            self._say(reporter, f"  {stage.key}  {status:8}  {time}  {users:7}  {label(stage)}")
+        others = f" (projected from scale {TRIAL} for {_count(projected, 'stage')})" if projected else ""
+        others += f", and {_count(unknown, 'stage')} that no recorded run tells of" if unknown else ""
         self._say(reporter, f"to run: {clock(expected)} of stage time, as recorded runs took{others}")
         for case, blocked in self.blocked.items():
-            self._say(reporter, f"  blocked({blocked.want})  {case.paper} table {case.table} {case.id}: {blocked}")
+            table = f" table {case.table}" if isinstance(case, Case) else ""
+            self._say(reporter, f"  blocked({blocked.want})  {case.paper}{table} {case.id}: {blocked}")
 
-    def _took(self) -> dict[str, float]:
-        """Median seconds of each kind of stage at this scale, in recorded results and in those of earlier runs here."""
+    def _took(self, scale: str) -> dict[str, float]:
+        """Median seconds of each kind of stage at a scale, in recorded results and in those of earlier runs here."""
+        alike = self.setting.identity([]) | {"scale": scale}
         earlier = results.read(self.out / "results") if (self.out / "results").is_dir() else []
         seconds: dict[str, list[float]] = {}
         for result in (*self.recorded, *earlier):
-            if result["identity"].get("scale") == self.setting.scale:
+            if all(result["identity"].get(name) == alike.get(name) for name in ("scale", "precision")):
                 for entry in result["stages"]:
                     seconds.setdefault(_kind(entry["label"]), []).append(entry["provenance"]["wall_s"])
         return {kind: statistics.median(several) for kind, several in seconds.items()}
 
-    def judge(self, case: Case | ClaimCase, properties: list[tuple[str, object]]) -> None:
+    def judge(self, case: Case | ClaimCase | FigureCase, properties: list[tuple[str, object]]) -> None:
         """Wait for a case, record and judge it.
 
         Args:
-            case: a row, or a claim.
+            case: a row, a claim or a figure.
             properties: of its test; verdict and numbers are added.
         """
         if isinstance(case, ClaimCase):
             self._try(case, properties)
+            return
+        if isinstance(case, FigureCase):
+            self._draw(case)
             return
         if case.recipe is None:
             pytest.skip(f"the method of {case.row.label!r} does not exist here yet")
@@ -255,6 +289,38 @@ class Campaign:
             }
         )
         properties += [("verdict", verdict), ("p", p_adjusted)]
+
+    def _draw(self, case: FigureCase) -> None:
+        """Wait for a figure and keep what it shows."""
+        assert self.engine
+        if blocked := self.blocked.get(case):
+            self._skip(blocked)
+        stage = self.drawings[case]
+        job, store = self._wait(stage), self.engine.store
+        told = {name: getattr(case.figure, name) for name in ("id", "where", "shows")}
+        record = {
+            "format": results.FORMAT,
+            "figure": {
+                "paper": case.paper,
+                **told,
+                "task": case.task.name,
+                "rows": [full_label(cell.row) for cell in case.cells],
+            },
+            "identity": self.setting.identity([stage]),
+            "seed": stage.seed,
+            "deviations": sorted({line for part in closure([stage]) for line in deviations(part)}),
+            "stages": [{**_stage_entry(part, store), "history": []} for part in closure([stage]) if store.has(part)],
+            "command": self._command(case, "test_figures"),
+        }
+        if job.status == "failed":
+            record |= {"verdict": "error", "error": job.error}
+            self.drawn[results.write_figure(record, None, self.out / "figures")] = record
+            pytest.fail(f"{job.error}\n\nthe end of its log:\n{job.tail}", pytrace=False)
+        drawing = store.load(stage)
+        path = results.write_figure(
+            {**record, "verdict": "drawn", "drawing": dict(drawing.facts)}, drawing.pictures, self.out / "figures"
+        )
+        self.drawn[path] = results.read_figure(path)
 
     def _differences(self, case: ClaimCase) -> list[claims.Compared]:
         if case not in self.compared:
@@ -355,13 +421,14 @@ class Campaign:
         ]
         return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}"
 
-    def _command(self, case: Case | ClaimCase, test: str) -> str:
+    def _command(self, case: Case | ClaimCase | FigureCase, test: str) -> str:
         option = self.config.option
         words = [
             f"pytest '{self.files[case.paper]}::{test}[{case.id}]'",
             f"--scale {self.setting.scale}",
         ]
         words.append(f"--seeds {','.join(map(str, self.seeds))}")
+        words += ["--pictures"] if isinstance(case, FigureCase) and option.pictures else []
         words += ["--data-root DIR"] if self.setting.root else []
         words += [f"--domain {name}=DIR" for name in self.setting.folders]
         words += ["--accept-counts"] if self.setting.accept_counts else []
@@ -369,23 +436,29 @@ class Campaign:
             words.append(f"--world-seed {self.setting.world_seed}")
         if option.subset is not None:
             words.append(f"--subset {option.subset}")
+        words += [f"--precision {option.precision}"] if option.precision else []
         if option.weights is not None:
             words.append(f"--weights {SCRATCH if option.weights == SCRATCH else 'DIR'}")
         return " ".join(words)
 
     def summarise(self, reporter: Any) -> None:
         """Render the reports and print the table of what was measured."""
-        found, tried = list(self.results.values()), list(self.tried.values())
-        if not found:
+        found, tried, drawn = (list(kept.values()) for kept in (self.results, self.tried, self.drawn))
+        if not found and not drawn:
             return
         for hook in entry_points(group="reproduce.finish"):
-            self.report = hook.load()(found, self.suites, self.out, claims=tried)
+            self.report = hook.load()(found, self.suites, self.out, claims=tried, figures=drawn)
         width = shutil.get_terminal_size().columns
-        reporter.section("measured beside printed", sep="-")
-        reporter.write(summary(found, width, colour=reporter.hasmarkup))
+        if found:
+            reporter.section("measured beside printed", sep="-")
+            reporter.write(summary(found, width, colour=reporter.hasmarkup))
         if tried:
             reporter.section("claims", sep="-")
             reporter.write(claims_summary(tried, width, colour=reporter.hasmarkup))
+        for record in drawn:
+            figure = record["figure"]
+            outcome = record.get("error") or record["verdict"]
+            reporter.write_line(f"figure:  {figure['paper']} {figure['id']}, {figure['task']}: {outcome}")
         if self.config.option.update_baselines:
             for line in results.update(found, tried, self.recorded, self.baselines):
                 reporter.write_line(line)
@@ -432,8 +505,8 @@ def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
 
 
 def _kind(label: str) -> str:
-    """The label of a stage without its seeds."""
-    return re.sub(r",? seed \d+", "", label)
+    """The label of a stage without its seeds and its world."""
+    return re.sub(rf",? (seed|world) \d+|,? no ({'|'.join(CAUSES)})\b", "", label)
 
 
 def _count(number: int, noun: str) -> str:
@@ -472,5 +545,12 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
             raise UserError(f"--{name} {value}: give at least {least}")
     scale = option.scale or ("paper" if real else "small" if on_gpu else "smoke")
     return Setting(
-        scale, folders, option.world_seed, option.weights, option.subset, root, accept_counts=option.accept_counts
+        scale,
+        folders,
+        option.world_seed,
+        option.weights,
+        option.subset,
+        root,
+        accept_counts=option.accept_counts,
+        precision=option.precision,
     )

@@ -54,6 +54,8 @@ def by_query(scores: Scores, metric: str) -> NDArray[Any]:
     matched = ~np.isnan(scores.ap)
     if metric == "mAP":
         return np.asarray(100 * scores.ap[matched])
+    if metric == "separation" and scores.separated is not None:
+        return np.asarray(100 * scores.separated[matched])
     if metric in RANKS:
         return np.asarray(100.0 * (scores.first[matched] <= RANKS[metric]))
     return np.array([float(scores.numbers[metric])])

@@ -217,20 +217,23 @@ def audit(options: argparse.Namespace) -> None:
 
 
 def record(options: argparse.Namespace) -> None:
-    """Copy a run's results to where they are committed."""
+    """Copy a run's results to where they are committed: numbers, never pictures."""
     folder = options.out / "results"
-    found = results.read(folder)
+    found = results.read(folder) if folder.is_dir() else []
     kept = [result for result in found if result["measured"]]
-    if not kept:
+    drawn = [figure for figure in results.read_figures(options.out / "figures") if "drawing" in figure]
+    if not kept and not drawn:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
     for result in kept:
         print(results.record(result, options.into))
     tried = results.read_claims(options.out / "claims")
     for claim in tried:
         print(results.write_claim(claim, options.into / "claims"))
+    for figure in drawn:
+        print(results.write_figure(figure, None, options.into / "figures"))
     failed = len(found) - len(kept)
     print(
-        f"{len(kept)} results and {len(tried)} claims recorded"
+        f"{len(kept)} results, {len(tried)} claims and {len(drawn)} figures recorded"
         f"{f', {failed} without numbers left out' if failed else ''};",
         f"next: git add {options.into}",
     )
@@ -245,7 +248,11 @@ def gc(options: argparse.Namespace) -> None:
         entry["key"]
         for folder in options.keep
         if folder.is_dir()
-        for result in results.read(folder)
+        for result in (
+            *results.read(folder),
+            *results.read_figures(folder),
+            *results.read_figures(folder.parent / "figures"),
+        )
         for entry in result["stages"]
     }
     artifacts = [path.parent for path in sorted(store.root.glob("*/*/artifact.json")) if path.parent.name not in kept]

@@ -45,11 +45,12 @@ def label(stage: Stage[Any]) -> str:
 def _words(stage: Stage[Any]) -> list[str]:
     words: list[str] = []
     if isinstance(stage, StandIn):
-        return [stage.domain]
+        return _drawn(stage)
     for name, value in vars(stage).items():
         match value:
             case StandIn():
-                words.append(f"on {value.domain}" if name == "on" else value.domain)
+                domain, *world = _drawn(value)
+                words += [f"on {domain}" if name == "on" else domain, *world]
             case Real():
                 words.append(f"on {value.name}" if name == "on" else value.name)
             case Stage():
@@ -59,6 +60,12 @@ def _words(stage: Stage[Any]) -> list[str]:
             case int() if name == "seed":
                 words.append(f"seed {value}")
     return [*words, stage.detail] if stage.detail else words
+
+
+def _drawn(domain: StandIn) -> list[str]:
+    """A drawn domain by name, and by world where that is not the usual one."""
+    world = [f"world {domain.seed}"] if domain.seed != 1 else []
+    return [domain.domain, *world, *(f"no {cause}" for cause, dial in vars(domain.dials).items() if not dial)]
 
 
 def clock(seconds: float) -> str:
@@ -202,7 +209,7 @@ def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
         for one in record["compared"] or [None]:
             stated = "" if one is None or one["stated"] is None else f"{one['stated']:+.1f}"
             found = "-" if one is None else f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
-            metric = "" if one is None else SHOWN[one["metric"]]
+            metric = "" if one is None else SHOWN.get(one["metric"], one["metric"])
             table.add_row(first.pop("name", ""), metric, stated, found, first.pop("verdict", ""))
     console.print(table, markup=False)
     return out.getvalue()

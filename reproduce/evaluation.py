@@ -63,6 +63,9 @@ def evaluate_ranking(
     Re-identification: A Benchmark" (ICCV 2015), with AP as the plain mean of the precision at each match; INP follows
     Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 
+    Beside the ranking, the separation of a query is 1 - (mean distance of its matches) / (mean distance of the images
+    of other identities): at most 1, and 0 where these are as near as the matches, at distance 0 or not there.
+
     The matrix is read in blocks of queries and not changed. Of a row only what is no farther than the last match is
     sorted.
 
@@ -74,8 +77,8 @@ def evaluate_ranking(
         gallery_camids: (G,) cameras.
 
     Returns:
-        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP as a fraction and the rank of its first
-        match. Rank-k of a gallery with fewer than k images takes them all.
+        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP and separation as fractions and the rank of
+        its first match. Rank-k of a gallery with fewer than k images takes them all.
 
     Raises:
         UserError: a shape, a number type or a value that does not make a ranking, or no query with a match.
@@ -117,14 +120,20 @@ def evaluate_embeddings(
     Raises:
         UserError: embeddings, labels or parameters that do not make a ranking, or no query with a match.
     """
+    blocks = ranked(query, gallery, metric=metric, rerank=rerank)
+    shape = len(query), len(gallery)
+    return _scores(_People(query_pids, gallery_pids, query_camids, gallery_camids, shape), blocks)
+
+
+def ranked(
+    query: Embeddings, gallery: Embeddings, *, metric: Metric = "cosine", rerank: Rerank | None = None
+) -> Iterable[NDArray[Any]]:
+    """The distances (B, G) by which each of several queries ranks a gallery; see `evaluate_embeddings`."""
     from reproduce import neighbours
 
     if rerank is None:
-        blocks = neighbours.distances(query, gallery, metric)
-    else:
-        blocks = neighbours.rerank(query, gallery, rerank.k1, rerank.k2, rerank.lambda_, metric=metric)
-    shape = len(query), len(gallery)
-    return _scores(_People(query_pids, gallery_pids, query_camids, gallery_camids, shape), blocks)
+        return neighbours.distances(query, gallery, metric)
+    return neighbours.rerank(query, gallery, rerank.k1, rerank.k2, rerank.lambda_, metric=metric)
 
 
 class _People:
@@ -134,6 +143,7 @@ class _People:
         query, gallery: identity and camera as one number, -1 for junk in the gallery.
         by_pid: gallery images that are not junk, by identity.
         start, stop: (Q,), which of these have the identity of each query.
+        people: (G,), 1 for images that are not junk, else 0.
         query_pids, gallery_pids: identities.
     """
 
@@ -156,18 +166,30 @@ class _People:
         junk = self.gallery_pids == JUNK
         self.query, self.gallery = number[:queries], np.where(junk, -1, number[queries:])
         people = np.flatnonzero(~junk)
+        self.people = (~junk).astype(np.float64)
         self.by_pid = people[np.argsort(self.gallery_pids[people], kind="stable")]
         pids = self.gallery_pids[self.by_pid]
         self.start = np.searchsorted(pids, self.query_pids, side="left")
         self.stop = np.searchsorted(pids, self.query_pids, side="right")
+
+    def same(self, query: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The images of a query's identity, and those of them that are its matches."""
+        same = self.by_pid[self.start[query] : self.stop[query]]
+        return same, same[self.gallery[same] != self.query[query]]
+
+    def separation(self, query: int, row: NDArray[Any], total: float) -> float:
+        """That of a query with a match, by its distances (G,) and their sum over images that are not junk."""
+        same, matches = self.same(query)
+        others = len(self.by_pid) - len(same)
+        between = (total - float(row[same].sum(dtype=float))) / others if others else 0.0
+        return 1 - float(row[matches].mean(dtype=float)) / between if between > 0 else 0.0
 
     def ranks(self, query: int, row: NDArray[Any]) -> NDArray[np.intp]:
         """The ranks of a query's matches, from 1, ascending, by its distances (G,)."""
         import numpy as np
 
         seen = self.query[query]
-        same = self.by_pid[self.start[query] : self.stop[query]]
-        matches: NDArray[np.intp] = same[self.gallery[same] != seen]
+        _, matches = self.same(query)
         if not matches.size:
             return matches
         ahead = np.flatnonzero(row <= row[matches].max())
@@ -187,18 +209,20 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
     import numpy as np
 
     queries, images = len(people.query), len(people.gallery)
-    ap, inp, first = np.full(queries, np.nan), np.full(queries, np.nan), np.full(queries, images)
+    (ap, inp, separation), first = np.full((3, queries), np.nan), np.full(queries, images)
     query = 0
     for block in blocks:
         if not np.isfinite(block.sum(axis=1)).all() and not (finite := np.isfinite(block).all(axis=1)).all():
             at = query + int(np.flatnonzero(~finite)[0])
             raise UserError(f"the distances of query {at} hold NaN or infinity; look at the features behind them")
-        for row in block:
+        totals = block @ people.people.astype(block.dtype)
+        for row, total in zip(block, totals, strict=True):
             ranks = people.ranks(query, row)
             if ranks.size:
                 ap[query] = np.mean(np.arange(1, ranks.size + 1) / ranks)
                 inp[query] = ranks.size / ranks[-1]
                 first[query] = ranks[0]
+                separation[query] = people.separation(query, row, float(total))
             query += 1
 
     matched = ~np.isnan(ap)
@@ -215,6 +239,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
         rank10=percent(first <= 10),
         mINP=percent(inp),
         ap=ap,
+        separated=separation,
         first=np.where(matched, first, 0),
         queries=queries,
         unmatched=int(queries - matched.sum()),
@@ -267,6 +292,16 @@ class Trained(Stage[Training]):
         """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D)."""
         raise NotImplementedError
 
+    def at_moment(self, training: Training, at: str) -> nn.Module:
+        """As `embedder`, of a moment that may be none.
+
+        Raises:
+            UserError: the training kept no network of that moment.
+        """
+        if at not in training.checkpoints:
+            raise UserError(f"{self.name} kept no network of {at!r}; it kept {', '.join(training.checkpoints)}")
+        return self.embedder(training, at)
+
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Scores]):
@@ -280,7 +315,7 @@ class Evaluate(Stage[Scores]):
         rerank: how distances are re-ranked; None for not.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     train: Trained
     on: Any
@@ -296,10 +331,7 @@ class Evaluate(Stage[Scores]):
     def run(self, env: Env) -> Scores:
         dataset = env.open(self.on)
         training = env.get(self.train)
-        if self.at not in training.checkpoints:
-            kept = ", ".join(training.checkpoints)
-            raise UserError(f"{self.train.name} kept no network of {self.at!r}; it kept {kept}")
-        net = self.train.embedder(training, self.at).to(env.device)
+        net = self.train.at_moment(training, self.at).to(env.device)
         scores = score(net, dataset, self.train.input, env, flip=self.flip, rerank=self.rerank)
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
@@ -315,12 +347,24 @@ def score(
     rerank: Rerank | None = None,
 ) -> Scores:
     """Score a network in evaluation mode on the query and gallery images of a domain."""
+    return scored(dataset, *embed_tests(net, dataset, size, env, flip=flip), rerank=rerank)
+
+
+def embed_tests(
+    net: nn.Module, dataset: Dataset, size: tuple[int, int], env: Env, *, flip: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Embed the query and the gallery images of a domain, as `embed` does it."""
     from reproduce.data.images import Images
 
     query, gallery = (
         embed(net, Images(dataset.root, split, size, env.device), flip=flip)
         for split in (dataset.query, dataset.gallery)
     )
+    return query, gallery
+
+
+def scored(dataset: Dataset, query: Embeddings, gallery: Embeddings, *, rerank: Rerank | None = None) -> Scores:
+    """Score the ranking of a domain's gallery by the cosine distances of embeddings of its images."""
     return evaluate_embeddings(
         query,
         gallery,

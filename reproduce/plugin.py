@@ -14,7 +14,7 @@ from reproduce.campaign import STAGE_ERROR, SUITES, Campaign, case_of
 from reproduce.data.domains import WITHDRAWN
 from reproduce.scales import SCALES
 from reproduce.stage import UserError
-from reproduce.tables import Case, ClaimCase, outside
+from reproduce.tables import Case, ClaimCase, FigureCase, outside
 
 STATE = pytest.StashKey[Campaign]()
 
@@ -58,6 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--weights",
         metavar="DIR|scratch",
         help="folder of published weights (default: ours and torch's cache), or scratch to do without",
+    )
+    group.addoption(
+        "--precision",
+        choices=("float32", "mixed"),
+        help="of all trainings; mixed runs backbones in bfloat16 and is not the papers' recipe (default: the recipe's)",
+    )
+    group.addoption(
+        "--pictures",
+        action="store_true",
+        help="show photographs of people in figures; drawn images are always shown",
     )
     group.addoption(
         "--store", default=os.environ.get("REPRODUCE_STORE"), metavar="DIR", help="finished stages (default OUT/store)"
@@ -120,7 +130,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Say how many cases need data that nobody can get any more, where cases are listed or these left out."""
     names = " or ".join(WITHDRAWN.values())
-    cases = [item for item in items if isinstance(case_of(item), (Case, ClaimCase))]
+    cases = [item for item in items if isinstance(case_of(item), (Case, ClaimCase, FigureCase))]
     withdrawn = sum(item.get_closest_marker("withdrawn") is not None for item in cases)
     if withdrawn and config.option.collectonly:
         rest = f'-m "not withdrawn" leaves {len(cases) - withdrawn} cases'
@@ -136,10 +146,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 @pytest.fixture
-def judge(request: pytest.FixtureRequest) -> Callable[[Case | ClaimCase], None]:
+def judge(request: pytest.FixtureRequest) -> Callable[[Case | ClaimCase | FigureCase], None]:
     """Wait for a case's stages, record its result, and fail where the verdict says so."""
 
-    def judged(case: Case | ClaimCase) -> None:
+    def judged(case: Case | ClaimCase | FigureCase) -> None:
         request.config.stash[STATE].judge(case, request.node.user_properties)
 
     return judged

@@ -10,10 +10,14 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reproduce.stage import UserError
-from reproduce.tables import Case, Printed
+from reproduce.tables import Case, Printed, full_label
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1
 JUDGED = ("mAP", "rank1")
@@ -27,8 +31,8 @@ PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 Result = dict[str, Any]
 
-_INNERMOST = re.compile(r"\{[^{}\[\]]*\}")
-"""Objects without others in them, such as a line of a history: written on one line."""
+_INNERMOST = re.compile(r"\{[^{}\[\]]*\}|\[[-+.,\deE\s]*\]")
+"""Objects without others in them, such as a line of a history, and lists of numbers: written on one line."""
 
 
 def reasons_against(identity: Mapping[str, Any]) -> list[str]:
@@ -45,6 +49,8 @@ def reasons_against(identity: Mapping[str, Any]) -> list[str]:
         reasons.append("trained from scratch")
     if identity["subset"] is not None:
         reasons.append(f"a subset of {identity['subset']} identities")
+    if precision := identity.get("precision"):
+        reasons.append(f"{precision} precision")
     return reasons
 
 
@@ -82,7 +88,7 @@ def describe(case: Case) -> dict[str, str]:
         "paper": case.paper,
         "table": case.table,
         "row": case.row.id,
-        "label": case.row.label,
+        "label": full_label(case.row),
         "column": case.column,
         "task": case.task.name,
     }
@@ -118,6 +124,34 @@ def write_claim(record: Result, folder: Path) -> Path:
     return _write(record, folder / f"{name}.json")
 
 
+def write_figure(record: Result, pictures: NDArray[np.uint8] | None, folder: Path) -> Path:
+    """Write what a figure shows, as `write` does.
+
+    Args:
+        record: the figure; its "pictures" become the name and size of the strip of images beside it, or None.
+        pictures: the images that it names, (N, height, width, 3), as one strip in their order; None for no strip, and
+            then one of an earlier run goes.
+        folder: where both go.
+    """
+    figure, identity = record["figure"], record["identity"]
+    parts = (figure["paper"], f"figure{figure['id']}", figure["task"], identity["scale"], f"seed{record['seed']}")
+    path = folder / f"{'-'.join((*parts, _digest(identity)))}.json"
+    strip, beside = None, path.with_suffix(".png")
+    if pictures is None:
+        beside.unlink(missing_ok=True)
+    else:
+        from PIL import Image
+
+        folder.mkdir(parents=True, exist_ok=True)
+        count, height, width, _ = pictures.shape
+        side_by_side = pictures.transpose(1, 0, 2, 3).reshape(height, count * width, 3)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        Image.fromarray(side_by_side).save(temporary, "PNG", optimize=True)
+        temporary.replace(beside)
+        strip = {"file": beside.name, "count": count, "height": height, "width": width}
+    return _write({**record, "pictures": strip}, path)
+
+
 def _write(document: Result, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
@@ -128,19 +162,29 @@ def _write(document: Result, path: Path) -> Path:
 
 
 def read(folder: Path) -> list[Result]:
-    """Read every result under a folder, sorted by path; hidden files and claims are left out.
+    """Read every result under a folder, sorted by path; hidden files, claims and figures are left out.
 
     Raises:
         UserError: the folder is missing, or a file in it is broken or of another format; the message names it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} with results: run `pytest suites/` first, or name another folder")
-    return [document for document in _documents(folder) if "claim" not in document]
+    return [document for document in _documents(folder) if "claim" not in document and "figure" not in document]
 
 
 def read_claims(folder: Path) -> list[Result]:
     """Read what came of claims from the files under a folder; none where there is no such folder."""
     return [document for document in _documents(folder) if "claim" in document]
+
+
+def read_figures(folder: Path) -> list[Result]:
+    """Read what figures show from the files under a folder, as `read_figure`; none where there is no such folder."""
+    return [document for document in _documents(folder) if "figure" in document]
+
+
+def read_figure(path: Path) -> Result:
+    """Read what a figure shows; its "pictures" gain the path of the strip, and are None where that is not there."""
+    return _read(path)
 
 
 def _documents(folder: Path) -> list[Result]:
@@ -158,6 +202,9 @@ def _read(path: Path) -> Result:
             f"{path} is not a result that this version can show: {problem}; move it away or run its case again"
         )
     result: Result = document
+    if strip := result.get("pictures"):
+        beside = path.with_name(strip["file"])
+        result["pictures"] = strip | {"path": str(beside)} if beside.is_file() else None
     return result
 
 
@@ -172,7 +219,7 @@ def baseline(result: Result, recorded: Sequence[Result]) -> Result | None:
         None where nothing was recorded.
     """
     same = [old for old in recorded if old["identity"] == result["identity"] and old["measured"]]
-    old = next((old for old in same if old["case"] == result["case"]), None)
+    old = next((old for old in same if _cell_of(old) == _cell_of(result)), None)
     if old is None or not result["measured"]:
         return None
     rows = [each for each in same if _table_of(each) == _table_of(result)]
@@ -194,6 +241,10 @@ def baseline(result: Result, recorded: Sequence[Result]) -> Result | None:
         "drift": any(abs(one["new"] - one["old"]) > one["band"] + ROUNDING for one in metrics.values()),
         "metrics": metrics,
     }
+
+
+def _cell_of(result: Result) -> tuple[str, ...]:
+    return (*_table_of(result), result["case"]["row"], result["case"]["task"])
 
 
 def _table_of(result: Result) -> tuple[str, str, str]:
@@ -251,6 +302,14 @@ def _problem(document: object) -> str:
     if isinstance(document.get("claim"), dict):
         kept = isinstance(document.get("verdict"), str) and isinstance(document.get("compared"), list)
         return "" if kept else "it is a claim without a verdict"
+    if isinstance(figure := document.get("figure"), dict):
+        named = all(isinstance(figure.get(name), str) for name in ("paper", "id", "task"))
+        kept = isinstance(document.get("drawing"), dict) or document.get("verdict") == "error"
+        strip = document.get("pictures") or {"file": "none"}
+        whole = (
+            isinstance(strip, dict) and isinstance(strip.get("file"), str) and Path(strip["file"]).name == strip["file"]
+        )
+        return "" if named and kept and whole else "it is a figure without a drawing, or with pictures elsewhere"
     case = document.get("case")
     if not isinstance(case, dict):
         return "it has no case"

@@ -66,7 +66,8 @@ SCALES = {
 }
 
 WEIGHTS = "weights"
-"""The one role that is not a matter of scale alone: see `reproduce.plugin`."""
+PRECISION = "precision"
+"""The roles that are not a matter of scale alone: see `reproduce.setting`."""
 
 
 def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
@@ -95,6 +96,7 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
         "images": lambda value: value if scale.batch is None else min(value, 4 * scale.batch),
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
         WEIGHTS: lambda value: value if scale.published else None,
+        PRECISION: lambda value: value,
     }
 
     def by_role(role: str, value: Any, _: Any) -> Any:

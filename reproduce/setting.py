@@ -15,7 +15,7 @@ from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import digest
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
-from reproduce.scales import SCALES, WEIGHTS, at_scale, stand_in_size
+from reproduce.scales import PRECISION, SCALES, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, UserError, closure, rewrite
 from reproduce.tables import World
 
@@ -91,6 +91,7 @@ class Setting:
         weights: "scratch", a folder of published weights, or None to look where they usually lie.
         subset: identities kept of real data sets; None for all.
         accept_counts: go on where what lies under the root has other counts than the published set.
+        precision: of all trainings; None for what each recipe says.
     """
 
     scale: str
@@ -100,6 +101,7 @@ class Setting:
     subset: int | None = None
     root: Path | None = None
     accept_counts: bool = False
+    precision: str | None = None
     located: dict[Domain, Located] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The real data sets that were needed so far."""
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -127,6 +129,8 @@ class Setting:
 
         def by_role(role: str, value: Any, owner: Any) -> Any:
             value = by_scale(role, value, owner)
+            if role == PRECISION:
+                return self.precision or value
             return self._weights(value, owner.backbone) if role == WEIGHTS and value else value
 
         def leaf(value: Any) -> Any:
@@ -252,4 +256,5 @@ class Setting:
             "selection": getattr(final[0], "at", "last") if final else "last",
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,
+            **({"precision": self.precision} if self.precision not in (None, "float32") else {}),
         }

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.data.domains import WITHDRAWN, Domain
+from reproduce.figures import Draw, of_rows
+from reproduce.figures import Figure as Drawn
 from reproduce.stage import Stage, UserError
 
 LETTERS = {"m": "market", "d": "duke", "t": "msmt17", "c": "cuhk03", "x": "personx"}
@@ -26,6 +28,9 @@ GAINS = {"mAP_gain": "mAP", "rank1_gain": "rank1"}
 COUNTS = ("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images")
 MEASURED = (*METRICS, "portion")
 """What a run measures, in percent; the last is the share of target images that pseudo labels keep."""
+
+UNPRINTED = ("separation", "first_labels")
+"""What a run measures to try claims for which no paper prints a number: see `Scores` and `methods.mmt`."""
 
 KNOWN = (*MEASURED, *GAINS, *COUNTS)
 
@@ -278,6 +283,28 @@ class Paper:
             if f"table {table}: {param.values[0].row.id}" in shown.rows and param.values[0].column in shown.task
         ]
 
+    def picture_cases(self, draws: Mapping[str, Draw], tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
+        """The figures that show what rows make of images, on each of their tasks, as parameters as `cases` has them.
+
+        Args:
+            draws: what works out a figure, by its id.
+            tables: recipes by row, by table, as `cases` takes them.
+        """
+        import pytest
+
+        params = []
+        for id, draw in draws.items():
+            figure = next(found for found in self.figures if found.id == id)
+            cells = [param.values[0] for param in self.figure_cases(id, tables)]
+            for task in figure.task:
+                shown = tuple(cell for cell in cells if cell.column == task and cell.recipe)
+                if len(shown) < len(figure.rows):
+                    raise UserError(f"{self.id} figure {id} shows rows on {task} that no recipe of its tables produces")
+                case = FigureCase(self.id, figure, shown, draw)
+                marks = [pytest.mark.withdrawn] if case.task.withdrawn else []
+                params.append(pytest.param(case, id=case.id, marks=marks))
+        return params
+
     def claim_cases(self, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
         """The claims that cases can try, as parameters for `parametrize("case", ...)`.
 
@@ -402,6 +429,33 @@ class ClaimCase:
     def paired(self) -> bool:
         """Whether all cells are scored on the same queries."""
         return len({cell.task.name[2] for cell in self.cells}) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class FigureCase:
+    """A figure that shows what rows make of images, on one task.
+
+    Attributes:
+        cells: the rows on the task, in the figure's order.
+        draw: makes the stage that works it out.
+    """
+
+    paper: str
+    figure: Figure
+    cells: tuple[Case, ...]
+    draw: Draw
+
+    @property
+    def task(self) -> Task:
+        return self.cells[0].task
+
+    @property
+    def id(self) -> str:
+        return f"{self.task}-figure{self.figure.id}"
+
+    def stage(self, seed: int) -> Drawn:
+        """What works the figure out, from the networks of one training seed."""
+        return of_rows(self.draw, [cell.recipe(cell.task, seed) for cell in self.cells if cell.recipe], seed)
 
 
 def full_label(row: Row) -> str:
@@ -685,6 +739,10 @@ def _claim(raw: Any, place: _Place) -> Claim:
     for name, value in stated.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise place.error(f"stated {name} must be a number, not {value!r}")
+    metrics = place.texts(raw, "metrics") or tuple(stated)
+    comparable = (*MEASURED, *GAINS, *UNPRINTED)
+    if kind in ("gain", "order") and (unknown := [metric for metric in metrics if metric not in comparable]):
+        raise place.error(f"unknown metric {unknown[0]!r}; claims compare {', '.join(comparable)}")
     if kind in ("gain", "value", "count") and not stated:
         raise place.error(f"a claim of kind {kind} states a number")
     return Claim(
@@ -695,7 +753,7 @@ def _claim(raw: Any, place: _Place) -> Claim:
         place.take(raw, "left", str, ""),
         (right,) if isinstance(right, str) else place.texts(raw, "right"),
         stated,
-        place.texts(raw, "metrics") or tuple(stated),
+        metrics,
         place.take(raw, "at_least", bool, False),
         place.take(raw, "cause", str, ""),
         place.one_of(raw, "testable", TESTABLE, "yes"),

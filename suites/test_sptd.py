@@ -11,7 +11,8 @@ import pytest
 from methods import mmt, simclr, sptd
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.evaluation import Evaluate
-from reproduce.tables import Case, ClaimCase, Recipe, Task, read
+from reproduce.figures import ActivationMaps, Projection, RankLists
+from reproduce.tables import Case, ClaimCase, FigureCase, Recipe, Task, read
 
 PAPER = read(Path(__file__).with_name("sptd.toml"))
 
@@ -126,6 +127,14 @@ def test_table6(case: Case, judge: Callable[[Case], None]) -> None:
 
 @pytest.mark.parametrize("case", PAPER.cases("7", **TABLES["7"]))
 def test_table7(case: Case, judge: Callable[[Case], None]) -> None:
+    judge(case)
+
+
+FIGURES = {"4": ActivationMaps, "5": Projection, "6": RankLists}
+
+
+@pytest.mark.parametrize("case", PAPER.picture_cases(FIGURES, TABLES))
+def test_figures(case: FigureCase, judge: Callable[[FigureCase], None]) -> None:
     judge(case)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from methods.blocks import backbones
 from methods.blocks.norm import group_batch_norm
+from methods.blocks.precision import in_precision
+from reproduce.artifacts import Training
 from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
     from methods.blocks.backbones import Backbone
-    from reproduce.artifacts import Training
+    from reproduce.evaluation import Trained
     from reproduce.stage import Env
 
 
@@ -50,6 +52,7 @@ class ReID(nn.Module):
     def __init__(self, backbone: Backbone, classes: int, *, seed: int, neck: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
+        self.mixed = False
         self.channels = backbone.channels
         self.neck = nn.BatchNorm1d(self.channels) if neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
@@ -61,6 +64,12 @@ class ReID(nn.Module):
         weight = 0.001 * normal((classes, self.channels), seed, "init", "classifier.weight")
         self.classifier = nn.Linear(self.channels, classes, bias=False, device="meta")
         self.classifier.weight = nn.Parameter(weight.to(next(self.backbone.parameters())))
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """What the backbone makes of images (B, 3, H, W): (B, C, h, w), before pooling."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            maps: torch.Tensor = self.backbone(images)
+        return maps.to(images.dtype)
 
     def freeze_body(self, frozen: bool = True) -> None:
         """Let the classifier alone learn, the rest keeping its batch statistics, or let everything learn again.
@@ -74,7 +83,7 @@ class ReID(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Output | torch.Tensor:
         """Images (B, 3, H, W) -> `Output` in training, the embedding (B, D), not L2-normalised, in evaluation."""
-        features = pool(self.backbone(images))
+        features = pool(self.maps(images))
         embedding = self.neck(features)
         return Output(features, embedding, self.classifier(embedding)) if self.training else embedding
 
@@ -83,7 +92,8 @@ def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
     """The network of a training with its initial weights.
 
     Args:
-        recipe: the stage, with the fields `backbone`, `weights`, `stem_relu`, `last_stride`, `seed` and `bn_group`.
+        recipe: the stage, with the fields `backbone`, `weights`, `stem_relu`, `last_stride`, `seed`, `bn_group` and
+            `precision`.
         classes: outputs of the classifier.
         env: knows the files of published weights; None to do without, where a training is put back anyway.
     """
@@ -91,11 +101,18 @@ def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
     backbone = backbones.build(
         recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
     )
-    return group_batch_norm(ReID(backbone, classes, seed=recipe.seed), recipe.bn_group)
+    return in_precision(group_batch_norm(ReID(backbone, classes, seed=recipe.seed), recipe.bn_group), recipe.precision)
 
 
 def restored(recipe: Any, training: Training, at: str) -> ReID:
-    """The network of one moment of a training in evaluation mode, in the `precision` of its recipe."""
-    net = network(recipe, training.facts["classes"]).to(getattr(torch, recipe.precision))
+    """The network of one moment of a training in evaluation mode."""
+    net = network(recipe, training.facts["classes"])
     net.load_state_dict(training.checkpoints[at])
     return net.eval()
+
+
+def continued(source: Trained, training: Training, at: str, precision: str) -> ReID:
+    """As `restored`, of a training that went on from the network of `source` with other classes and precision."""
+    weights = training.checkpoints[at]
+    own = Training({at: weights}, {"classes": len(weights["classifier.weight"])})
+    return in_precision(cast("ReID", source.embedder(own, at)), precision)

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from reproduce.artifacts import Folder, Scores, Training
-from reproduce.stage import Env, Stage, UserError
+from reproduce.evaluation import Trained
+from reproduce.stage import Env, Stage, UserError, role
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,23 @@ class Counted(Stage[Scores]):
 
         images = len(env.open(self.domain).train)
         return Scores(images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0)
+
+
+@dataclass(frozen=True)
+class Timed(Stage[Scores]):
+    """A stage that takes half a second an epoch."""
+
+    epochs: int = role("epochs", 90)
+
+    @property
+    def work(self) -> float:
+        return float(self.epochs)
+
+    def run(self, env: Env) -> Scores:
+        import numpy as np
+
+        time.sleep(0.5 * self.epochs)
+        return Scores(1.0, 1.0, 1.0, 1.0, 1.0, np.array([0.01]), np.array([1]), 1, 0)
 
 
 @dataclass(frozen=True)
@@ -118,3 +136,34 @@ def touch_and_wait(path: Path, seconds: float) -> None:
     """For tests that need a process which lives for a while."""
     path.touch()
     time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Untrained(Trained):
+    """A fixed network whose embedding is a random projection of the image, `maps` two coarse channels of it."""
+
+    seed: int = 1
+    input: tuple[int, int] = (32, 16)
+    looks: bool = True
+
+    def run(self, env: Env) -> Training:
+        return Training({"last": {}})
+
+    def embedder(self, training: Training, at: str) -> Any:
+        import torch
+
+        from reproduce.data.sampling import normal
+
+        class Net(torch.nn.Module):
+            def __init__(self, seed: int, pixels: int) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(normal((8, 3 * pixels), seed, "untrained").float())
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return images.flatten(1) @ self.weight.T
+
+        class Looking(Net):
+            def maps(self, images: torch.Tensor) -> torch.Tensor:
+                return torch.nn.functional.avg_pool2d(images, 8)[:, :2]
+
+        return (Looking if self.looks else Net)(self.seed, self.input[0] * self.input[1]).eval()

@@ -11,6 +11,7 @@ import pytest
 import sklearn.cluster
 import torch
 from runs import history, run, source
+from sklearn.metrics import adjusted_rand_score
 
 from methods import mmt, supervised
 from methods.blocks import losses, momentum
@@ -55,7 +56,7 @@ def tiny(**changes: Any) -> mmt.Adapt:
 
 @pytest.mark.parametrize("cluster", GOLDEN)
 def test_golden(setting: Setting, tmp_path: Path, cluster: Any) -> None:
-    stage = tiny(init=pair(precision="float64"), cluster=cluster)
+    stage = tiny(init=pair(precision="float64"), cluster=cluster, precision="float64")
     run(stage, setting, tmp_path)
     values = [entry["loss"] for entry in history(stage, setting, tmp_path)]
     assert values == pytest.approx(GOLDEN[cluster], rel=1e-6), "numbers changed: raise version or undo"
@@ -336,6 +337,25 @@ def test_what_collapses_later_keeps_the_best_before(
     training = run(tiny(epochs=5), setting, tmp_path)
     assert training.facts["health"]["last"]["collapsed"].startswith("0 clusters at epoch 3, 36 of 36 images outliers")
     assert "collapsed" not in training.facts["health"]["best on target"]
+
+
+def test_what_it_says_of_the_first_labels(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All moments say it; identities 1 to 6 have six images each, of which the first epoch confuses two."""
+    guess = mmt.Adapt.guess
+    first = np.repeat(range(6), 6)
+    first[[0, 6]] = 1, 0
+    given: list[Any] = [first, np.repeat(range(6), 6)]
+
+    def made_up(self: mmt.Adapt, *arguments: Any) -> Any:
+        rows, _, eps = guess(self, *arguments)
+        return rows, given.pop(0), eps
+
+    monkeypatch.setattr(mmt.Adapt, "guess", made_up)
+    training = run(tiny(epochs=2), setting, tmp_path)
+    expected = 100 * adjusted_rand_score(first, np.repeat(range(6), 6))
+    assert 0 < expected < 100
+    assert [kept["first_labels"] for kept in training.facts["health"].values()] == pytest.approx([expected] * 2)
+    assert training.facts["health"]["last"]["purity"] == 100
 
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.05), (4, 0.0), (5, 0.02), (6, 0.0)])

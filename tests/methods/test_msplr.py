@@ -58,7 +58,7 @@ def one_camera(folder: Path) -> Path:
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(init=source(precision="float64"), steps=1)
+    stage = tiny(init=source(precision="float64"), steps=1, precision="float64")
     run(stage, setting, tmp_path)
     losses = [entry["loss"] for entry in history(stage, setting, tmp_path)]
     assert losses == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"

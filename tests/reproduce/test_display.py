@@ -11,6 +11,7 @@ from reproduce.display import Display, clock, label, progress, summary
 from reproduce.engine import Job
 from reproduce.evaluation import Evaluate, Rerank
 from reproduce.setting import Setting
+from reproduce.tables import World
 
 STAGE = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")))
 
@@ -38,6 +39,13 @@ def test_labels_say_each_thing_once_and_what_tells_stages_apart() -> None:
     )
     raw = dataclasses.replace(adapted, select=False, by_camera=False)
     assert label(Setting("smoke").resolve(raw)) == "msplr.Adapt market, seed 2, duke, DBSCAN raw"
+
+
+@pytest.mark.parametrize(("world", "words"), [(World(seed=2), "world 2"), (World(off="camera"), "no camera")])
+def test_labels_say_which_other_world(world: World, words: str) -> None:
+    stage = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")), world)
+    assert label(stage) == f"evaluation.Evaluate market, {words}, seed 2, on duke"
+    assert label(stage.on) == f"standins.StandIn duke, {words}"  # type: ignore[attr-defined]
 
 
 def test_progress_shows_epoch_loss_speed_and_time_left() -> None:

@@ -34,7 +34,7 @@ def real() -> Path:
 
 def slow(distances: Any, query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any) -> dict[str, Any]:
     """The definition, image by image."""
-    aps, inps, firsts = [], [], []
+    aps, inps, firsts, separations = [], [], [], []
     for row, pid, camid in zip(distances, query_pids, query_camids, strict=True):
         rank, hits, precisions, last = 0, 0, [], 0
         for _, _, other, camera in sorted(zip(row, range(len(row)), gallery_pids, gallery_camids, strict=True)):
@@ -47,6 +47,11 @@ def slow(distances: Any, query_pids: Any, gallery_pids: Any, query_camids: Any, 
                 last = rank
                 if hits == 1:
                     firsts.append(rank)
+        pairs = list(zip(row, gallery_pids, gallery_camids, strict=True))
+        within = [float(far) for far, other, camera in pairs if other == pid != -1 and camera != camid]
+        between = [float(far) for far, other, _ in pairs if other not in (pid, -1)]
+        known = between and sum(between) > 0
+        separations.append((1 - np.mean(within) / np.mean(between) if known else 0.0) if within else np.nan)
         aps.append(sum(precisions) / hits if hits else np.nan)
         inps.append(hits / last if hits else np.nan)
     if not firsts:
@@ -56,15 +61,21 @@ def slow(distances: Any, query_pids: Any, gallery_pids: Any, query_camids: Any, 
         "mINP": 100 * np.nanmean(inps),
         **{f"rank{k}": 100 * np.mean([first <= k for first in firsts]) for k in (1, 5, 10)},
         "ap": aps,
+        "separated": separations,
         "queries": len(aps),
         "unmatched": len(aps) - len(firsts),
     }
 
 
-def assert_equal(scores: Scores, expected: Scores | dict[str, Any]) -> None:
-    expected = expected if isinstance(expected, dict) else {**expected.numbers, "ap": expected.ap}
+def assert_equal(scores: Scores, expected: Scores | dict[str, Any], *, ranking_alone: bool = False) -> None:
+    if not isinstance(expected, dict):
+        expected = {**expected.numbers, "ap": expected.ap, "separated": expected.separated}
+    if ranking_alone:
+        expected = {name: value for name, value in expected.items() if name not in ("separated", "separation")}
     for name, value in expected.items():
-        np.testing.assert_allclose(getattr(scores, name), value, rtol=1e-12, err_msg=name)
+        reach = {"rtol": 1e-5, "atol": 1e-5} if name in ("separated", "separation") else {"rtol": 1e-12}
+        found = scores.numbers[name] if name == "separation" else getattr(scores, name)
+        np.testing.assert_allclose(found, value, err_msg=name, **reach)
 
 
 def problem(seed: int, queries: int = 40, images: int = 150, ids: int = 6, cameras: int = 3) -> Problem:
@@ -143,7 +154,9 @@ def test_order_of_gallery_and_queries_does_not_matter(seed: int) -> None:
 @given(seed=st.integers(0, 10**6), power=st.sampled_from([0.5, 3.0]), scale=st.sampled_from([1e-6, 1e6]))
 def test_only_the_order_of_distances_matters(seed: int, power: float, scale: float) -> None:
     distances, *labels = problem(seed)
-    assert_equal(evaluate_ranking(scale * distances**power - 7, *labels), evaluate_ranking(distances, *labels))
+    expected = evaluate_ranking(distances, *labels)
+    assert_equal(evaluate_ranking(scale * (distances**power - 7), *labels), expected, ranking_alone=True)
+    assert_equal(evaluate_ranking(scale * distances, *labels), expected)
 
 
 def test_renaming_people_and_cameras_changes_nothing() -> None:
@@ -172,6 +185,7 @@ def test_a_hand_worked_example() -> None:
     scores = evaluate_ranking(distances, [1], pids, [0], cams)
     assert scores.numbers == pytest.approx(
         {"mAP": 50.0, "rank1": 0, "rank5": 100, "rank10": 100, "mINP": 50.0, "queries": 1, "unmatched": 0}
+        | {"separation": 100 * (1 - (0.2 + 0.4) / (0.1 + 0.3))}
     )
 
 
@@ -190,7 +204,7 @@ def test_junk_and_far_distractors_change_nothing_and_near_ones_do() -> None:
         )
 
     assert_equal(extended(-1, -1.0), expected)
-    assert_equal(extended(99, 2.0), expected)
+    assert_equal(extended(99, 2.0), expected, ranking_alone=True)
     worse = extended(99, -1.0)
     assert worse.mAP < expected.mAP
     assert worse.rank5 == 0.0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from reproduce import results
+from reproduce.cli import main
 
 TOML = """
 paper = "demo"
@@ -54,6 +58,13 @@ def slow(task, seed):
 @pytest.mark.parametrize("case", PAPER.cases("1", plain=slow)[:1])
 def test_slow(case, judge):
     judge(case)
+"""
+
+
+TIMED = """
+from demo_stages import Timed
+TIMED = Timed()
+
 """
 
 
@@ -441,6 +452,111 @@ def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
     code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--seeds", "2", "--store", "elsewhere")
     assert code == 0
     assert "as recorded runs took\n" in output, "earlier runs here tell how long it takes"
+
+
+def test_the_plan_of_paper_is_projected_from_a_trial(suites: Path) -> None:
+    """The suite's training counts its epochs: 90 in the paper, of which the trial runs two."""
+    path = suites / "test_demo.py"
+    path.write_text(path.read_text().replace("def plain", TIMED + "def plain", 1).replace("Number(0.5),", "TIMED,", 1))
+    assert run(suites, "-k", "table1 and plain and m2d", "--scale", "trial")[0] == 0
+    code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--scale", "paper", "--store", "elsewhere")
+    assert code == 0
+    assert re.search(r"to run +0:(4[5-9]|5\d) +1 row +demo_stages\.Timed", output), output
+    assert "(projected from scale trial for 2 stages)" in output
+
+
+FIGURE = """
+[[figure]]
+id = "6"
+kind = "picture"
+where = "section 3"
+shows = "Lists of <i>two</i> rows."
+rows = ["table 1: plain", "table 1: later"]
+task = ["m2d"]
+"""
+
+FIGURE_TESTS = """
+from demo_stages import Untrained
+from reproduce.evaluation import Evaluate
+from reproduce.figures import ActivationMaps, RankLists
+
+def one(task, seed):
+    return Evaluate(Untrained(1, looks=LOOKS), on=task.target)
+
+def two(task, seed):
+    return Evaluate(Untrained(2), on=task.target, flip=True)
+
+TWO = {"1": {"plain": one, "later": two}}
+
+@pytest.mark.parametrize("case", PAPER.picture_cases({"6": DRAW}, TWO))
+def test_figures(case, judge):
+    judge(case)
+"""
+
+
+def figure_suite(suites: Path, draw: str, looks: bool = True) -> None:
+    (suites / "demo.toml").write_text(TOML + FIGURE)
+    text = FIGURE_TESTS.replace("DRAW", draw).replace("LOOKS", str(looks))
+    (suites / "test_demo.py").write_text(SUITE + text)
+
+
+def test_a_figure_alone_is_drawn_recorded_and_shown(suites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure_suite(suites, "RankLists")
+    code, output = run(suites, "--plan", "-k", "figure")
+    assert code == 0
+    assert "1 figure at scale smoke: 4 distinct stages" in output
+    assert "1 figure  figures.RankLists on duke" in output
+    code, output = run(suites, "-k", "figure", "--seeds", "2")
+    assert code == 0, output
+    assert "figure:  demo 6, m2d: drawn" in output
+    out = suites.parent / "build"
+    assert not (out / "results").exists()
+    [figure] = results.read_figures(out / "figures")
+    assert (figure["seed"], figure["figure"]["rows"], figure["identity"]["selection"]) == (
+        2,
+        ["Plain", "Later"],
+        "last",
+    )
+    assert figure["pictures"]["count"] == len(figure["drawing"]["images"]), "drawn images are always shown"
+    assert figure["command"] == "pytest 'suites/test_demo.py::test_figures[m2d-figure6]' --scale smoke --seeds 2"
+    assert "Lists of &lt;i&gt;two" in (out / "report" / "demo.html").read_text()
+    recorded = suites.parent / "recorded"
+    assert main(["results", "--record", "--out", str(out), "--into", str(recorded)]) == 0
+    assert "0 results, 0 claims and 1 figures recorded" in capsys.readouterr().out
+    assert [path.suffix for path in (recorded / "figures").iterdir()] == [".json"], "without its pictures"
+    assert results.read_figures(recorded) == [figure | {"pictures": None}]
+
+
+def test_photographs_are_left_out_unless_asked_for(suites: Path, tiny_domain: Path) -> None:
+    figure_suite(suites, "RankLists")
+    real = [
+        "-k",
+        "figure",
+        "--domain",
+        f"market={tiny_domain}",
+        "--domain",
+        f"duke={tiny_domain}",
+        "--weights",
+        "scratch",
+    ]
+    for asked in ([], ["--pictures"]):
+        code, output = run(suites, *real, *asked)
+        assert code == 0, output
+        [figure] = results.read_figures(suites.parent / "build" / "figures")
+        assert (figure["pictures"] is not None) is bool(asked)
+        assert ("--pictures" in figure["command"]) is bool(asked)
+        assert bool(list((suites.parent / "build").rglob("*.png"))) is bool(asked)
+
+
+def test_a_figure_that_cannot_be_drawn_is_an_error(suites: Path) -> None:
+    figure_suite(suites, "ActivationMaps", looks=False)
+    code, output = run(suites, "-k", "figure")
+    assert code == 6
+    assert "the network of demo_stages.Untrained has no `maps`" in output
+    [figure] = results.read_figures(suites.parent / "build" / "figures")
+    assert (figure["verdict"], "drawing" in figure) == ("error", False)
+    assert run(suites, "-k", "figure", "--domain", "market=.")[0] == 0, "a figure without its data is skipped"
+    assert run(suites, "-k", "figure", "--domain", "market=.", "--strict")[0] == 1
 
 
 def test_xdist_workers_become_jobs(suites: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trees
@@ -14,6 +15,7 @@ from reproduce.clustering import DBSCAN, Tuned
 from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
 from reproduce.data.standins import StandIn
 from reproduce.evaluation import Evaluate
+from reproduce.results import reasons_against
 from reproduce.setting import Blocked, Setting, data_root
 from reproduce.stage import UserError
 from reproduce.tables import World
@@ -36,6 +38,23 @@ def test_stand_ins_by_default() -> None:
         "dials": None,
     }
     assert (identity["weights"], identity["scale"], identity["selection"]) == ("scratch", "smoke", "last")
+
+
+def test_a_precision_that_was_asked_for_is_that_of_every_training() -> None:
+    adapt = msplr.Adapt(supervised.Train(Domain("market"), precision="float64"), Domain("duke"), DBSCAN(Tuned(0.4)))
+    case = Evaluate(adapt, on=Domain("duke"))
+    found = {}
+    for asked in (None, "float32", "mixed"):
+        setting = Setting("smoke", precision=asked)
+        stage: Any = setting.resolve(case)
+        identity = setting.identity([stage])
+        found[asked] = (stage.train.precision, stage.train.init.precision, identity.get("precision"))
+        assert ("mixed precision" in reasons_against(identity)) is (asked == "mixed")
+    assert found == {
+        None: ("float32", "float64", None),
+        "float32": ("float32", "float32", None),
+        "mixed": ("mixed", "mixed", "mixed"),
+    }
 
 
 def test_the_key_does_not_depend_on_where_a_folder_is(tiny_domain: Path, tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_stages import Untrained
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproduce.data.domains import Domain
+from reproduce.evaluation import Evaluate
+from reproduce.figures import Network, RankLists
 from reproduce.stage import UserError
 from reproduce.tables import BAND_WHY, LETTERS, UNLABELLED, Column, Task, read, read_all
 
@@ -55,6 +59,35 @@ def test_a_band_is_the_rows_or_the_tables_or_the_usual_one_and_has_a_reason(tmp_
     assert bands(of_row + other) == [(0.7, "measured"), (1.5, "ten reruns")]
     with pytest.raises(UserError, match="row a: band_why is missing"):
         read(write(tmp_path, GOOD.replace('executed = "yes"', 'executed = "yes"\nband = 1.5')))
+
+
+def test_a_claim_about_what_nobody_measures_is_refused(tmp_path: Path) -> None:
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "section 2"\nsays = "A is quicker."\nkind = "order"\n'
+        'left = "1/a/m2d"\nright = "1/a/m2d"\nmetrics = ["seconds"]\n'
+    )
+    with pytest.raises(UserError, match=r"claim c: unknown metric 'seconds'; claims compare mAP, .*, separation"):
+        read(write(tmp_path, GOOD + claim))
+    assert read(write(tmp_path, GOOD + claim.replace("seconds", "separation"))).claims[0].metrics == ("separation",)
+
+
+def test_figures_become_cases_of_the_rows_that_they_show(tmp_path: Path) -> None:
+    figure = (
+        '[[figure]]\nid = "6"\nkind = "picture"\nwhere = "section 3"\nshows = "Lists."\n'
+        'rows = ["table 1: a"]\ntask = ["m2d"]\n'
+    )
+    paper = read(write(tmp_path, GOOD + figure))
+
+    def recipe(task: Task, seed: int) -> Evaluate:
+        return Evaluate(Untrained(seed), on=task.target, at="step 2")
+
+    [param] = paper.picture_cases({"6": RankLists}, {"1": {"a": recipe}})
+    assert param.id == "m2d-figure6"
+    assert [mark.name for mark in param.marks] == ["withdrawn"], "it needs DukeMTMC-reID"
+    [case] = param.values
+    assert case.stage(3) == RankLists((Network(Untrained(3), "step 2"),), Domain("duke"), seed=3)
+    with pytest.raises(UserError, match="p figure 6 shows rows on m2d that no recipe of its tables produces"):
+        paper.picture_cases({"6": RankLists}, {"1": {}})
 
 
 def test_claims_become_cases_where_their_cells_can_be_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,39 @@ def test_rows_that_build_on_each_other_share_their_stages(tmp_path: Path) -> Non
     assert names.count("evaluation.Evaluate") == 7
     raw = next(" ".join(line) for line in words if line[-2:] == ["DBSCAN", "raw"])
     assert " 2 rows " in raw
+
+
+def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> None:
+    """SPTD on m2d: the baseline and the full method are in three tables and in figures, and start MMT's networks."""
+
+    def planned(chosen: str) -> list[tuple[str, str]]:
+        options = [
+            "-k",
+            chosen,
+            "--plan",
+            "--scale",
+            "small",
+            "--store",
+            str(tmp_path / "store"),
+            "--out",
+            str(tmp_path),
+        ]
+        done = python("-m", "pytest", "suites/test_sptd.py", *options)
+        assert done.returncode == 0, done.stdout
+        lines = [line.split(maxsplit=6) for line in done.stdout.splitlines() if " to run  " in line]
+        return [(line[0], line[6]) for line in lines]
+
+    rows = [label.split()[0] for _, label in planned("m2d and not claims")]
+    assert Counter(rows) == {
+        "standins.StandIn": 2,
+        "sptd.Pretrain": 9,
+        "mmt.Adapt": 3,
+        "evaluation.Evaluate": 10,
+        "figures.ActivationMaps": 1,
+        "figures.Projection": 1,
+        "figures.RankLists": 1,
+    }, "nine pre-trainings, two of them with a second seed for MMT, are evaluated by seven rows; MMT by three"
+    everything = planned("m2d")
+    for part in zip(*everything, strict=True):
+        assert len(set(part)) == len(everything), "neither key nor label comes twice, whatever the world"
+    assert len(everything) > len(rows)

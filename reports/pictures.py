@@ -1,0 +1,420 @@
+"""Figures of a paper that show what networks make of images: rank lists, activation maps, projections in the plane."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.identity import Identity, mapping, setting_words
+from reports.stages import StageLine, provenance, stage_lines
+from reports.words import MINUS, NOTHING, arrows, count, is_number, percent, scalar, sentence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RIGHT, WRONG = "✓", "✗"
+
+COLOURS = 7
+"""Of the marks of identities; the pages' style gives them, for a light and for a dark page."""
+
+SHAPES = (
+    "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
+    "m-2.7-2.7h5.4v5.4h-5.4z",
+    "m0-3.7l3.4 6.2h-6.8z",
+    "m0-3.9l3.3 3.9-3.3 3.9-3.3-3.9z",
+    "m0 3.7l3.4-6.2h-6.8z",
+    "m-1.1-3.3h2.2v2.2h2.2v2.2h-2.2v2.2h-2.2v-2.2h-2.2v-2.2h2.2z",
+)
+"""Of the marks, as paths around a point; as many as have no factor in common with the colours, so pairs last long."""
+
+PLANE, MARGIN = 320, 10
+"""Side of the drawing of a projection, and what it leaves free around the points, in user units."""
+
+HEAT = "inferno"
+"""The colours of maps: dark to bright, in even steps for the eye, also for those who see few colours."""
+
+RANK_LISTS = (
+    "A line holds the images of the gallery that are nearest to the query, the nearest first. "
+    f"{RIGHT} in a green frame is the query's identity, {WRONG} in a red frame another; below stands the distance to "
+    "the query. AP is the query's average precision, mAP its mean over all queries of the test set; both are "
+    "percentages."
+)
+ACTIVATION_MAPS = (
+    "A map is the sum over channels of the squared activations of the backbone's last layer. The brightest place of "
+    "each map is its own 1, so brightness tells places of one map apart, and not one map from another."
+)
+PROJECTION = (
+    "A mark is an image; colour and shape together are its identity. t-SNE puts images with similar embeddings near "
+    "each other. Its axes and the distances between far groups have no meaning, so no axes are drawn. The silhouette "
+    "is that of the embeddings, not of the marks: how much nearer an image is, in cosine distance, to its own identity "
+    f"than to the next one, from {MINUS}1 to 1."
+)
+READING = {"rank lists": RANK_LISTS, "activation maps": ACTIVATION_MAPS, "projection": PROJECTION}
+UNREADABLE = "What this record holds cannot be drawn by this version."
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures of one size side by side in one PNG, as a data URI."""
+
+    uri: str
+    count: int
+    height: int
+    width: int
+
+    @property
+    def last(self) -> int:
+        """Place of the last picture, at least 1: what places are divided by."""
+        return max(1, self.count - 1)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An image: its place in the strip, and who was seen by which camera, counted from 1 as file names do."""
+
+    place: int
+    pid: str
+    camera: str
+
+    @property
+    def words(self) -> str:
+        return f"id {self.pid}, camera {self.camera}"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One image of a rank list."""
+
+    number: int
+    image: Shot
+    right: bool
+    distance: str
+
+    @property
+    def sign(self) -> str:
+        return RIGHT if self.right else WRONG
+
+    @property
+    def words(self) -> str:
+        """All of it, for those who do not see it."""
+        outcome = "right" if self.right else "wrong"
+        return f"rank {self.number}, {outcome}: {self.image.words}, distance {self.distance}"
+
+
+@dataclass(frozen=True)
+class RankList:
+    """What one network ranks first for one query."""
+
+    network: str
+    ap: str
+    ranks: tuple[Rank, ...]
+
+    @property
+    def signs(self) -> str:
+        return "".join(rank.sign for rank in self.ranks)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and its list by each network."""
+
+    image: Shot
+    lists: tuple[RankList, ...]
+
+
+@dataclass(frozen=True)
+class Heated:
+    """An image and its map by each network: the network, and the map as a PNG in a data URI."""
+
+    image: Shot
+    maps: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The points of one identity: one path, how it is coloured, and what it is."""
+
+    path: str
+    colour: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The embeddings of one network in the plane."""
+
+    network: str
+    silhouette: str
+    people: tuple[Marks, ...]
+    summary: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a drawing holds: one of the three, and the mAP of each network where there are rank lists."""
+
+    queries: tuple[Query, ...] = ()
+    heated: tuple[Heated, ...] = ()
+    planes: tuple[Plane, ...] = ()
+    scores: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on one task, in one setting.
+
+    Attributes:
+        strip: the pictures that it names; None where it has none.
+        reading: how to read drawings of its kind.
+        notes: how its images were chosen, and why there are no pictures where there are none.
+        error: why there is nothing to see; empty where there is.
+    """
+
+    task: str
+    label: str
+    setting: str
+    seed: str
+    identity: Identity
+    networks: tuple[str, ...]
+    content: Content
+    strip: Strip | None
+    reading: str
+    notes: str
+    error: str
+    command: str
+    stages: Sequence[Mapping[str, Any]]
+    deviations: tuple[str, ...]
+
+    @property
+    def private(self) -> str:
+        """What it shows that no program drew."""
+        return _photographs(self.identity) if self.strip and not self.identity.on_stand_ins else ""
+
+    @property
+    def where(self) -> str:
+        """Setting and seed."""
+        return ", ".join(part for part in (self.setting, self.seed and f"training seed {self.seed}") if part)
+
+    @property
+    def stage_lines(self) -> tuple[StageLine, ...]:
+        return stage_lines(self.stages)
+
+    @property
+    def provenance(self) -> tuple[tuple[str, str], ...]:
+        return provenance(self.stages)
+
+
+def pictures(described: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> tuple[Picture, ...]:
+    """The records of one figure of a paper in its order of tasks, the setting that says most first.
+
+    Args:
+        described: the paper, as its TOML file reads.
+        records: what `reproduce.results.read_figures` gives, of this figure.
+    """
+    ids = {mapping(record.get("figure")).get("id") for record in records}
+    figures = [figure for figure in described.get("figure") or () if figure.get("id") in ids]
+    tasks = [str(task) for figure in figures for task in figure.get("task") or ()]
+    labels = {
+        str(column.get("task") or column.get("id")): arrows(str(column["label"]))
+        for table in reversed(described.get("table") or ())
+        for column in table.get("columns") or ()
+        if column.get("label")
+    }
+
+    def order(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        task = str(mapping(record.get("figure")).get("task"))
+        known = tasks.index(task) if task in tasks else len(tasks)
+        return known, task, Identity(mapping(record.get("identity"))).rank, _number(record.get("seed")), stable(record)
+
+    return tuple(_picture(record, labels) for record in sorted(records, key=order))
+
+
+def _number(value: object) -> float:
+    return float(value) if is_number(value) else 0.0
+
+
+def stable(record: Mapping[str, Any]) -> str:
+    """A figure's record as text, wherever its pictures lie and whether they are there."""
+    return json.dumps({**record, "pictures": None}, sort_keys=True, default=str)
+
+
+def distinct(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each record once; one that is there with pictures and without them is there with pictures."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        text = stable(record)
+        if text not in found or record.get("pictures"):
+            found[text] = record
+    return [found[text] for text in sorted(found)]
+
+
+def _picture(record: Mapping[str, Any], labels: Mapping[str, str]) -> Picture:
+    figure, drawing = mapping(record.get("figure")), mapping(record.get("drawing"))
+    identity = Identity(mapping(record.get("identity")))
+    networks = tuple(str(row) for row in figure.get("rows") or ())
+    task, seed = str(figure.get("task")), "" if record.get("seed") is None else scalar(record["seed"])
+    kind, strip, error = str(drawing.get("kind") or ""), _strip(record), str(record.get("error") or "")
+    content = Content()
+    if not error:
+        try:
+            content = _content(kind, drawing, networks, strip is not None)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+            error = UNREADABLE
+    return Picture(
+        task=task,
+        label=labels.get(task, ""),
+        setting=setting_words([identity]),
+        seed=seed,
+        identity=identity,
+        networks=networks,
+        content=content,
+        strip=None if error else strip,
+        reading="" if error else READING[kind],
+        notes="" if error else f"{_chosen(kind, seed)} {_about_pictures(kind, identity, strip is not None)}".strip(),
+        error=error,
+        command=str(record.get("command") or ""),
+        stages=tuple(mapping(stage) for stage in record.get("stages") or ()),
+        deviations=tuple(str(line) for line in record.get("deviations") or ()),
+    )
+
+
+def _strip(record: Mapping[str, Any]) -> Strip | None:
+    beside = mapping(record.get("pictures"))
+    if not beside.get("path"):
+        return None
+    try:
+        encoded = base64.b64encode(Path(beside["path"]).read_bytes()).decode()
+        sizes = (int(beside[name]) for name in ("count", "height", "width"))
+        return Strip(f"data:image/png;base64,{encoded}", *sizes)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], over: bool) -> Content:
+    """What a drawing says, for display.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError, OverflowError: it is no drawing that is known here.
+    """
+    shots = [
+        Shot(place, scalar(image["pid"]), str(image["camid"] + 1) if image["camid"] >= 0 else NOTHING)
+        for place, image in enumerate(drawing["images"])
+    ]
+    rows = list(zip(networks, drawing["rows"], strict=True))
+    if kind == "rank lists":
+        return Content(
+            queries=tuple(
+                Query(shots[query], tuple(_rank_list(network, row["lists"][place], shots) for network, row in rows))
+                for place, query in enumerate(drawing["queries"])
+            ),
+            scores=tuple((network, percent(row["mAP"])) for network, row in rows),
+        )
+    if kind == "activation maps":
+        return Content(
+            heated=tuple(
+                Heated(shots[image], tuple((network, heat_uri(row["maps"][place], over)) for network, row in rows))
+                for place, image in enumerate(drawing["shown"])
+            )
+        )
+    if kind == "projection":
+        return Content(planes=tuple(_plane(network, row, drawing["people"]) for network, row in rows))
+    raise ValueError(kind)
+
+
+def _rank_list(network: str, found: Mapping[str, Any], shots: Sequence[Shot]) -> RankList:
+    ranks = tuple(
+        Rank(number, shots[entry["image"]], bool(entry["right"]), f"{entry['distance']:.3f}".replace("-", MINUS))
+        for number, entry in enumerate(found["entries"], 1)
+    )
+    return RankList(network, percent(found["AP"]), ranks)
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
+    """The 256 colours of maps (256, 3)."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    colours: NDArray[np.uint8] = colormaps[HEAT](np.arange(256), bytes=True)[:, :3]
+    return colours
+
+
+def scale() -> str:
+    """The colours of maps from 0 to 1, as a gradient of CSS."""
+    stops = ", ".join(f"#{bytes(colour).hex()}" for colour in _colours()[::51])
+    return f"linear-gradient(90deg, {stops})"
+
+
+def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
+    """A map as a PNG.
+
+    Args:
+        values: the map, 0 to 255.
+        over: whether it is laid over its picture, so that dark places let more of that through.
+    """
+    import numpy as np
+    from PIL import Image
+
+    field = np.asarray(values, dtype=np.uint8)
+    if field.ndim != 2 or not field.size:
+        raise ValueError("a map has rows of numbers")
+    opaque = np.full(field.shape, 255, np.uint8)
+    alpha = (64 + field * (128 / 255)).round().astype(np.uint8) if over else opaque
+    out = io.BytesIO()
+    Image.fromarray(np.dstack((_colours()[field], alpha))).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def heat_uri(values: Sequence[Sequence[int]], over: bool) -> str:
+    """A map as a PNG in a data URI; see `heat`."""
+    return f"data:image/png;base64,{base64.b64encode(heat(values, over)).decode()}"
+
+
+def _plane(network: str, row: Mapping[str, Any], people: Sequence[int]) -> Plane:
+    points = list(zip(row["x"], row["y"], people, strict=True))
+    xs, ys = ([float(point[axis]) for point in points] for axis in (0, 1))
+    span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
+    middle = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    unit = (PLANE - 2 * MARGIN) / span
+    placed: dict[int, list[str]] = {}
+    for x, y, person in points:
+        right, down = PLANE / 2 + (x - middle[0]) * unit, PLANE / 2 - (y - middle[1]) * unit
+        placed.setdefault(person, []).append(f"M{right:.1f} {down:.1f}{SHAPES[person % len(SHAPES)]}")
+    silhouette = f"{row['silhouette']:.3f}".replace("-", MINUS)
+    return Plane(
+        network,
+        silhouette,
+        tuple(
+            Marks("".join(paths), person % COLOURS, f"identity {person + 1}: {count(len(paths), 'image')}")
+            for person, paths in sorted(placed.items())
+        ),
+        f"{network}: {count(len(points), 'image')} of {len(placed)} identities in the plane, silhouette {silhouette}",
+    )
+
+
+def _chosen(kind: str, seed: str) -> str:
+    what = {"rank lists": "queries", "activation maps": "images", "projection": "identities"}[kind]
+    drawn = f"The {what} were drawn at random{f' from seed {seed}' if seed else ''}, the same for each network"
+    return f"{drawn}: nobody picked them by their outcome."
+
+
+def _about_pictures(kind: str, identity: Identity, shown: bool) -> str:
+    if kind == "projection":
+        return ""
+    if identity.on_stand_ins:
+        made = "The images are pedestrians drawn by a program"
+        return f"{made}." if shown else f"{made}; no copy of them lies beside this record, and its command draws them."
+    if shown:
+        return ""
+    return f"{sentence(_photographs(identity))[:-1]} are left out; the same command with `--pictures` shows them."
+
+
+def _photographs(identity: Identity) -> str:
+    return "images of your own folders" if identity.folders else "photographs of people"

@@ -1,0 +1,286 @@
+"""Figures that show what networks make of images: each a stage that draws nothing, but works out what a page draws.
+
+Which images they show is drawn at random from the seed, the same for every network; nobody picks them by their outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from reproduce.artifacts import Drawing
+from reproduce.data.domains import JUNK
+from reproduce.evaluation import Evaluate, Rerank, Trained
+from reproduce.stage import Env, Stage, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from reproduce.data.domains import Dataset, Image
+
+MOST_PIXELS = (128, 64)
+"""Height and width of a picture in a figure, or less where the network sees less."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as a row of a table evaluates it; see `Evaluate`."""
+
+    train: Trained
+    at: str
+    flip: bool = False
+    rerank: Rerank | None = None
+
+    def restored(self, env: Env) -> nn.Module:
+        """The network on the device, in evaluation mode.
+
+        Raises:
+            UserError: the training kept none of that moment.
+        """
+        return self.train.at_moment(env.get(self.train), self.at).to(env.device)
+
+
+@dataclass(frozen=True)
+class Figure(Stage[Drawing]):
+    """What several networks make of the same test images of a domain.
+
+    Attributes:
+        rows: the networks.
+        on: the domain.
+        seed: of the choice of images.
+        pictures: whether the images themselves are kept.
+    """
+
+    KIND: ClassVar[str]
+    """What the facts of its drawing are; see `run`."""
+
+    rows: tuple[Network, ...]
+    on: Any
+    seed: int = 1
+    pictures: bool = False
+
+    @property
+    def at(self) -> str:
+        """The moments of its networks."""
+        return ", ".join(dict.fromkeys(row.at for row in self.rows))
+
+    def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
+        """What is to be drawn; images become entries of `shown`."""
+        raise NotImplementedError
+
+    def run(self, env: Env) -> Drawing:
+        """Work out the facts: {"kind", "images": [{"name", "pid", "camid"}], ...}, images named by their place."""
+        data = env.open(self.on)
+        shown = Shown()
+        facts = {"kind": self.KIND, **self.facts(data, env, shown)}
+        images = [{"name": it.path.rpartition("/")[2], "pid": it.pid, "camid": it.camid} for it in shown.images]
+        size = min(MOST_PIXELS, *(row.train.input for row in self.rows))
+        pictures = _pixels(data, shown.images, size) if self.pictures and images else None
+        return Drawing(facts | {"images": images}, pictures)
+
+    def chosen(self, count: int, most: int, what: str) -> list[int]:
+        """At most so many of `count` things, in their order."""
+        from reproduce.data.sampling import numpy_generator
+
+        draw = numpy_generator(self.seed, "figure", what)
+        return sorted(draw.choice(count, min(most, count), replace=False).tolist())
+
+
+Draw: TypeAlias = Callable[..., Figure]
+"""Makes a figure of `rows`, `on` and `seed`."""
+
+
+class Shown:
+    """The images of a figure, each once."""
+
+    def __init__(self) -> None:
+        self._places: dict[Image, int] = {}
+
+    @property
+    def images(self) -> list[Image]:
+        return list(self._places)
+
+    def place(self, image: Image) -> int:
+        """The place of an image among them, from 0."""
+        return self._places.setdefault(image, len(self._places))
+
+
+@dataclass(frozen=True)
+class RankLists(Figure):
+    """The first images of the gallery for a few queries.
+
+    Facts: "queries" [image]; "rows" [{"mAP": percent, "lists": [{"AP": percent, "entries": [{"image", "right",
+    "distance"}]}]}], in the order of the queries. Images that do not count (junk, and the query's identity seen by its
+    camera) are left out of a list.
+
+    Attributes:
+        queries: how many, of those that have a match.
+        ranks: length of a list.
+    """
+
+    KIND = "rank lists"
+
+    queries: int = 5
+    ranks: int = 10
+
+    @property
+    def detail(self) -> str:
+        return f"{self.queries} queries"
+
+    def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
+        import numpy as np
+
+        from reproduce.evaluation import embed_tests, ranked, scored
+
+        pids = np.array([image.pid for image in data.gallery])
+        camids = np.array([image.camid for image in data.gallery])
+        matched = [
+            place for place, query in enumerate(data.query) if ((pids == query.pid) & (camids != query.camid)).any()
+        ]
+        queries = [matched[place] for place in self.chosen(len(matched), self.queries, "queries")]
+        facts: dict[str, Any] = {"queries": [shown.place(data.query[query]) for query in queries], "rows": []}
+        for row in self.rows:
+            tests = embed_tests(row.restored(env), data, row.train.input, env, flip=row.flip)
+            scores = scored(data, *tests, rerank=row.rerank)
+            distances = _picked(ranked(*tests, rerank=row.rerank), queries)
+            lists = []
+            for query, by_distance in zip(queries, distances, strict=True):
+                own = data.query[query]
+                counts = (pids != JUNK) & ~((pids == own.pid) & (camids == own.camid))
+                first = [place for place in np.argsort(by_distance, kind="stable") if counts[place]][: self.ranks]
+                entries = [
+                    {
+                        "image": shown.place(data.gallery[place]),
+                        "right": bool(pids[place] == own.pid),
+                        "distance": round(float(by_distance[place]), 4),
+                    }
+                    for place in first
+                ]
+                lists.append({"AP": 100 * float(scores.ap[query]), "entries": entries})
+            facts["rows"].append({"mAP": scores.mAP, "lists": lists})
+        return facts
+
+
+@dataclass(frozen=True)
+class ActivationMaps(Figure):
+    """Where the last layer of the backbone answers: the sum over channels of its squared output.
+
+    That sum is the activation map of Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
+
+    Facts: "shown" [image]; "rows" [{"maps": [[[0 .. 255]]]}], in the order of the images: a map's largest value is 255.
+
+    Attributes:
+        number: how many query images.
+    """
+
+    KIND = "activation maps"
+
+    number: int = 8
+
+    @property
+    def detail(self) -> str:
+        return f"{self.number} images"
+
+    def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
+        import torch
+
+        from reproduce.data.images import Images
+        from reproduce.data.transforms import normalise
+
+        images = [data.query[place] for place in self.chosen(len(data.query), self.number, "images")]
+        facts: dict[str, Any] = {"shown": [shown.place(image) for image in images], "rows": []}
+        for row in self.rows:
+            net: Any = row.restored(env)
+            if not hasattr(net, "maps"):
+                raise UserError(f"the network of {row.train.name} has no `maps`, so nothing shows where it looks")
+            [pixels] = Images(data.root, images, row.train.input, env.device).batches([range(len(images))])
+            with torch.inference_mode():
+                maps = net.maps(normalise(pixels).to(next(net.parameters()).dtype)).float().square().sum(1)
+            largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+            facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
+        return facts
+
+
+@dataclass(frozen=True)
+class Projection(Figure):
+    """The embeddings of a few identities in the plane, by t-SNE (van der Maaten and Hinton, JMLR 2008).
+
+    Facts: "people" [identity of each point, from 0]; "rows" [{"x": [], "y": [], "silhouette": -1 .. 1}]. The
+    silhouette is that of the embeddings, not of the points: how much nearer an image is, in cosine distance, to its own
+    identity than to the next one.
+
+    Attributes:
+        identities: how many of the test identities.
+    """
+
+    KIND = "projection"
+
+    identities: int = 20
+
+    @property
+    def detail(self) -> str:
+        return f"{self.identities} identities"
+
+    def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
+        import numpy as np
+        from sklearn.manifold import TSNE
+        from sklearn.metrics import silhouette_score
+
+        from reproduce.data.images import Images
+        from reproduce.evaluation import embed
+
+        known = sorted({image.pid for image in data.query})
+        names = {
+            known[place]: number for number, place in enumerate(self.chosen(len(known), self.identities, "people"))
+        }
+        images = [image for image in (*data.query, *data.gallery) if image.pid in names]
+        people = [names[image.pid] for image in images]
+        if not 1 < len(names) < len(images):
+            raise UserError(f"{data.name} has too few test images of too few identities to show them in the plane")
+        facts: dict[str, Any] = {"people": people, "rows": []}
+        for row in self.rows:
+            own = Images(data.root, images, row.train.input, env.device)
+            rows: NDArray[np.float64] = embed(row.restored(env), own, flip=row.flip).double().cpu().numpy()
+            perplexity = min(30.0, (len(rows) - 1) / 3)
+            plane = TSNE(perplexity=perplexity, init="pca", random_state=self.seed).fit_transform(rows)
+            silhouette = float(silhouette_score(rows, people, metric="cosine"))
+            x, y = np.round(plane.astype(float), 2).T.tolist()
+            facts["rows"].append({"x": x, "y": y, "silhouette": silhouette})
+        return facts
+
+
+def of_rows(draw: Draw, rows: Sequence[Stage[Any]], seed: int) -> Figure:
+    """The figure of what rows of a table evaluate.
+
+    Raises:
+        UserError: a row is no evaluation, or the rows are not of one domain.
+    """
+    evaluated = [row for row in rows if isinstance(row, Evaluate)]
+    domains = list(dict.fromkeys(row.on for row in evaluated))
+    if len(domains) != 1 or len(evaluated) != len(rows):
+        raise UserError("a figure shows rows that are evaluated on one domain")
+    networks = tuple(Network(row.train, row.at, row.flip, row.rerank) for row in evaluated)
+    return draw(rows=networks, on=domains[0], seed=seed)
+
+
+def _picked(blocks: Iterable[NDArray[Any]], rows: Sequence[int]) -> NDArray[Any]:
+    """Some rows, ascending, of a matrix that comes in blocks of them."""
+    import numpy as np
+
+    found, start = [], 0
+    for block in blocks:
+        found += [block[row - start] for row in rows if start <= row < start + len(block)]
+        start += len(block)
+    return np.stack(found)
+
+
+def _pixels(data: Dataset, images: Sequence[Image], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images (N, height, width, 3), as networks see them."""
+    from reproduce.data.images import Images
+
+    [pixels] = Images(data.root, images, size).batches([range(len(images))])
+    found: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return found

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import history, run, source
+from torch import nn
+
+import methods
+from methods import mmt, msplr, sptd
+from methods.blocks.backbones import build as backbone
+from methods.blocks.heads import Output, ReID
+from methods.blocks.norm import group_batch_norm
+from methods.blocks.precision import dtype_of, in_precision
+from reproduce.clustering import DBSCAN, KMeans, Rho
+from reproduce.data.domains import Domain
+from reproduce.data.transforms import Augment, Distort
+from reproduce.evaluation import Evaluate, Trained
+from reproduce.setting import Setting
+from reproduce.stage import UserError
+
+PRETRAIN = sptd.Pretrain(
+    Domain("market"),
+    Domain("duke"),
+    backbone="narrow",
+    weights=None,
+    input=(32, 16),
+    P=6,
+    target_batch=8,
+    epochs=1,
+    iterations=2,
+    milestones=(),
+    warmup=0,
+    bn_group=None,
+    augment=Augment(pad=2),
+    strengths=Distort(pad=2),
+)
+SHORT = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
+TRAININGS: dict[str, Trained] = {
+    "supervised": source(epochs=1),
+    "sptd": PRETRAIN,
+    "msplr": msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **SHORT),
+    "mmt": mmt.Adapt((PRETRAIN, replace(PRETRAIN, seed=2)), Domain("duke"), KMeans(4), iterations=2, **SHORT),
+}
+
+
+def net(precision: str, group: int | None = None) -> ReID:
+    made = ReID(backbone("narrow_ibn_a", last_stride=1, stem_relu=True, seed=1, weights=None), 5, seed=1)
+    return in_precision(group_batch_norm(made, group), precision)
+
+
+def images(count: int = 8) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 16, generator=torch.Generator().manual_seed(1))
+
+
+def trainings() -> list[type[Trained]]:
+    """Every training that a method here is."""
+    for module in pkgutil.iter_modules(methods.__path__, "methods."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
+    return [kind for kind in Trained.__subclasses__() if kind.__module__.startswith("methods.")]
+
+
+@pytest.mark.parametrize("kind", trainings(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_training_has_the_field(kind: type[Trained]) -> None:
+    field = next(field for field in fields(kind) if field.name == "precision")  # type: ignore[arg-type]
+    assert (field.default, field.metadata) == ("float32", {"role": "precision"})
+
+
+def test_the_backbone_alone_leaves_float32() -> None:
+    mixed = net("mixed")
+    seen = set()
+    for layer in mixed.backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda *call: seen.add(call[-1].dtype))
+    given = mixed.train()(images())
+    assert seen == {torch.bfloat16}
+    assert isinstance(given, Output)
+    assert {part.dtype for part in given} == {torch.float32}
+    assert {tensor.dtype for tensor in mixed.state_dict().values()} == {torch.float32, torch.int64}
+    assert mixed.eval()(images()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("group", [None, 4])
+def test_its_gradients_are_near_those_of_float64(group: int | None) -> None:
+    found = {}
+    for precision in ("float64", "float32", "mixed"):
+        given = net(precision, group).train()
+        logits = given(images().to(dtype_of(precision))).logits
+        torch.nn.functional.cross_entropy(logits, torch.arange(8) % 5).backward()
+        found[precision] = torch.cat(
+            [weight.grad.double().flatten() for weight in given.parameters() if weight.grad is not None]
+        )
+        running = given.neck.running_mean
+        assert running is not None
+        assert running.dtype == dtype_of(precision)
+
+    def error(precision: str) -> float:
+        return float((found[precision] - found["float64"]).norm() / found["float64"].norm())
+
+    assert error("float32") < 1e-4 < error("mixed") < 0.1
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_follows_its_own(name: str, setting: Setting, tmp_path: Path) -> None:
+    """Near the same training in float32 and not the same; its evaluation runs as it was trained."""
+    plain, mixed = TRAININGS[name], replace(TRAININGS[name], precision="mixed")  # type: ignore[type-var]
+    assert plain.key != mixed.key
+    losses = [
+        history(stage, setting, tmp_path)[-1]["loss"] for stage in (plain, mixed) if run(stage, setting, tmp_path)
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    restored: Any = mixed.embedder(run(mixed, setting, tmp_path), "last")
+    assert restored.mixed
+    assert run(Evaluate(mixed, Domain("duke")), setting, tmp_path).mAP > 0
+
+
+def test_an_adaptation_in_mixed_precision_takes_any_source(setting: Setting, tmp_path: Path) -> None:
+    stage = msplr.Adapt(
+        source(), Domain("duke"), DBSCAN(Rho()), steps=1, frozen=1, precision="mixed", select=False, **SHORT
+    )
+    assert stage.init.precision != stage.precision
+    assert set(run(stage, setting, tmp_path).checkpoints) >= {"last"}
+
+
+@pytest.mark.parametrize("name", ["supervised", "sptd"])
+def test_killed_it_ends_with_the_same_bits(
+    name: str, setting: Setting, killed_equals_uncut: Callable[..., None]
+) -> None:
+    stage = replace(TRAININGS[name], precision="mixed", epochs=3)  # type: ignore[call-overload]
+    killed_equals_uncut(setting.resolve(stage), setting.paths(), 3, 0.0)
+
+
+def test_a_precision_that_there_is_not_is_named(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="precision 'float16' is none of float32, mixed, float64"):
+        run(source(precision="float16"), setting, tmp_path)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from demo_stages import Number, Untrained
+from runs import run
+from sklearn.metrics import silhouette_samples
+
+from reproduce import results
+from reproduce.data.domains import Dataset, Domain, Image, read
+from reproduce.data.images import Images
+from reproduce.data.transforms import normalise
+from reproduce.evaluation import Evaluate, Rerank, embed
+from reproduce.figures import ActivationMaps, Figure, Network, Projection, RankLists, of_rows
+from reproduce.setting import Setting
+from reproduce.stage import Stage, UserError
+
+ROWS = (Network(Untrained(1), "last"), Network(Untrained(2), "last"))
+
+
+@pytest.fixture
+def place(tiny_domain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny domain with two images of junk and one of a person that no query has in its gallery."""
+    root = tmp_path_factory.mktemp("domain") / "place"
+    shutil.copytree(tiny_domain, root)
+    gallery = root / "bounding_box_test"
+    for name in ("-1_c1s1_000009_01", "-1_c2s1_000009_01", "0000_c2s1_000009_01"):
+        (gallery / f"{name}.png").write_bytes((root / "query" / "0011_c1s1_000000_00.png").read_bytes())
+    return root
+
+
+@pytest.fixture
+def setting(place: Path) -> Setting:
+    return Setting("paper", {"market": place}, weights="scratch")
+
+
+def figure(kind: type[Figure], **changes: Any) -> Figure:
+    return replace(kind(ROWS, Domain("market")), **changes)
+
+
+def rows_of(train: Untrained, data: Dataset, images: list[Image]) -> np.ndarray[Any, Any]:
+    """Embeddings of images, in float64."""
+    net = train.embedder(None, "last")  # type: ignore[arg-type]
+    return embed(net, Images(data.root, images, train.input)).double().numpy()
+
+
+def test_rank_lists_are_those_of_a_slow_sort(setting: Setting, place: Path, tmp_path: Path) -> None:
+    drawing = run(figure(RankLists, queries=4, ranks=6), setting, tmp_path)
+    data, images = read(place, "market"), drawing.facts["images"]
+    by_name = {image.path.rpartition("/")[2]: image for image in (*data.query, *data.gallery)}
+    assert Counter(map(json.dumps, images)).most_common(1)[0][1] == 1, "each image is named once"
+    queries = [by_name[images[place]["name"]] for place in drawing.facts["queries"]]
+    assert [query in data.query for query in queries] == [True] * 4
+    for train, row in zip((Untrained(1), Untrained(2)), drawing.facts["rows"], strict=True):
+        own, others = rows_of(train, data, queries), rows_of(train, data, list(data.gallery))
+        for query, vector, shown in zip(queries, own, row["lists"], strict=True):
+            counted = [
+                (float(1 - vector @ other), place)
+                for place, (image, other) in enumerate(zip(data.gallery, others, strict=True))
+                if image.pid != -1 and (image.pid, image.camid) != (query.pid, query.camid)
+            ]
+            first = sorted(counted)[:6]
+            assert [images[entry["image"]]["name"] for entry in shown["entries"]] == [
+                data.gallery[place].path.rpartition("/")[2] for _, place in first
+            ]
+            assert [entry["distance"] for entry in shown["entries"]] == pytest.approx(
+                [far for far, _ in first], abs=1e-4
+            )
+            right = [data.gallery[place].pid == query.pid for _, place in sorted(counted)]
+            assert [entry["right"] for entry in shown["entries"]] == right[:6]
+            precisions = [sum(right[: at + 1]) / (at + 1) for at, it in enumerate(right) if it]
+            assert shown["AP"] == pytest.approx(100 * float(np.mean(precisions)))
+    assert drawing.pictures is None
+
+
+def test_the_rows_evaluation_is_the_figures(setting: Setting, tmp_path: Path) -> None:
+    """Its mAP, with mirror images and re-ranking; and the lists follow both."""
+    row = Evaluate(Untrained(1), Domain("market"), flip=True, rerank=Rerank(k1=4, k2=2))
+    plain = Evaluate(Untrained(1), Domain("market"))
+    drawing = run(of_rows(RankLists, [row, plain], seed=1), setting, tmp_path)
+    assert [shown["mAP"] for shown in drawing.facts["rows"]] == [
+        pytest.approx(run(stage, setting, tmp_path).mAP) for stage in (row, plain)
+    ]
+    distances = [[entry["distance"] for entry in shown["lists"][0]["entries"]] for shown in drawing.facts["rows"]]
+    assert distances[0] != distances[1]
+    assert distances[0] == sorted(distances[0])
+
+
+@pytest.mark.parametrize("kind", [RankLists, ActivationMaps, Projection])
+def test_the_seed_alone_chooses_what_is_shown(kind: type[Figure], setting: Setting, tmp_path: Path) -> None:
+    few = {RankLists: {"queries": 3}, ActivationMaps: {"number": 3}, Projection: {"identities": 3}}[kind]
+
+    def shown(rows: tuple[Network, ...], seed: int) -> Any:
+        facts = run(figure(kind, rows=rows, seed=seed, **few), setting, tmp_path).facts
+        named = facts.get("queries", facts.get("shown"))
+        return facts["rows"][-1]["silhouette"] if named is None else [facts["images"][place]["name"] for place in named]
+
+    first = [shown(ROWS, seed) for seed in range(1, 5)]
+    assert first == [shown(ROWS[1:], seed) for seed in range(1, 5)]
+    assert len(set(map(str, first))) > 1
+
+
+def test_pictures_are_the_images_that_the_facts_name(setting: Setting, place: Path, tmp_path: Path) -> None:
+    stage = figure(RankLists, pictures=True)
+    assert setting.resolve(stage).key != setting.resolve(replace(stage, pictures=False)).key
+    drawing = run(stage, setting, tmp_path)
+    names = [image["name"] for image in drawing.facts["images"]]
+    paths = {path.name: path for path in place.rglob("*.png")}
+    assert drawing.pictures.shape == (len(names), 32, 16, 3)
+    for name, pixels in zip(names, drawing.pictures, strict=True):
+        assert np.array_equal(pixels, np.asarray(PIL.Image.open(paths[name])))
+
+
+def test_large_pictures_are_made_smaller(setting: Setting, tmp_path: Path) -> None:
+    wide = (Network(Untrained(1, input=(256, 128)), "last"),)
+    assert run(figure(ActivationMaps, rows=wide, pictures=True), setting, tmp_path).pictures.shape[1:] == (128, 64, 3)
+
+
+def test_activation_maps_are_sums_of_squares(setting: Setting, place: Path, tmp_path: Path) -> None:
+    drawing = run(figure(ActivationMaps, number=3), setting, tmp_path)
+    data = read(place, "market")
+    names = [drawing.facts["images"][place]["name"] for place in drawing.facts["shown"]]
+    images = [image for image in data.query if image.path.rpartition("/")[2] in names]
+    [pixels] = Images(data.root, images, (32, 16)).batches([range(3)])
+    for image, found in zip(normalise(pixels), drawing.facts["rows"][0]["maps"], strict=True):
+        blocks = [[image[:2, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].double() for x in range(2)] for y in range(4)]
+        energy = [[float((block.mean((1, 2)) ** 2).sum()) for block in line] for line in blocks]
+        largest = max(map(max, energy))
+        assert np.abs(np.array(found) - 255 * np.array(energy) / largest).max() <= 0.51
+        assert max(map(max, found)) == 255
+
+
+def test_a_network_without_maps_is_named(setting: Setting, tmp_path: Path) -> None:
+    blind = (Network(Untrained(1, looks=False), "last"),)
+    with pytest.raises(UserError, match=r"demo_stages\.Untrained has no `maps`"):
+        run(figure(ActivationMaps, rows=blind), setting, tmp_path)
+
+
+def test_a_projection_holds_the_images_of_its_people(setting: Setting, place: Path, tmp_path: Path) -> None:
+    facts = run(figure(Projection, identities=3), setting, tmp_path).facts
+    again = run(figure(Projection, identities=3), setting, tmp_path / "again").facts
+    assert facts == again
+    assert Counter(facts["people"]) == dict.fromkeys(range(3), 8)
+    data = read(place, "market")
+    for train, row in zip((Untrained(1), Untrained(2)), facts["rows"], strict=True):
+        assert len(row["x"]) == len(row["y"]) == 24
+        assert len(set(zip(row["x"], row["y"], strict=True))) >= 18, "six queries are in the gallery too"
+        found = set()
+        for left_out in sorted({image.pid for image in data.query}):
+            images = [image for image in (*data.query, *data.gallery) if image.pid not in (left_out, -1, 0)]
+            pids = [image.pid for image in images]
+            found.add(round(float(np.mean(silhouette_samples(rows_of(train, data, images), pids, metric="cosine"))), 5))
+        assert round(row["silhouette"], 5) in found
+
+
+def test_too_few_people_for_the_plane(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="market has too few test images of too few identities"):
+        run(figure(Projection, identities=1), setting, tmp_path)
+
+
+def test_a_moment_that_was_not_kept_is_named(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="kept no network of 'step 3'; it kept last"):
+        run(figure(RankLists, rows=(Network(Untrained(1), "step 3"),)), setting, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Evaluate(Untrained(1), Domain("market")), Evaluate(Untrained(1), Domain("duke"))],
+        [Evaluate(Untrained(1), Domain("market")), Number(1.0)],
+        [],
+    ],
+    ids=["two domains", "no evaluation", "no rows"],
+)
+def test_rows_that_make_no_figure(rows: list[Stage[Any]]) -> None:
+    with pytest.raises(UserError, match="a figure shows rows that are evaluated on one domain"):
+        of_rows(RankLists, rows, seed=1)
+
+
+RECORD: dict[str, Any] = {
+    "format": 1,
+    "figure": {"paper": "p", "id": "6", "task": "m2d", "where": "", "shows": "", "rows": ["A"]},
+    "identity": {"scale": "small"},
+    "seed": 1,
+    "verdict": "drawn",
+    "drawing": {"kind": "rank lists", "images": [], "queries": [], "rows": []},
+}
+
+
+def test_a_figure_is_written_with_its_strip_and_read_back(tmp_path: Path) -> None:
+    pictures = torch.randint(0, 256, (3, 4, 2, 3), dtype=torch.uint8).numpy()
+    path = results.write_figure(RECORD, pictures, tmp_path / "figures")
+    assert path.name.startswith("p-figure6-m2d-small-seed1-")
+    [found] = results.read_figures(tmp_path)
+    strip = found.pop("pictures")
+    assert found == RECORD
+    assert {name: strip[name] for name in ("count", "height", "width")} == {"count": 3, "height": 4, "width": 2}
+    pixels = np.asarray(PIL.Image.open(strip["path"]))
+    for place in range(3):
+        assert np.array_equal(pixels[:, 2 * place : 2 * place + 2], pictures[place])
+    assert results.read(tmp_path) == results.read_claims(tmp_path) == []
+    assert sorted(one.suffix for one in path.parent.iterdir()) == [".json", ".png"]
+    assert results.write_figure(RECORD, None, path.parent) == path
+    assert [one.suffix for one in path.parent.iterdir()] == [".json"], "pictures that are not wanted any more go"
+    results.write_figure(RECORD, pictures, path.parent)
+    Path(strip["path"]).unlink()
+    assert results.read_figure(path)["pictures"] is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"drawing": None}, {"figure": {"paper": "p"}}, *({"pictures": it} for it in ("x", {"file": "../x.png"}))],
+    ids=str,
+)
+def test_a_figure_that_is_none_is_an_error_that_names_its_file(damage: dict[str, Any], tmp_path: Path) -> None:
+    path = results.write_figure(RECORD, None, tmp_path)
+    path.write_text(json.dumps(RECORD | damage))
+    with pytest.raises(UserError, match=rf"{path.name} is not a result .* a figure without a drawing"):
+        results.read_figures(tmp_path)
