@@ -106,10 +106,11 @@ class Adapt(Trained):
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator
         from reproduce.data.transforms import augment
-        from reproduce.evaluation import embed, score
+        from reproduce.evaluation import Retrieval, embed
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device)
         camids = [image.camid for image in data.train]
         dtype = dtype_of(self.precision)
         nets = [in_precision(source.embedder(env.get(source), self.at), self.precision) for source in self.init]
@@ -167,7 +168,7 @@ class Adapt(Trained):
                 losses.append(loss.detach())
 
             env.log(done, loss=torch.stack(losses), lr=self.lr, images=len(batches) * P * self.K)
-            one, two = (score(net.eval(), data, self.input, env) for net in state.means)
+            one, two = (retrieval.score(net.eval()) for net in state.means)
             env.log(done, mAP=one.mAP, rank1=one.rank1, mAP2=two.mAP)
             for number, scores in enumerate((one, two)):
                 if scores.mAP > state.best.get("mAP", -1):

@@ -101,10 +101,11 @@ class Adapt(Trained):
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches
         from reproduce.data.transforms import augment
-        from reproduce.evaluation import embed, score
+        from reproduce.evaluation import Retrieval, embed
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device)
         camids = [image.camid for image in data.train]
         net = in_precision(self.init.embedder(env.get(self.init), "last"), self.precision).to(env.device)
         dtype = dtype_of(self.precision)
@@ -161,7 +162,7 @@ class Adapt(Trained):
 
             env.log(done, loss=torch.stack(losses), lr=self.lr * rate, images=len(batches) * P * self.K)
             if epoch == each - 1:
-                scores = score(net.eval(), data, self.input, env)
+                scores = retrieval.score(net.eval())
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
                 state.mAP[moment], state.kept[moment] = scores.mAP, snapshot(net)
 

@@ -208,10 +208,11 @@ class Pretrain(Trained):
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator, shuffled_batches
         from reproduce.data.transforms import augment
-        from reproduce.evaluation import score
+        from reproduce.evaluation import Retrieval
 
         data = env.open(self.source)
         images = unlabelled = Images(data.root, data.train, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
         camids = [image.camid for image in data.train]
@@ -266,7 +267,7 @@ class Pretrain(Trained):
             if guest:
                 env.log(done, objective=torch.stack(parts))
             if done % self.eval_every == 0 or done == self.epochs:
-                scores = score(net.eval(), data, self.input, env)
+                scores = retrieval.score(net.eval())
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
                 if scores.mAP > state.best:
                     state.best, state.best_weights = scores.mAP, snapshot(net)

@@ -85,10 +85,11 @@ class Train(Trained):
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches
         from reproduce.data.transforms import augment
-        from reproduce.evaluation import score
+        from reproduce.evaluation import Retrieval
 
         data = env.open(self.domain)
         images = Images(data.root, data.train, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
 
@@ -123,7 +124,7 @@ class Train(Trained):
             done = epoch + 1
             env.log(done, loss=torch.stack(losses), lr=self.lr * rate, images=len(batches) * self.P * self.K)
             if done % self.eval_every == 0 or done == self.epochs:
-                scores = score(net.eval(), data, self.input, env)
+                scores = retrieval.score(net.eval())
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
                 if scores.mAP > state.best:
                     state.best, state.best_weights = scores.mAP, snapshot(net)

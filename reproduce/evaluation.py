@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
 
+TEST_SHARE = 0.25
+"""Of the memory that decoded images may take, for each test split: training needs the rest."""
+
 _CELLS = 1 << 20
 """Distances checked together: 4 MiB in single precision."""
 
@@ -332,48 +335,48 @@ class Evaluate(Stage[Scores]):
         dataset = env.open(self.on)
         training = env.get(self.train)
         net = self.train.at_moment(training, self.at).to(env.device)
-        scores = score(net, dataset, self.train.input, env, flip=self.flip, rerank=self.rerank)
+        scores = Retrieval(dataset, self.train.input, env.device).score(net, flip=self.flip, rerank=self.rerank)
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
 
 
-def score(
-    net: nn.Module,
-    dataset: Dataset,
-    size: tuple[int, int],
-    env: Env,
-    *,
-    flip: bool = False,
-    rerank: Rerank | None = None,
-) -> Scores:
-    """Score a network in evaluation mode on the query and gallery images of a domain."""
-    return scored(dataset, *embed_tests(net, dataset, size, env, flip=flip), rerank=rerank)
+class Retrieval:
+    """The search that tests a network: query and gallery images of a domain, decoded once for all evaluations.
 
+    Args:
+        dataset: the domain.
+        size: height and width in pixels.
+        device: where networks are.
+    """
 
-def embed_tests(
-    net: nn.Module, dataset: Dataset, size: tuple[int, int], env: Env, *, flip: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Embed the query and the gallery images of a domain, as `embed` does it."""
-    from reproduce.data.images import Images
+    def __init__(self, dataset: Dataset, size: tuple[int, int], device: str) -> None:
+        from reproduce.data.images import Images
 
-    query, gallery = (
-        embed(net, Images(dataset.root, split, size, env.device), flip=flip)
-        for split in (dataset.query, dataset.gallery)
-    )
-    return query, gallery
+        self._dataset = dataset
+        splits = dataset.query, dataset.gallery
+        self._splits = [Images(dataset.root, split, size, device, share=TEST_SHARE) for split in splits]
 
+    def embed(self, net: nn.Module, *, flip: bool = False) -> tuple[Tensor, Tensor]:
+        """Embed query (Q, D) and gallery (G, D), as `embed` does it."""
+        query, gallery = (embed(net, images, flip=flip) for images in self._splits)
+        return query, gallery
 
-def scored(dataset: Dataset, query: Embeddings, gallery: Embeddings, *, rerank: Rerank | None = None) -> Scores:
-    """Score the ranking of a domain's gallery by the cosine distances of embeddings of its images."""
-    return evaluate_embeddings(
-        query,
-        gallery,
-        [image.pid for image in dataset.query],
-        [image.pid for image in dataset.gallery],
-        [image.camid for image in dataset.query],
-        [image.camid for image in dataset.gallery],
-        rerank=rerank,
-    )
+    def score(self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None) -> Scores:
+        """Score a network in evaluation mode by cosine distances."""
+        return self.score_embeddings(*self.embed(net, flip=flip), rerank=rerank)
+
+    def score_embeddings(self, query: Embeddings, gallery: Embeddings, *, rerank: Rerank | None = None) -> Scores:
+        """Score what `embed` gave."""
+        data = self._dataset
+        return evaluate_embeddings(
+            query,
+            gallery,
+            [image.pid for image in data.query],
+            [image.pid for image in data.gallery],
+            [image.camid for image in data.query],
+            [image.camid for image in data.gallery],
+            rerank=rerank,
+        )
 
 
 def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True, batch: int = 128) -> Tensor:

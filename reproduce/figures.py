@@ -133,7 +133,7 @@ class RankLists(Figure):
     def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
         import numpy as np
 
-        from reproduce.evaluation import embed_tests, ranked, scored
+        from reproduce.evaluation import Retrieval, ranked
 
         pids = np.array([image.pid for image in data.gallery])
         camids = np.array([image.camid for image in data.gallery])
@@ -143,9 +143,10 @@ class RankLists(Figure):
         queries = [matched[place] for place in self.chosen(len(matched), self.queries, "queries")]
         facts: dict[str, Any] = {"queries": [shown.place(data.query[query]) for query in queries], "rows": []}
         for row in self.rows:
-            tests = embed_tests(row.restored(env), data, row.train.input, env, flip=row.flip)
-            scores = scored(data, *tests, rerank=row.rerank)
-            distances = _picked(ranked(*tests, rerank=row.rerank), queries)
+            retrieval = Retrieval(data, row.train.input, env.device)
+            embeddings = retrieval.embed(row.restored(env), flip=row.flip)
+            scores = retrieval.score_embeddings(*embeddings, rerank=row.rerank)
+            distances = _picked(ranked(*embeddings, rerank=row.rerank), queries)
             lists = []
             for query, by_distance in zip(queries, distances, strict=True):
                 own = data.query[query]

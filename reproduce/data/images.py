@@ -50,6 +50,7 @@ class Images:
         device: torch.device | str = "cpu",
         *,
         budget_bytes: int | None = None,
+        share: float = 1.0,
         resample: Resample = "bicubic",
         threads: int = 2,
     ) -> None:
@@ -62,6 +63,7 @@ class Images:
             device: where batches are wanted.
             budget_bytes: memory that a resident store may take, at 3 bytes a pixel; by default half of what is free
                 on a CUDA device, or a quarter of the available main memory.
+            share: of that default.
             resample: filter of the resizing.
             threads: images decoded at once.
         """
@@ -72,7 +74,7 @@ class Images:
         self._resample: Resample = resample
         self._threads = threads
         shape = (len(images), 3, *size)
-        budget = _budget(self._device) if budget_bytes is None else budget_bytes
+        budget = share * _budget(self._device) if budget_bytes is None else budget_bytes
         self.resident = int(np.prod(shape)) <= budget
         self._store = torch.empty(shape if self.resident else 0, dtype=torch.uint8, device=self._device)
         self._stored = bytearray(len(images))

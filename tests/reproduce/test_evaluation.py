@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from demo_stages import Untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce import evaluation
-from reproduce.evaluation import evaluate_ranking
+from reproduce.data import images as decoding
+from reproduce.data.domains import read
+from reproduce.evaluation import Retrieval, evaluate_ranking
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -366,3 +369,21 @@ def test_the_ranks_of_first_matches_say_what_the_means_say() -> None:
         assert 100 * np.mean(found <= k) == pytest.approx(percent)
     one = evaluate_ranking(np.array([[0.1, 0.2, 0.3]]), [4], [7, 4, 4], [0], [1, 1, 2])
     assert one.first.tolist() == [2]
+
+
+def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    decode = decoding.decode
+
+    def counted(path: Path, *arguments: Any) -> Any:
+        decoded.append(path.name)
+        return decode(path, *arguments)
+
+    monkeypatch.setattr(decoding, "decode", counted)
+    data = read(tiny_domain, "market")
+    retrieval = Retrieval(data, (32, 16), "cpu")
+    nets = [Untrained(seed).embedder(None, "last") for seed in (1, 2)]  # type: ignore[arg-type]
+    found = [retrieval.score(net).numbers for net in nets]
+    assert sorted(decoded) == sorted(image.path.rpartition("/")[2] for image in (*data.query, *data.gallery))
+    assert found == [Retrieval(data, (32, 16), "cpu").score(net).numbers for net in nets]
+    assert found[0] != found[1]

@@ -84,11 +84,13 @@ def test_pixels_on_cuda(folder: tuple[Path, list[Image]], budget: int | None) ->
             assert torch.equal(batch.cpu(), other)
 
 
-def test_the_store_fits_its_budget_exactly(folder: tuple[Path, list[Image]]) -> None:
+def test_the_store_fits_its_budget_exactly(folder: tuple[Path, list[Image]], monkeypatch: pytest.MonkeyPatch) -> None:
     root, entries = folder
     needed = 20 * 3 * SIZE[0] * SIZE[1]
     assert Images(root, entries, SIZE, budget_bytes=needed).resident
     assert not Images(root, entries, SIZE, budget_bytes=needed - 1).resident
+    monkeypatch.setattr(module, "_budget", lambda device: 2 * needed)
+    assert [Images(root, entries, SIZE, share=share).resident for share in (1.0, 0.5, 0.49)] == [True, True, False]
     assert len(Images(root, entries, SIZE)) == 20
 
 
