@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -17,14 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from reproduce import claims, results
-from reproduce.data.world import CAUSES
-from reproduce.display import SHOWN, Display, claims_summary, clock, label, means, summary
+from reproduce.display import SHOWN, Display, claims_summary, counted, label, means, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
+from reproduce.planning import plan
 from reproduce.results import Result
 from reproduce.runner import Site, Store
-from reproduce.scales import SCALES, at_scale
+from reproduce.scales import SCALES
 from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
-from reproduce.stage import Stage, UserError, closure, rewrite
+from reproduce.stage import Stage, UserError, closure
 from reproduce.tables import Case, ClaimCase, FigureCase, full_label
 
 if TYPE_CHECKING:
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 
 SUITES = "suites"
 """The folder that holds what papers print, and what produces it."""
-
-TRIAL = "trial"
-"""The scale whose times tell what `paper` will take."""
 
 STAGE_ERROR = 6
 """Exit code where a stage ended with an error; 1 where all ended and a number is not what it should be."""
@@ -103,7 +98,7 @@ class Campaign:
                 self.blocked[figure] = blocked
         final = [*(stage for plan in self.plans.values() for stage in plan.values()), *self.drawings.values()]
         if option.plan:
-            self._show_plan(Store(site.store), final)
+            self._show_plan(Store(site.store))
             return
         site = Site(site.store, folders=self.setting.paths(), weights=self.setting.files)
         jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
@@ -123,7 +118,7 @@ class Campaign:
     @property
     def _selected(self) -> str:
         counts = {"row": len(self.plans), "figure": len(self.drawings)}
-        return " and ".join(_count(count, noun) for noun, count in counts.items() if count) or "0 rows"
+        return " and ".join(counted(count, noun) for noun, count in counts.items() if count) or "0 rows"
 
     def _leases(self) -> list[Lease]:
         wanted = self.config.option.gpus
@@ -137,7 +132,7 @@ class Campaign:
         assert self.engine
         queued = list(self.engine.jobs.values())
         cached = sum(job.status == "cached" for job in queued)
-        on_gpus = f"{_count(len(leases), 'GPU')}, {_count(jobs, 'stage')} at once on each"
+        on_gpus = f"{counted(len(leases), 'GPU')}, {counted(jobs, 'stage')} at once on each"
         where = on_gpus if leases else f"the CPU, {jobs} at once"
         self._say(
             reporter,
@@ -154,54 +149,21 @@ class Campaign:
             self._say(reporter, f"{domain.name} is {found.folder} ({told})")
         if self.setting.on_stand_ins:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
-        self._say(
-            reporter,
-            f"{self._selected}: {_count(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}",
-        )
+        stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
+        self._say(reporter, f"{self._selected}: {stages}")
 
-    def _show_plan(self, store: Store, final: list[Stage[Any]]) -> None:
+    def _show_plan(self, store: Store) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
-        stages = closure(final)
-        self._say(
-            reporter,
-            f"{self._selected} at scale {self.setting.scale}: {_count(len(stages), 'distinct stage')}",
-        )
-        took, tried = (self._took(scale) for scale in (self.setting.scale, TRIAL))
-        expected: float = 0
-        unknown = projected = 0
-        for stage in stages:
-            rows, figures = (
-                sum(any(stage.key == it.key for it in closure(several)) for several in all_of)
-                for all_of in ([plan.values() for plan in self.plans.values()], [[it] for it in self.drawings.values()])
-            )
-            users = _count(rows, "row") if rows or not figures else _count(figures, "figure")
-            kind = _kind(label(stage))
-            seconds = took.get(kind)
-            if seconds is None and self.setting.scale == "paper" and kind in tried:
-                cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
-                seconds, projected = tried[kind] * stage.work / cut.work, projected + (not store.has(stage))
-            if not store.has(stage):
-                expected, unknown = expected + (seconds or 0), unknown + (seconds is None)
-            status = "in store" if store.has(stage) else "to run"
-            time = f"{clock(seconds) if seconds is not None else '?':>7}"
-            self._say(reporter, f"  {stage.key}  {status:8}  {time}  {users:7}  {label(stage)}")
-        others = f" (projected from scale {TRIAL} for {_count(projected, 'stage')})" if projected else ""
-        others += f", and {_count(unknown, 'stage')} that no recorded run tells of" if unknown else ""
-        self._say(reporter, f"to run: {clock(expected)} of stage time, as recorded runs took{others}")
+        rows = [list(plan.values()) for plan in self.plans.values()]
+        earlier = results.read(self.out / "results") if (self.out / "results").is_dir() else []
+        lines = list(plan(rows, list(self.drawings.values()), store, self.setting, [*self.recorded, *earlier]))
+        distinct = counted(len(lines) - 1, "distinct stage")
+        self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")
+        for line in lines:
+            self._say(reporter, line)
         for case, blocked in self.blocked.items():
             table = f" table {case.table}" if isinstance(case, Case) else ""
             self._say(reporter, f"  blocked({blocked.want})  {case.paper}{table} {case.id}: {blocked}")
-
-    def _took(self, scale: str) -> dict[str, float]:
-        """Median seconds of each kind of stage at a scale, in recorded results and in those of earlier runs here."""
-        alike = self.setting.identity([]) | {"scale": scale}
-        earlier = results.read(self.out / "results") if (self.out / "results").is_dir() else []
-        seconds: dict[str, list[float]] = {}
-        for result in (*self.recorded, *earlier):
-            if all(result["identity"].get(name) == alike.get(name) for name in ("scale", "precision")):
-                for entry in result["stages"]:
-                    seconds.setdefault(_kind(entry["label"]), []).append(entry["provenance"]["wall_s"])
-        return {kind: statistics.median(several) for kind, several in seconds.items()}
 
     def judge(self, case: Case | ClaimCase | FigureCase, properties: list[tuple[str, object]]) -> None:
         """Wait for a case, record and judge it.
@@ -284,7 +246,7 @@ class Campaign:
                 "compared": [claims.as_json(one) for one in compared[case]],
                 "p": p,
                 "p_adjusted": p_adjusted,
-                "family": f"{_count(case.family, 'claim')} of table {case.claim.table} (Holm)",
+                "family": f"{counted(case.family, 'claim')} of table {case.claim.table} (Holm)",
                 "collapsed": collapsed,
             }
         )
@@ -502,15 +464,6 @@ def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:
         "provenance": record["provenance"],
         "history": store.history(stage),
     }
-
-
-def _kind(label: str) -> str:
-    """The label of a stage without its seeds and its world."""
-    return re.sub(rf",? (seed|world) \d+|,? no ({'|'.join(CAUSES)})\b", "", label)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def case_of(item: pytest.Item) -> object:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from reproduce import results
+from reproduce.display import counted
 from reproduce.scales import PUBLISHED_IDS, SCALES, stand_in_size
 from reproduce.stage import UserError
 from reproduce.tables import read_all
@@ -233,7 +234,7 @@ def record(options: argparse.Namespace) -> None:
         print(results.write_figure(figure, None, options.into / "figures"))
     failed = len(found) - len(kept)
     print(
-        f"{len(kept)} results, {len(tried)} claims and {len(drawn)} figures recorded"
+        f"{counted(len(kept), 'result')}, {counted(len(tried), 'claim')} and {counted(len(drawn), 'figure')} recorded"
         f"{f', {failed} without numbers left out' if failed else ''};",
         f"next: git add {options.into}",
     )

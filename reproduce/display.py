@@ -68,6 +68,11 @@ def _drawn(domain: StandIn) -> list[str]:
     return [domain.domain, *world, *(f"no {cause}" for cause, dial in vars(domain.dials).items() if not dial)]
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def clock(seconds: float) -> str:
     """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)

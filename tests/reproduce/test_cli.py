@@ -124,7 +124,7 @@ def test_record_copies_measured_results(tmp_path: Path, capsys: pytest.CaptureFi
     into = tmp_path / "recorded"
     assert main(["results", "--record", "--out", str(tmp_path / "build"), "--into", str(into)]) == 0
     assert [json.loads(path.read_text()) for path in into.glob("*.json")] == [good]
-    assert "1 results, 0 claims and 0 figures recorded, 1 without numbers left out" in capsys.readouterr().out
+    assert "1 result, 0 claims and 0 figures recorded, 1 without numbers left out" in capsys.readouterr().out
     assert main(["results", "--record", "--out", str(tmp_path), "--into", str(into)]) == 2
     assert main(["show", str(tmp_path / "nothing")]) == 2
 

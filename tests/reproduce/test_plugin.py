@@ -522,7 +522,7 @@ def test_a_figure_alone_is_drawn_recorded_and_shown(suites: Path, capsys: pytest
     assert "Lists of &lt;i&gt;two" in (out / "report" / "demo.html").read_text()
     recorded = suites.parent / "recorded"
     assert main(["results", "--record", "--out", str(out), "--into", str(recorded)]) == 0
-    assert "0 results, 0 claims and 1 figures recorded" in capsys.readouterr().out
+    assert "0 results, 0 claims and 1 figure recorded" in capsys.readouterr().out
     assert [path.suffix for path in (recorded / "figures").iterdir()] == [".json"], "without its pictures"
     assert results.read_figures(recorded) == [figure | {"pictures": None}]
 
