@@ -137,11 +137,12 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def setting_words(identities: Sequence[Identity]) -> str:
-    """What runs that belong together share: scale, data, a subset, weights."""
+    """What runs that belong together share: scale, data, a subset, precision, weights."""
     parts = [f"scale {scale}" for scale in dict.fromkeys(identity.scale for identity in identities) if scale]
     parts.append(data_words(identities))
     subsets = {identity.record.get("subset") for identity in identities} - {None}
     parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
+    parts += sorted({f"{found} precision" for identity in identities if (found := identity.record.get("precision"))})
     weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.get("weights")))
     if weights:
         parts.append(f"weights {', '.join(weights)}")

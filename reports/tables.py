@@ -315,7 +315,7 @@ def _agree(case: Case, other: Case) -> bool:
         return False
     if not case.measured or not other.measured:
         return True
-    if any(one.record.get(name) != two.record.get(name) for name in ("subset", "weights")):
+    if any(one.record.get(name) != two.record.get(name) for name in ("subset", "weights", "precision")):
         return False
     return all(entry == two.data.get(domain, entry) for domain, entry in one.data.items())
 

@@ -535,11 +535,20 @@ def test_stand_ins_never_compare_whatever_the_record_says(tmp_path: Path) -> Non
 
 
 def test_other_scales_and_subsets_never_compare() -> None:
-    for name, value in (("scale", "medium"), ("subset", 100)):
+    for name, value in (("scale", "medium"), ("subset", 100), ("precision", "mixed")):
         changed = on_paper("direct", "m2d", "reproduced")
         changed["identity"][name] = value
         assert not Case(changed).comparable
     assert Case(on_paper("direct", "m2d", "reproduced")).comparable
+
+
+def test_precisions_share_no_grid(tmp_path: Path) -> None:
+    mixed = result("ours", "m2d")
+    mixed["identity"]["precision"] = "mixed"
+    reader, _ = shown(tmp_path, [result("direct", "m2d"), mixed])
+    assert reader.text.count("Printed in the paper, on its own data") == 1
+    assert "mixed precision, weights scratch" in reader.text
+    assert reader.text.count("Measured here") == 2
 
 
 def test_printed_stands_apart_on_stand_ins_and_beside_on_published_data(tmp_path: Path) -> None:
