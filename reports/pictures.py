@@ -48,7 +48,8 @@ RANK_LISTS = (
 )
 ACTIVATION_MAPS = (
     "A map is the sum over channels of the squared activations of the backbone's last layer. The brightest place of "
-    "each map is its own 1, so brightness tells places of one map apart, and not one map from another."
+    "each map is its own 1, so brightness tells places of one map apart, and not one map from another. Under maps of "
+    "drawn images stands how much of the sum lies on the person, which only the program that drew them knows."
 )
 PROJECTION = (
     "A mark is an image; colour and shape together are its identity. t-SNE puts images with similar embeddings near "
@@ -130,11 +131,24 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """The map of one network: as a PNG in a data URI, and how much of it lies on the person where that is known."""
+
+    network: str
+    uri: str
+    share: str
+
+    @property
+    def words(self) -> str:
+        return f"map of {self.network}" + (f", {self.share} on the person" if self.share else "")
+
+
+@dataclass(frozen=True)
 class Heated:
-    """An image and its map by each network: the network, and the map as a PNG in a data URI."""
+    """An image and its map by each network."""
 
     image: Shot
-    maps: tuple[tuple[str, str], ...]
+    maps: tuple[Heat, ...]
 
 
 @dataclass(frozen=True)
@@ -319,7 +333,7 @@ def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], ove
     if kind == "activation maps":
         return Content(
             heated=tuple(
-                Heated(shots[image], tuple((network, heat_uri(row["maps"][place], over)) for network, row in rows))
+                Heated(shots[image], tuple(_heat(network, row, place, over) for network, row in rows))
                 for place, image in enumerate(drawing["shown"])
             )
         )
@@ -370,6 +384,11 @@ def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.dstack((_colours()[field], alpha))).save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _heat(network: str, row: Mapping[str, Any], place: int, over: bool) -> Heat:
+    shares = row.get("on_person")
+    return Heat(network, heat_uri(row["maps"][place], over), f"{shares[place]:.0f} %" if shares else "")
 
 
 def heat_uri(values: Sequence[Sequence[int]], over: bool) -> str:

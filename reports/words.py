@@ -79,6 +79,8 @@ METRICS: Mapping[str, str] = {
     "mAP": "mAP",
     "mINP": "mINP",
     "separation": "separation",
+    "on_person": "activation on the person",
+    "on_others": "activation on what is in the way",
     "portion": "images kept",
     "first_labels": "labels at the start",
     "found": "clusters before selection",

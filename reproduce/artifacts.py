@@ -74,8 +74,8 @@ class Scores(Artifact):
         first: rank of each query's first match (Q,), from 1; 0 where a query has no match.
         queries: how many queries were ranked.
         unmatched: how many of them have no match in the gallery.
-        separated: how far each query's matches lie apart from other identities (Q,), a fraction as
-            `evaluation.evaluate_ranking` has it; NaN where a query has no match. None where nobody measured it.
+        by_query: what else was measured for each query (Q,), in percent, by name; NaN where it is not defined. See
+            `evaluation.evaluate_ranking` and `evaluation.Retrieval.looks`.
         health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
             empty where there were none.
         collapsed: why the training could not go on; empty where it could.
@@ -92,40 +92,38 @@ class Scores(Artifact):
     unmatched: int
     health: Mapping[str, float] = dataclasses.field(default_factory=dict)
     collapsed: str = ""
-    separated: NDArray[np.float64] | None = None
+    by_query: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float | int]:
-        """Every number but the values per query, and the mean separation in percent."""
+        """Every number, and the means of what was measured for each query."""
         import numpy as np
 
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         numbers = {name: value for name, value in told.items() if isinstance(value, (int, float))}
-        if self.separated is not None:
-            numbers["separation"] = 100 * float(np.nanmean(self.separated))
-        return numbers | dict(self.health)
+        means = {
+            name: float(np.nanmean(values)) for name, values in self.by_query.items() if not np.isnan(values).all()
+        }
+        return numbers | means | dict(self.health)
 
     def save(self, folder: Path) -> None:
         import numpy as np
         from safetensors.numpy import save_file
 
-        by_query = {
-            "ap": np.ascontiguousarray(self.ap, np.float64),
-            "first": np.ascontiguousarray(self.first, np.int64),
-        }
-        if self.separated is not None:
-            by_query["separated"] = np.ascontiguousarray(self.separated, np.float64)
-        save_file(by_query, folder / "queries.safetensors")
-        arrays = {"ap", "first", "separated"}
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in arrays}
+        arrays = {name: np.ascontiguousarray(values, np.float64) for name, values in self.by_query.items()}
+        arrays |= {"ap": np.ascontiguousarray(self.ap, np.float64), "first": np.ascontiguousarray(self.first, np.int64)}
+        save_file(arrays, folder / "queries.safetensors")
+        apart = {"ap", "first", "by_query"}
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in apart}
         _write_json(folder / "scores.json", told | {"health": dict(self.health)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         from safetensors.numpy import load_file
 
-        by_query: dict[str, Any] = load_file(folder / "queries.safetensors")
-        return cls(**by_query, **_read_json(folder / "scores.json"))
+        arrays: dict[str, Any] = load_file(folder / "queries.safetensors")
+        ap, first = arrays.pop("ap"), arrays.pop("first")
+        return cls(ap=ap, first=first, by_query=arrays, **_read_json(folder / "scores.json"))
 
 
 @dataclass(frozen=True)

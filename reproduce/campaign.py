@@ -23,7 +23,7 @@ from reproduce.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.setting import SCRATCH, Blocked, Setting, data_root, given_folders
 from reproduce.stage import Stage, UserError, closure
-from reproduce.tables import Case, ClaimCase, FigureCase, full_label
+from reproduce.tables import ON_DRAWN, Case, ClaimCase, FigureCase, full_label
 
 if TYPE_CHECKING:
     from reproduce.artifacts import Scores
@@ -82,7 +82,13 @@ class Campaign:
         if self.baselines.is_dir() or option.baselines:
             self.recorded = results.read(self.baselines)
         site = Site(Path(option.store or self.out / "store").resolve())
+        for claim in self.claim_cases:
+            if set(claim.claim.metrics) & set(ON_DRAWN) and not self.setting.on_stand_ins:
+                unknown = Blocked("world", "asks where people are in images, which is known of drawn ones alone")
+                self.blocked |= dict.fromkeys(claim.cells, unknown)
         for case in cases:
+            if case in self.blocked:
+                continue
             assert case.recipe
             try:
                 self.plans[case] = {
@@ -229,7 +235,12 @@ class Campaign:
             self._keep_claim({**self._described(case), "verdict": "error", "reasons": [broken["error"]]})
             properties.append(("verdict", "error"))
             pytest.fail(broken["error"], pytrace=False)
-        compared = {claim: self._differences(claim) for claim in sound}
+        compared = {claim: several for claim in sound if (several := self._differences(claim))}
+        if case not in compared:
+            reasons = [f"no query here has a value of {' and '.join(case.claim.metrics)}"]
+            self._keep_claim({**self._described(case), "verdict": "undecided", "reasons": reasons})
+            properties.append(("verdict", "undecided"))
+            return
         found = {claim: claims.p_value(several) for claim, several in compared.items()}
         adjusted = claims.holm([p for p, _ in found.values()], case.family)
         p, direction = found[case]

@@ -48,17 +48,20 @@ class Difference:
 
 
 def by_query(scores: Scores, metric: str) -> NDArray[Any]:
-    """A metric in percent for each query that has a match (Q,), or the one number (1,) where it belongs to no query."""
+    """A metric in percent for each query that has a value (Q,), or the one number (1,) where it belongs to no query.
+
+    Empty where nothing measured it.
+    """
     import numpy as np
 
     matched = ~np.isnan(scores.ap)
     if metric == "mAP":
         return np.asarray(100 * scores.ap[matched])
-    if metric == "separation" and scores.separated is not None:
-        return np.asarray(100 * scores.separated[matched])
+    if metric in scores.by_query:
+        return scores.by_query[metric][~np.isnan(scores.by_query[metric])]
     if metric in RANKS:
         return np.asarray(100.0 * (scores.first[matched] <= RANKS[metric]))
-    return np.array([float(scores.numbers[metric])])
+    return np.array([scores.numbers[metric]], float) if metric in scores.numbers else np.empty(0)
 
 
 def difference(left: NDArray[Any], right: NDArray[Any], *, paired: bool) -> Difference:
@@ -140,7 +143,7 @@ class Compared:
 def compare(
     claim: Claim, left: Mapping[int, Scores], rights: Sequence[Mapping[int, Scores]], *, paired: bool
 ) -> list[Compared]:
-    """Everything that a claim of kind "order" or "gain" compares.
+    """Everything that a claim of kind "order" or "gain" compares; nothing where no query has a value of a metric.
 
     Args:
         claim: the claim.
@@ -154,6 +157,8 @@ def compare(
     for cell, right in zip(claim.right, rights, strict=True):
         for metric in claim.metrics:
             ours, theirs = ([by_query(scores, metric) for scores in side.values()] for side in (left, right))
+            if not all(values.size for values in (*ours, *theirs)):
+                return []
             by_seed = {
                 seed: float(one.mean() - other.mean()) for seed, one, other in zip(left, ours, theirs, strict=True)
             }

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from reproduce.data.domains import Dataset
+    from reproduce.data.domains import Dataset, Image
     from reproduce.data.images import Images
+    from reproduce.data.standins import StandIn
     from reproduce.neighbours import Embeddings, Metric
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
 
 TEST_SHARE = 0.25
 """Of the memory that decoded images may take, for each test split: training needs the rest."""
+
+FINER = 4
+"""What a drawn image shows is worked out on this many times the rows and columns of an activation map."""
+
+IN_THE_WAY = 0.05
+"""Share of an image from which others count as in the way."""
 
 _CELLS = 1 << 20
 """Distances checked together: 4 MiB in single precision."""
@@ -80,8 +87,8 @@ def evaluate_ranking(
         gallery_camids: (G,) cameras.
 
     Returns:
-        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP and separation as fractions and the rank of
-        its first match. Rank-k of a gallery with fewer than k images takes them all.
+        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP as a fraction, the rank of its first match
+        and its separation in percent. Rank-k of a gallery with fewer than k images takes them all.
 
     Raises:
         UserError: a shape, a number type or a value that does not make a ranking, or no query with a match.
@@ -242,7 +249,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
         rank10=percent(first <= 10),
         mINP=percent(inp),
         ap=ap,
-        separated=separation,
+        by_query={"separation": 100 * separation},
         first=np.where(matched, first, 0),
         queries=queries,
         unmatched=int(queries - matched.sum()),
@@ -332,10 +339,15 @@ class Evaluate(Stage[Scores]):
         return " ".join(word for word, holds in told.items() if holds)
 
     def run(self, env: Env) -> Scores:
+        from reproduce.data.standins import StandIn
+
         dataset = env.open(self.on)
         training = env.get(self.train)
         net = self.train.at_moment(training, self.at).to(env.device)
-        scores = Retrieval(dataset, self.train.input, env.device).score(net, flip=self.flip, rerank=self.rerank)
+        retrieval = Retrieval(dataset, self.train.input, env.device)
+        scores = retrieval.score(net, flip=self.flip, rerank=self.rerank)
+        if isinstance(self.on, StandIn) and hasattr(net, "maps"):
+            scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
 
@@ -365,6 +377,15 @@ class Retrieval:
         """Score a network in evaluation mode by cosine distances."""
         return self.score_embeddings(*self.embed(net, flip=flip), rerank=rerank)
 
+    def looks(self, net: Any, drawn: StandIn) -> dict[str, NDArray[np.float64]]:
+        """Where in the query images of a drawn domain a network looks: shares of its activation map, in percent (Q,).
+
+        Returns:
+            "on_person" and "on_others" (people and things in the way), as `looked_at` has them.
+        """
+        person, others = looked_at(activation(net, self._splits[0]), drawn, self._dataset.query)
+        return {"on_person": person, "on_others": others}
+
     def score_embeddings(self, query: Embeddings, gallery: Embeddings, *, rerank: Rerank | None = None) -> Scores:
         """Score what `embed` gave."""
         data = self._dataset
@@ -377,6 +398,38 @@ class Retrieval:
             [image.camid for image in data.gallery],
             rerank=rerank,
         )
+
+
+def activation(net: Any, images: Images, *, batch: int = 128) -> Tensor:
+    """Activation maps (N, h, w): the sum over channels of a network's squared `maps` of images.
+
+    Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
+    """
+    import torch
+
+    from reproduce.data.transforms import normalise
+
+    dtype = next(net.parameters()).dtype
+    blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
+    with torch.inference_mode():
+        found = [net.maps(normalise(pixels).to(dtype)).float().square().sum(1) for pixels in images.batches(blocks)]
+    return torch.cat(found)
+
+
+def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
+    """How much of activation maps (N, h, w) of drawn images lies on the person, and on what is in their way.
+
+    Returns:
+        Percent (N,) each; the second NaN where others take less than a twentieth of the image.
+    """
+    from torch.nn.functional import avg_pool2d
+
+    maps = maps.double().cpu()
+    height, width = maps.shape[1:]
+    shown = avg_pool2d(drawn.cover(images, FINER * height, FINER * width), FINER).double()
+    person, others = (100 * (maps[:, None] * shown).sum((2, 3)) / maps.sum((1, 2))[:, None]).T.numpy()
+    others[shown[:, 1].mean((1, 2)).numpy() < IN_THE_WAY] = float("nan")
+    return person, others
 
 
 def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True, batch: int = 128) -> Tensor:

@@ -167,11 +167,10 @@ class RankLists(Figure):
 
 @dataclass(frozen=True)
 class ActivationMaps(Figure):
-    """Where the last layer of the backbone answers: the sum over channels of its squared output.
-
-    That sum is the activation map of Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
+    """Where the last layer of the backbone answers; see `evaluation.activation`.
 
     Facts: "shown" [image]; "rows" [{"maps": [[[0 .. 255]]]}], in the order of the images: a map's largest value is 255.
+    Of drawn images a row also has "on_person" [percent], how much of each map lies on the person.
 
     Attributes:
         number: how many query images.
@@ -189,7 +188,8 @@ class ActivationMaps(Figure):
         import torch
 
         from reproduce.data.images import Images
-        from reproduce.data.transforms import normalise
+        from reproduce.data.standins import StandIn
+        from reproduce.evaluation import activation, looked_at
 
         images = [data.query[place] for place in self.chosen(len(data.query), self.number, "images")]
         facts: dict[str, Any] = {"shown": [shown.place(image) for image in images], "rows": []}
@@ -197,11 +197,11 @@ class ActivationMaps(Figure):
             net: Any = row.restored(env)
             if not hasattr(net, "maps"):
                 raise UserError(f"the network of {row.train.name} has no `maps`, so nothing shows where it looks")
-            [pixels] = Images(data.root, images, row.train.input, env.device).batches([range(len(images))])
-            with torch.inference_mode():
-                maps = net.maps(normalise(pixels).to(next(net.parameters()).dtype)).float().square().sum(1)
+            maps = activation(net, Images(data.root, images, row.train.input, env.device))
             largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
             facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
+            if isinstance(self.on, StandIn):
+                facts["rows"][-1]["on_person"] = looked_at(maps, self.on, images)[0].round(2).tolist()
         return facts
 
 

@@ -29,8 +29,11 @@ COUNTS = ("train_ids", "train_images", "gallery_ids", "gallery_images", "query_i
 MEASURED = (*METRICS, "portion")
 """What a run measures, in percent; the last is the share of target images that pseudo labels keep."""
 
-UNPRINTED = ("separation", "first_labels")
-"""What a run measures to try claims for which no paper prints a number: see `Scores` and `methods.mmt`."""
+ON_DRAWN = ("on_person", "on_others")
+"""What is measured where images are drawn, because only there it is known where the person is."""
+
+UNPRINTED = ("separation", "first_labels", *ON_DRAWN)
+"""What a run measures to try claims for which no paper prints a number: see `evaluation` and `methods.mmt`."""
 
 KNOWN = (*MEASURED, *GAINS, *COUNTS)
 

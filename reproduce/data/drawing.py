@@ -189,6 +189,7 @@ class _Figure:
         self.parts.append([start, end, np.maximum(np.stack([near, far], -1), 0), corner, colour, *others])
 
     def shadow(self) -> None:
+        self.shadow_part = len(self.parts)
         black = np.zeros_like(self.look.skin)
         self.add(self.at(-0.2, 0, 0), self.at(0.2, 0, 0), black, 0.05, shown=0.3, relief=0, lift=GROUND)
 
@@ -465,6 +466,30 @@ def _block(scene: Scene, height: int, width: int, device: torch.device) -> Tenso
     noise = _grain(4, style.grain, height, width, device).mul_(load(style.noise, axes=2))
     image.add_(noise[:, None]).clamp_(0.0, 1.0).mul_(255.0).add_(0.5)
     return image.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def cover(scene: Scene, height: int, width: int) -> Tensor:
+    """What shows where: `(N, 2, height, width)`, how much of each pixel is the person, and how much is in their way.
+
+    In the way may be other people and things, before the person or behind; shadows are neither. Edges are as sharp as
+    pixels allow, whatever the camera does to them.
+    """
+    look, view, _, _, scenery, others = scene
+    figure = _Figure(look, view.phase, view.azimuth)
+    person = _project(figure.bars(), view)
+    parts = []
+    for bars, channel in ((scenery.bars, None), (person, 0), (others, 1)):
+        colour = np.zeros_like(bars.colour)
+        if channel is not None:
+            colour[..., channel] = 1
+        parts.append(
+            bars._replace(colour=colour, garment=np.zeros_like(bars.garment), relief=np.zeros_like(bars.relief))
+        )
+    parts[1].colour[:, figure.shadow_part] = 0
+    pixel = torch.full((len(view.phase),), 0.5 * (1.0 / height + 0.5 / width))
+    canvas = torch.zeros(len(pixel), 4, height, width)
+    composite(canvas, _sorted(*parts), pixel, torch.zeros_like(pixel))
+    return canvas[:, :2]
 
 
 def render(scene: Scene, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:

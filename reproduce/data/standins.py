@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from reproduce.artifacts import Folder
 from reproduce.data.world import WORLD_VERSION, Dials, Size
 from reproduce.stage import Env, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from reproduce.data.domains import Image
 
 
 @dataclass(frozen=True)
@@ -35,3 +42,10 @@ class StandIn(Stage[Folder]):
 
         pixels = draw(env.folder, self.domain, seed=self.seed, size=self.size, dials=self.dials, progress=progress)
         return Folder(env.folder, {"pixels": pixels})
+
+    def cover(self, images: Sequence[Image], height: int, width: int) -> Tensor:
+        """How much of each pixel shows the person, and how much what is in their way: (N, 2, height, width)."""
+        from reproduce.data.world import cover
+
+        paths = [image.path for image in images]
+        return cover(self.domain, paths, height, width, seed=self.seed, size=self.size, dials=self.dials)

@@ -22,11 +22,12 @@ from reproduce.data.spelling import SPELL, Caption, lists
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
     from reproduce.data.drawing import Bars, Light, Look, Scene, Scenery, Style, View
 
@@ -569,6 +570,29 @@ def shoot(person: Person, seed: int, way: Walk, row: int) -> Shots:
         uniform=uniform,
         normal=normal,
     )
+
+
+def cover(name: str, paths: Sequence[str], height: int, width: int, *, seed: int, size: Size, dials: Dials) -> Tensor:
+    """What `reproduce.data.drawing.cover` says of images of a domain as `draw` makes it, (N, 2, height, width).
+
+    Args:
+        name: the domain.
+        paths: N of the paths that `draw` writes.
+        height, width: of the answer, whatever the files have.
+        seed, size, dials: as `draw` takes them.
+    """
+    import numpy as np
+    import torch
+
+    from reproduce.data import drawing
+
+    world = plan(name, seed=seed, size=size)
+    places = {path: place for place, path in enumerate(world.paths)}
+    wanted = np.array([places[path] for path in paths])
+    blocks = [wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK)]
+    shots = (drawing.rows(world.shots, block) for block in blocks)
+    scenes = (stage(name, block, world.looks, world.stations, dials) for block in shots)
+    return torch.cat([torch.empty(0, 2, height, width), *(drawing.cover(it, height, width) for it in scenes)])
 
 
 def draw(

@@ -224,6 +224,17 @@ def test_values_of_a_map_can_be_read_off_its_colours(values: list[list[int]]) ->
         assert over or alpha.min() == 255
 
 
+def test_maps_of_drawn_images_say_how_much_lies_on_the_person(tmp_path: Path) -> None:
+    record = figure("activation maps")
+    record["drawing"]["rows"][0]["on_person"] = [57.25, 8.0]
+    page, _, _ = pages(tmp_path, kept(tmp_path, record))
+    assert re.findall(r'<span class="under" aria-hidden="true">([^<]+)</span>', page) == ["57 %", "8 %"]
+    assert re.findall(r'aria-label="map of (\w+), ([^,"]+ on the person)', page) == [
+        ("baseline", "57 % on the person"),
+        ("baseline", "8 % on the person"),
+    ]
+
+
 def test_colours_of_maps_rise_in_brightness() -> None:
     brightness = pictures._colours() @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(brightness[::5]) > 0).all()

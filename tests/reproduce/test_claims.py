@@ -161,10 +161,14 @@ def test_what_is_compared_query_by_query() -> None:
     np.testing.assert_allclose(by_query(one, "rank1"), [0, 100])
     np.testing.assert_allclose(by_query(one, "rank5"), [100, 100])
     np.testing.assert_allclose(by_query(one, "portion"), [60])
-    apart = replace(one, separated=np.array([0.25, np.nan, -0.5]))
+    apart = replace(one, by_query={"separation": np.array([25, np.nan, -50])})
     np.testing.assert_allclose(by_query(apart, "separation"), [25, -50])
     assert apart.numbers["separation"] == -12.5
     other = scores([0.25, np.nan, 0.5], [4, 0, 2], portion=70.0)
+    nothing = replace(one, by_query={"on_others": np.full(3, np.nan)})
+    assert "on_others" not in nothing.numbers
+    unclear = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("mAP", "on_others"))
+    assert compare(unclear, {1: nothing}, [{1: nothing}], paired=True) == []
     claim = Claim("c", "", "", "gain", "1/a/m2d", ("1/b/m2d",), {"mAP": 10.0, "portion": -5.0}, ("mAP", "portion"))
     found = compare(claim, {1: one, 2: one}, [{1: other, 2: other}], paired=True)
     assert [(each.metric, each.stated) for each in found] == [("mAP", 10.0), ("portion", -5.0)]

@@ -258,6 +258,25 @@ def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> N
     assert claims_of(suites)["worse"]["reasons"] == ["2 seeds: nothing is decided below 3"]
 
 
+def test_a_claim_about_where_people_are_is_tried_on_drawn_images_alone(suites: Path, tiny_domain: Path) -> None:
+    with_claims(suites)
+    toml = suites / "demo.toml"
+    looks = CLAIMS[CLAIMS.index("[[claim]]") :].split("[[claim]]")[2]
+    looks = looks.replace('"worse"', '"looks"').replace('["mAP", "rank1"]', '["on_person"]')
+    toml.write_text(toml.read_text() + "[[claim]]" + looks)
+    code, output = run(suites, "-k", "claims and (looks or worse) and not world2")
+    assert code == 0, output
+    found = claims_of(suites)
+    assert found["worse"]["compared"], "its neighbours are tried all the same"
+    assert found["looks"]["verdict"] == "undecided"
+    assert found["looks"]["reasons"] == ["no query here has a value of on_person"]
+    real = ["--domain", f"market={tiny_domain}", "--domain", f"duke={tiny_domain}"]
+    code, output = run(suites, "-k", "claims and (looks or worse) and not world2", "-rs", *real, "--strict")
+    assert code == 0, output
+    assert "1 passed, 1 skipped" in output
+    assert "asks where people are in images, which is known of drawn ones alone" in output
+
+
 def test_a_claim_whose_stage_fails_is_an_error(suites: Path) -> None:
     with_claims(suites, "bug")
     code, output = run(suites, "-k", "claims and not world2 and not camera", "--scale", "smoke")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import ceil, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, max_pool2d
 
-from reproduce.data.drawing import Bars, composite, join, pixel_centres, render, rows
+from reproduce.data.drawing import Bars, composite, cover, join, pixel_centres, render, rows
 from reproduce.data.world import Dials, Plan, Size, plan, stage
 
 
@@ -114,6 +116,41 @@ def test_a_large_image_shrinks_to_the_small_one(world: tuple[str, Plan], height:
     difference = (small - shrunk).abs()
     assert difference.mean() < 4
     assert difference.mean() < 0.15 * (shrunk - shrunk.roll(1, 0)).abs().mean()
+
+
+def colours_turned(table: Any) -> Any:
+    """Everything that has a colour in another one."""
+    return table._replace(**{name: 1 - x for name, x in table._asdict().items() if x.ndim and x.shape[-1] == 3})
+
+
+def test_cover_is_where_other_colours_change_the_image(world: tuple[str, Plan]) -> None:
+    """Within an edge and a camera's blur; and what is covered whole does change."""
+    name, (_, shots, looks, stations) = world
+    scene = stage(name, rows(shots, slice(0, 60)), looks, stations, Dials())
+    image, shown = render(scene, 64, 32), cover(scene, 64, 32)
+    assert shown.shape == (60, 2, 64, 32)
+    assert 0 <= shown.min() <= shown.sum(1).max() <= 1 + 1e-5
+    others = scene._replace(others=scene.others._replace(colour=1 - scene.others.colour))
+    for part, turned in enumerate((scene._replace(look=colours_turned(scene.look)), others)):
+        changed = (render(turned, 64, 32) != image).any(-1)
+        reach = ceil(64 * scene.style.blur.max()) + 2
+        near = max_pool2d(shown[:, part : part + 1], 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+        assert changed.any()
+        assert (changed & ~near).sum() < 1e-3 * changed.sum(), "all but seams that a blur opens"
+        assert changed[shown[:, part] > 0.999].float().mean() > 0.97
+    nobody = scene.view.present == 0
+    assert shown[nobody, 0].max() == 0 if nobody.any() else shown[:, 0].amax((1, 2)).min() > 0.5
+    without = stage(name, rows(shots, slice(0, 60)), looks, stations, Dials(occlusion=0.0))
+    assert cover(without, 64, 32)[:, 1].max() == 0
+    assert (cover(without, 64, 32)[:, 0] >= shown[:, 0] - 1e-5).all(), "nothing hides the person"
+
+
+def test_cover_is_the_same_at_every_size_and_in_every_batch(world: tuple[str, Plan]) -> None:
+    name, (_, shots, looks, stations) = world
+    scene = stage(name, rows(shots, slice(0, 30)), looks, stations, Dials())
+    large, small = cover(scene, 128, 64), cover(scene, 32, 16)
+    assert (avg_pool2d(large, 4) - small).abs().mean() < 0.02
+    assert torch.equal(cover(rows(scene, slice(7, 9)), 32, 16), small[7:9])
 
 
 def test_nothing_to_draw(world: tuple[str, Plan]) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from reproduce.data.domains import Dataset, read
-from reproduce.data.drawing import Scene, render, rows
+from reproduce.data.drawing import Scene, cover, render, rows
 from reproduce.data.layouts import Image
 from reproduce.data.places import DOMAINS, Statistics
 from reproduce.data.sheets import contact_sheet, dial_sheet
@@ -403,6 +404,20 @@ def test_a_drawn_set_is_read_as_the_real_one(name: str, drawn_sets: dict[str, Da
     assert images == len(plan(name, seed=1, size=size).paths)
     with PIL.Image.open(found.root / found.query[0].path) as image:
         assert (image.size, image.format) == ((8, 16), "PNG" if name == "cuhk03" else "JPEG")
+
+
+@pytest.mark.parametrize("name", ["msmt17", "cuhk03", "personx"])
+def test_a_drawn_set_knows_where_its_people_are(name: str, drawn_sets: dict[str, Dataset]) -> None:
+    """By the paths that the readers of the real sets give, in any order."""
+    size, data = READ[name], drawn_sets[name]
+    images = [*data.gallery[::-3], data.query[1], data.train[2]]
+    shown = StandIn(name, size).cover(images, 16, 8)
+    assert shown.shape == (len(images), 2, 16, 8)
+    world = plan(name, seed=1, size=size)
+    for place in (0, len(images) - 2, len(images) - 1):
+        one = rows_of(world, [world.paths.index(images[place].path)])
+        assert torch.equal(shown[place], cover(scene(name, one, Dials()), 16, 8)[0])
+    assert StandIn(name, size).cover([], 16, 8).shape == (0, 2, 16, 8)
 
 
 def test_msmt17_is_as_published(drawn_sets: dict[str, Dataset]) -> None:
