@@ -207,7 +207,7 @@ def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
         ("measured", "right"),
         ("verdict", "left"),
     ):
-        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+        table.add_column(head, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for record in tried:
         name = f"{record['claim']['paper']} {record['claim']['id']} {record['world']}".strip()
         first = {"name": name, "verdict": record["verdict"]}
