@@ -299,7 +299,10 @@ class Trained(Stage[Training]):
     """Height and width of its input, in pixels."""
 
     def embedder(self, training: Training, at: str) -> nn.Module:
-        """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D)."""
+        """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
+
+        What it has under the name `maps`, images to (B, C, h, w), is shown as where it looks.
+        """
         raise NotImplementedError
 
     def at_moment(self, training: Training, at: str) -> nn.Module:

@@ -94,6 +94,8 @@ TABLES = {
     },
 }
 
+FIGURES = {"4": ActivationMaps, "5": Projection, "6": RankLists}
+
 
 @pytest.mark.parametrize("case", PAPER.cases("1", **TABLES["1"]))
 def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
@@ -128,9 +130,6 @@ def test_table6(case: Case, judge: Callable[[Case], None]) -> None:
 @pytest.mark.parametrize("case", PAPER.cases("7", **TABLES["7"]))
 def test_table7(case: Case, judge: Callable[[Case], None]) -> None:
     judge(case)
-
-
-FIGURES = {"4": ActivationMaps, "5": Projection, "6": RankLists}
 
 
 @pytest.mark.parametrize("case", PAPER.picture_cases(FIGURES, TABLES))
