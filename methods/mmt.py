@@ -42,7 +42,7 @@ class Adapt(Trained):
     Attributes:
         init: what trained the two source models: students 1 and 2, and their mean nets, start as their networks.
         target: the domain to adapt to; its training labels are read to measure pseudo labels alone: their purity, and
-            `first_labels`, the adjusted Rand index in percent of the first epoch's.
+            `first_labels`, the adjusted Rand index in percent of the first epoch's, each outlier a cluster of its own.
         cluster: DBSCAN on Jaccard distances (its eps is settled at the first epoch) or k-means.
         seed: of batches and augmentation.
         at: the moment of `init` whose networks are taken.
@@ -98,7 +98,7 @@ class Adapt(Trained):
         import numpy as np
         import torch
 
-        from methods.blocks.labels import agreement, health
+        from methods.blocks.labels import agreement, alone, health
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy, soft_cross_entropy, soft_triplet
         from methods.blocks.momentum import follow, warmed
         from methods.blocks.norm import group_batch_norm
@@ -127,7 +127,7 @@ class Adapt(Trained):
             state.health |= {"agreement": agreement(before, state.labels)} if epoch else {}
             env.log(done, **state.health)
             if epoch == 0 and pids.min() >= 0:
-                state.first = {"first_labels": 100 * agreement(state.labels, pids)}
+                state.first = {"first_labels": 100 * agreement(alone(state.labels), pids)}
             state.health |= state.first
             P = self.identities(state.labels)
             if P < 2:

@@ -161,8 +161,10 @@ class Campaign:
     def _show_plan(self, store: Store) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         rows = [list(plan.values()) for plan in self.plans.values()]
-        earlier = results.read(self.out / "results") if (self.out / "results").is_dir() else []
-        lines = list(plan(rows, list(self.drawings.values()), store, self.setting, [*self.recorded, *earlier]))
+        here = self.out / "results"
+        earlier = [*self.recorded, *(results.read(here) if here.is_dir() else ())]
+        earlier += [*results.read_figures(self.baselines), *results.read_figures(self.out / "figures")]
+        lines = list(plan(rows, list(self.drawings.values()), store, self.setting, earlier))
         distinct = counted(len(lines) - 1, "distinct stage")
         self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")
         for line in lines:
@@ -285,14 +287,17 @@ class Campaign:
             "stages": [{**_stage_entry(part, store), "history": []} for part in closure([stage]) if store.has(part)],
             "command": self._command(case, "test_figures"),
         }
-        if job.status == "failed":
-            record |= {"verdict": "error", "error": job.error}
-            self.drawn[results.write_figure(record, None, self.out / "figures")] = record
-            pytest.fail(f"{job.error}\n\nthe end of its log:\n{job.tail}", pytrace=False)
-        drawing = store.load(stage)
-        path = results.write_figure(
-            {**record, "verdict": "drawn", "drawing": dict(drawing.facts)}, drawing.pictures, self.out / "figures"
-        )
+        folder = self.out / "figures"
+        try:
+            if job.status == "failed":
+                raise UserError(job.error)
+            drawing = store.load(stage)
+        except UserError as error:
+            record |= {"verdict": "error", "error": str(error)}
+            self.drawn[results.write_figure(record, None, folder)] = record
+            pytest.fail(f"{error}\n\nthe end of its log:\n{job.tail}" if job.tail else str(error), pytrace=False)
+        record |= {"verdict": "drawn", "drawing": dict(drawing.facts)}
+        path = results.write_figure(record, drawing.pictures, folder)
         self.drawn[path] = results.read_figure(path)
 
     def _differences(self, case: ClaimCase) -> list[claims.Compared]:
@@ -433,7 +438,7 @@ class Campaign:
             outcome = record.get("error") or record["verdict"]
             reporter.write_line(f"figure:  {figure['paper']} {figure['id']}, {figure['task']}: {outcome}")
         if self.config.option.update_baselines:
-            for line in results.update(found, tried, self.recorded, self.baselines):
+            for line in results.update(found, tried, drawn, self.baselines):
                 reporter.write_line(line)
         if self.report:
             reporter.write_line(f"report:  {self.report}")

@@ -48,19 +48,18 @@ class Difference:
 
 
 def by_query(scores: Scores, metric: str) -> NDArray[Any]:
-    """A metric in percent for each query that has a value (Q,), or the one number (1,) where it belongs to no query.
+    """A metric in percent for each query (Q,), NaN where it has none, or the one number (1,) that belongs to no query.
 
     Empty where nothing measured it.
     """
     import numpy as np
 
-    matched = ~np.isnan(scores.ap)
     if metric == "mAP":
-        return np.asarray(100 * scores.ap[matched])
-    if metric in scores.by_query:
-        return scores.by_query[metric][~np.isnan(scores.by_query[metric])]
+        return np.asarray(100 * scores.ap)
     if metric in RANKS:
-        return np.asarray(100.0 * (scores.first[matched] <= RANKS[metric]))
+        return np.where(np.isnan(scores.ap), np.nan, 100.0 * (scores.first <= RANKS[metric]))
+    if metric in scores.by_query:
+        return np.asarray(scores.by_query[metric])
     return np.array([scores.numbers[metric]], float) if metric in scores.numbers else np.empty(0)
 
 
@@ -156,14 +155,18 @@ def compare(
     found = []
     for cell, right in zip(claim.right, rights, strict=True):
         for metric in claim.metrics:
-            ours, theirs = ([by_query(scores, metric) for scores in side.values()] for side in (left, right))
-            if not all(values.size for values in (*ours, *theirs)):
+            ours, theirs = (np.stack([by_query(scores, metric) for scores in side.values()]) for side in (left, right))
+            told = [~np.isnan(values).any(0) for values in (ours, theirs)]
+            if paired:
+                told = [told[0] & told[1]] * 2
+            ours, theirs = ours[:, told[0]], theirs[:, told[1]]
+            if not ours.size or not theirs.size:
                 return []
             by_seed = {
                 seed: float(one.mean() - other.mean()) for seed, one, other in zip(left, ours, theirs, strict=True)
             }
             stated = (claim.stated or {}).get(metric)
-            measured = difference(np.stack(ours), np.stack(theirs), paired=paired)
+            measured = difference(ours, theirs, paired=paired)
             found.append(Compared(cell, metric, stated, by_seed, measured))
     return found
 

@@ -222,7 +222,7 @@ def record(options: argparse.Namespace) -> None:
     folder = options.out / "results"
     found = results.read(folder) if folder.is_dir() else []
     kept = [result for result in found if result["measured"]]
-    drawn = [figure for figure in results.read_figures(options.out / "figures") if "drawing" in figure]
+    drawn = results.record_figures(results.read_figures(options.out / "figures"), options.into)
     if not kept and not drawn:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
     for result in kept:
@@ -230,8 +230,8 @@ def record(options: argparse.Namespace) -> None:
     tried = results.read_claims(options.out / "claims")
     for claim in tried:
         print(results.write_claim(claim, options.into / "claims"))
-    for figure in drawn:
-        print(results.write_figure(figure, None, options.into / "figures"))
+    for path in drawn:
+        print(path)
     failed = len(found) - len(kept)
     print(
         f"{counted(len(kept), 'result')}, {counted(len(tried), 'claim')} and {counted(len(drawn), 'figure')} recorded"
@@ -248,9 +248,8 @@ def gc(options: argparse.Namespace) -> None:
     kept = {
         entry["key"]
         for folder in options.keep
-        if folder.is_dir()
         for result in (
-            *results.read(folder),
+            *(results.read(folder) if folder.is_dir() else ()),
             *results.read_figures(folder),
             *results.read_figures(folder.parent / "figures"),
         )

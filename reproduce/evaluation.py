@@ -35,6 +35,9 @@ IN_THE_WAY = 0.05
 _CELLS = 1 << 20
 """Distances checked together: 4 MiB in single precision."""
 
+_NOTHING = 1e-6
+"""A mean distance that rounding alone may give to equal embeddings."""
+
 _SORTED = 200
 """Images up to the last match, for each match, from which counting once a match is cheaper than sorting them."""
 
@@ -74,7 +77,7 @@ def evaluate_ranking(
     Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 
     Beside the ranking, the separation of a query is 1 - (mean distance of its matches) / (mean distance of the images
-    of other identities): at most 1, and 0 where these are as near as the matches, at distance 0 or not there.
+    of other identities): at most 1, and 0 where these are as near as the matches, nearer than 1e-6 or not there.
 
     The matrix is read in blocks of queries and not changed. Of a row only what is no farther than the last match is
     sorted.
@@ -192,7 +195,8 @@ class _People:
         same, matches = self.same(query)
         others = len(self.by_pid) - len(same)
         between = (total - float(row[same].sum(dtype=float))) / others if others else 0.0
-        return 1 - float(row[matches].mean(dtype=float)) / between if between > 0 else 0.0
+        within = max(0.0, float(row[matches].mean(dtype=float)))
+        return 1 - within / between if between > _NOTHING else 0.0
 
     def ranks(self, query: int, row: NDArray[Any]) -> NDArray[np.intp]:
         """The ranks of a query's matches, from 1, ascending, by its distances (G,)."""
@@ -425,12 +429,14 @@ def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[ND
     Returns:
         Percent (N,) each; the second NaN where others take less than a twentieth of the image.
     """
+    import torch
     from torch.nn.functional import avg_pool2d
 
     maps = maps.double().cpu()
     height, width = maps.shape[1:]
     shown = avg_pool2d(drawn.cover(images, FINER * height, FINER * width), FINER).double()
-    person, others = (100 * (maps[:, None] * shown).sum((2, 3)) / maps.sum((1, 2))[:, None]).T.numpy()
+    whole = maps.sum((1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
+    person, others = (100 * (maps[:, None] * shown).sum((2, 3)) / whole[:, None]).T.numpy()
     others[shown[:, 1].mean((1, 2)).numpy() < IN_THE_WAY] = float("nan")
     return person, others
 

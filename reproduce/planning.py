@@ -33,7 +33,7 @@ def plan(
         figures: the stage of each figure.
         store: where finished stages lie.
         setting: of the run.
-        earlier: results whose stages tell how long they took.
+        earlier: results and figures whose stages tell how long they took.
     """
     earlier = list(earlier)
     took, tried = (_seconds(earlier, setting, scale) for scale in (setting.scale, TRIAL))
@@ -58,8 +58,8 @@ def plan(
 
 
 def _seconds(earlier: Iterable[Result], setting: Setting, scale: str) -> dict[str, float]:
-    """Median seconds of each kind of stage at a scale, in this setting's precision."""
-    alike = {name: setting.identity([]).get(name) for name in ("scale", "precision")} | {"scale": scale}
+    """Median seconds of each kind of stage at a scale, on as much data and in the precision of this setting."""
+    alike = {name: setting.identity([]).get(name) for name in ("subset", "precision")} | {"scale": scale}
     found: dict[str, list[float]] = {}
     for result in earlier:
         if all(result["identity"].get(name) == value for name, value in alike.items()):

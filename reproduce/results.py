@@ -273,8 +273,8 @@ def drift(baseline: Mapping[str, Any]) -> str:
     return f"drifted: {', '.join(numbers)}; recorded by commit {commit}; if that is meant: --update-baselines"
 
 
-def update(found: Sequence[Result], tried: Sequence[Result], recorded: Sequence[Result], folder: Path) -> list[str]:
-    """Record results and claims in place of older ones, and say what moved, a line each."""
+def update(found: Sequence[Result], tried: Sequence[Result], drawn: Sequence[Result], folder: Path) -> list[str]:
+    """Record results, claims and figures in place of older ones, and say what moved, a line each."""
     lines = []
     for result in found:
         if not result["measured"]:
@@ -290,7 +290,13 @@ def update(found: Sequence[Result], tried: Sequence[Result], recorded: Sequence[
         lines.append(f"recorded  {name}: {', '.join(moved) or ('as it was' if was else 'new')}")
     for claim in tried:
         write_claim(claim, folder / "claims")
+    record_figures(drawn, folder)
     return lines
+
+
+def record_figures(drawn: Sequence[Result], folder: Path) -> list[Path]:
+    """Write the figures that were drawn under a folder of recorded results, without their pictures."""
+    return [write_figure(figure, None, folder / "figures") for figure in drawn if "drawing" in figure]
 
 
 def _problem(document: object) -> str:

@@ -233,6 +233,8 @@ class Setting:
         reached = closure(final)
         fields = [value for stage in reached for value in vars(stage).items()]
         named = {getattr(stage, "weights", None) for stage in reached if hasattr(stage, "weights")}
+        precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
+        precisions -= {"float32"}
         groups = {getattr(stage, "bn_group", None) for stage in reached if hasattr(stage, "bn_group")}
         data: dict[str, Any] = {}
         for _, value in fields:
@@ -256,5 +258,5 @@ class Setting:
             "selection": getattr(final[0], "at", "last") if final else "last",
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,
-            **({"precision": self.precision} if self.precision not in (None, "float32") else {}),
+            **({"precision": ", ".join(sorted(precisions))} if precisions else {}),
         }

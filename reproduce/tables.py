@@ -300,7 +300,8 @@ class Paper:
             figure = next(found for found in self.figures if found.id == id)
             cells = [param.values[0] for param in self.figure_cases(id, tables)]
             for task in figure.task:
-                shown = tuple(cell for cell in cells if cell.column == task and cell.recipe)
+                own = [cell for cell in cells if cell.column == task and cell.recipe]
+                shown = tuple(sorted(own, key=lambda cell: figure.rows.index(f"table {cell.table}: {cell.row.id}")))
                 if len(shown) < len(figure.rows):
                     raise UserError(f"{self.id} figure {id} shows rows on {task} that no recipe of its tables produces")
                 case = FigureCase(self.id, figure, shown, draw)

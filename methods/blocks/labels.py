@@ -86,6 +86,11 @@ def health(raw: Labels, kept: Labels, pids: Sequence[int]) -> dict[str, float]:
     return values
 
 
+def alone(labels: Labels) -> Labels:
+    """Labels with every outlier as a cluster of its own."""
+    return np.where(labels == OUTLIER, len(labels) + np.arange(len(labels)), labels)
+
+
 def agreement(one: Labels, other: Labels) -> float:
     """The adjusted Rand index of two labellings over the images that have a label in both; 1 where they are the same.
 

@@ -60,7 +60,7 @@ class Counted(Stage[Scores]):
         import numpy as np
 
         images = len(env.open(self.domain).train)
-        return Scores(images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0)
+        return Scores(images, images, images, images, images, np.array([images / 100, np.nan]), np.array([1, 0]), 2, 1)
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,31 @@ def test_values_of_a_map_can_be_read_off_its_colours(values: list[list[int]]) ->
         assert over or alpha.min() == 255
 
 
+@pytest.mark.parametrize("without", [0, 1, 2])
+def test_each_drawing_has_its_own_strip_where_another_has_none(without: int, tmp_path: Path) -> None:
+    records = []
+    for number, task in enumerate(("m2d", "d2m", "m2m")):
+        folder = tmp_path / task
+        record = figure("activation maps", task=task)
+        pixels = np.full((3, 4, 2, 3), number, np.uint8)
+        write_figure(record, None if number == without else pixels, folder)
+        records += read_figures(folder)
+    page, _, _ = pages(tmp_path, records)
+    style, _, shown = page.partition("</head>")
+    strips = dict(
+        re.findall(r"\.(figure-9-\d) \.shot::before \{ background-image: url\(data:image/png;base64,([^)]+)\)", style)
+    )
+    articles = re.findall(r'<article class="drawing (figure-9-\d)">(.*?)</article>', shown, re.DOTALL)
+    assert len(articles) == 3
+    for name, article in articles:
+        (task,) = re.findall(r"\b(m2d|d2m|m2m)\b", article.partition("</h3>")[0])[:1]
+        number = ("m2d", "d2m", "m2m").index(task)
+        assert (name in strips) is (number != without)
+        if name in strips:
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(strips[name]))))
+            assert (pixels == number).all()
+
+
 def test_maps_of_drawn_images_say_how_much_lies_on_the_person(tmp_path: Path) -> None:
     record = figure("activation maps")
     record["drawing"]["rows"][0]["on_person"] = [57.25, 8.0]

@@ -144,6 +144,21 @@ def test_every_comparison_must_go_the_claims_way(
     assert 0 < p < 0.05
 
 
+@pytest.mark.parametrize(("paired", "mean"), [(True, 0.0), (False, 80 / 3 - 70 / 3)])
+def test_queries_without_a_value_leave_pairs_whole(paired: bool, mean: float) -> None:
+    """A query counts where every training has a value of it: in both cells where these are paired, else in its own."""
+
+    def told(*values: float) -> Scores:
+        return replace(scores([0.5] * 4, [1] * 4), by_query={"separation": np.array(values)})
+
+    left = {1: told(10, np.nan, 30, 40), 2: told(10, 20, 30, 40)}
+    right = {1: told(10, 20, np.nan, 40), 2: told(10, 20, 90, 40)}
+    claim = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("separation",))
+    (found,) = compare(claim, left, [right], paired=paired)
+    assert found.difference.mean == pytest.approx(mean)
+    assert found.by_seed == pytest.approx({1: mean, 2: mean})
+
+
 def test_nothing_is_decided_below_three_seeds() -> None:
     assert verdict("supported", 0.001, 2) == ("undecided", ["2 seeds: nothing is decided below 3"])
     assert verdict("supported", 0.001, 3) == ("supported", [])
@@ -157,12 +172,12 @@ def scores(ap: list[float], first: list[int], **health: float) -> Scores:
 
 def test_what_is_compared_query_by_query() -> None:
     one = scores([0.5, np.nan, 1.0], [2, 0, 1], portion=60.0)
-    np.testing.assert_allclose(by_query(one, "mAP"), [50, 100])
-    np.testing.assert_allclose(by_query(one, "rank1"), [0, 100])
-    np.testing.assert_allclose(by_query(one, "rank5"), [100, 100])
+    np.testing.assert_allclose(by_query(one, "mAP"), [50, np.nan, 100])
+    np.testing.assert_allclose(by_query(one, "rank1"), [0, np.nan, 100])
+    np.testing.assert_allclose(by_query(one, "rank5"), [100, np.nan, 100])
     np.testing.assert_allclose(by_query(one, "portion"), [60])
     apart = replace(one, by_query={"separation": np.array([25, np.nan, -50])})
-    np.testing.assert_allclose(by_query(apart, "separation"), [25, -50])
+    np.testing.assert_allclose(by_query(apart, "separation"), [25, np.nan, -50])
     assert apart.numbers["separation"] == -12.5
     other = scores([0.25, np.nan, 0.5], [4, 0, 2], portion=70.0)
     nothing = replace(one, by_query={"on_others": np.full(3, np.nan)})

@@ -9,6 +9,7 @@ import pytest
 import trees
 from demo_stages import Number
 
+from reproduce import results
 from reproduce.cli import main
 from reproduce.data import sheets
 from reproduce.data.places import DOMAINS
@@ -113,6 +114,17 @@ def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, True)
     assert main([*command, "--delete"]) == 0
     assert not store.scratch(Number(7.0)).exists()
+
+
+def test_gc_keeps_what_a_run_of_figures_alone_made(tmp_path: Path) -> None:
+    root, out = tmp_path / "store", tmp_path / "build"
+    for value in (1.0, 2.0):
+        build(Number(value), Site(root), lambda _: None)
+    named = {"figure": {"paper": "p", "id": "6", "task": "m2d"}, "identity": {"scale": "small"}, "seed": 1}
+    record = {"format": 1, **named, "verdict": "drawn", "drawing": {}, "stages": [{"key": Number(1.0).key}]}
+    results.write_figure(record, None, out / "figures")
+    assert main(["gc", "--store", str(root), "--keep", str(out / "results"), "--delete"]) == 0
+    assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, False)
 
 
 def test_record_copies_measured_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

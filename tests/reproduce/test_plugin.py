@@ -544,6 +544,22 @@ def test_a_figure_alone_is_drawn_recorded_and_shown(suites: Path, capsys: pytest
     assert "0 results, 0 claims and 1 figure recorded" in capsys.readouterr().out
     assert [path.suffix for path in (recorded / "figures").iterdir()] == [".json"], "without its pictures"
     assert results.read_figures(recorded) == [figure | {"pictures": None}]
+    plan = ["--plan", "-k", "figure", "--seeds", "2", "--store", "elsewhere", "--out", "new"]
+    code, output = run(suites, *plan, "--baselines", str(recorded))
+    assert re.search(r"to run +0:\d\d +1 figure +figures.RankLists", output), "recorded figures tell how long it takes"
+    stored = next((out / "store").glob("figures.RankLists/*/pictures.safetensors"))
+    stored.write_bytes(b"damaged")
+    code, output = run(suites, "-k", "figure", "--seeds", "2")
+    assert code == 6
+    assert "is damaged (its checksum does not match)" in output
+    assert not list((out / "figures").glob("*.png")), "nothing is left of what was there before"
+
+
+def test_figures_are_updated_with_their_rows(suites: Path) -> None:
+    figure_suite(suites, "RankLists")
+    assert run(suites, "-k", "figure", "--update-baselines")[0] == 0
+    (figure,) = results.read_figures(suites.parent / "reports" / "results")
+    assert (figure["verdict"], figure["pictures"]) == ("drawn", None)
 
 
 def test_photographs_are_left_out_unless_asked_for(suites: Path, tiny_domain: Path) -> None:

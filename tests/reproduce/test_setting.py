@@ -51,7 +51,7 @@ def test_a_precision_that_was_asked_for_is_that_of_every_training() -> None:
         found[asked] = (stage.train.precision, stage.train.init.precision, identity.get("precision"))
         assert ("mixed precision" in reasons_against(identity)) is (asked == "mixed")
     assert found == {
-        None: ("float32", "float64", None),
+        None: ("float32", "float64", "float64"),
         "float32": ("float32", "float32", None),
         "mixed": ("mixed", "mixed", "mixed"),
     }
