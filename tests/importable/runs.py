@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from methods import supervised
+from methods import sptd, supervised
 from reproduce.data.domains import Domain
-from reproduce.data.transforms import Augment
+from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.runner import Site, Store, build
 from reproduce.setting import Setting
 from reproduce.stage import closure
@@ -40,5 +40,28 @@ def source(**changes: Any) -> supervised.Train:
         warmup=0,
         eval_every=2,
         augment=Augment(pad=2),
+    )
+    return replace(stage, **changes)
+
+
+def pretraining(**changes: Any) -> sptd.Pretrain:
+    """A pre-training on the tiny domain, as source and as target, that takes no time."""
+    stage = sptd.Pretrain(
+        Domain("market"),
+        Domain("duke"),
+        backbone="narrow",
+        weights=None,
+        input=(32, 16),
+        P=6,
+        K=4,
+        target_batch=8,
+        epochs=2,
+        iterations=2,
+        milestones=(1,),
+        warmup=0,
+        bn_group=None,
+        eval_every=1,
+        augment=Augment(pad=2),
+        strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
     )
     return replace(stage, **changes)

@@ -9,38 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from runs import history, run, source
+from runs import history, pretraining, run, source
 from torch import nn
 
 import methods
-from methods import mmt, msplr, sptd
+from methods import mmt, msplr
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID
 from methods.blocks.norm import group_batch_norm
 from methods.blocks.precision import dtype_of, in_precision
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain
-from reproduce.data.transforms import Augment, Distort
+from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Trained
 from reproduce.setting import Setting
 from reproduce.stage import UserError
 
-PRETRAIN = sptd.Pretrain(
-    Domain("market"),
-    Domain("duke"),
-    backbone="narrow",
-    weights=None,
-    input=(32, 16),
-    P=6,
-    target_batch=8,
-    epochs=1,
-    iterations=2,
-    milestones=(),
-    warmup=0,
-    bn_group=None,
-    augment=Augment(pad=2),
-    strengths=Distort(pad=2),
-)
+PRETRAIN = pretraining(epochs=1, milestones=())
 SHORT = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
 TRAININGS: dict[str, Trained] = {
     "supervised": source(epochs=1),
@@ -109,14 +94,15 @@ def test_its_gradients_are_near_those_of_float64(group: int | None) -> None:
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_follows_its_own(name: str, setting: Setting, tmp_path: Path) -> None:
-    """Near the same training in float32 and not the same; its evaluation runs as it was trained."""
+    """Not the same as in float32, and near it where no clustering comes between; evaluated as it was trained."""
     plain, mixed = TRAININGS[name], replace(TRAININGS[name], precision="mixed")  # type: ignore[type-var]
     assert plain.key != mixed.key
     losses = [
         history(stage, setting, tmp_path)[-1]["loss"] for stage in (plain, mixed) if run(stage, setting, tmp_path)
     ]
     assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    if name in ("supervised", "sptd"):
+        assert losses[1] == pytest.approx(losses[0], rel=0.05)
     restored: Any = mixed.embedder(run(mixed, setting, tmp_path), "last")
     assert restored.mixed
     assert run(Evaluate(mixed, Domain("duke")), setting, tmp_path).mAP > 0

@@ -3,19 +3,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs import history, pretraining, run
 
 from methods import simclr, sptd
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
 from reproduce.data.domains import Domain
-from reproduce.data.transforms import Augment, Colour, Distort, Erase
-from reproduce.runner import Site, Store, build
+from reproduce.data.transforms import Augment
 from reproduce.setting import Setting
 from reproduce.stage import spec
 
@@ -24,37 +23,13 @@ GOLDEN = [5.199209098845769, 4.97925902111476]
 
 
 def tiny(**changes: Any) -> sptd.Pretrain:
-    stage = sptd.Pretrain(
-        Domain("market"),
-        Domain("duke"),
-        simclr.NTXent(),
-        backbone="narrow",
-        weights=None,
-        input=(32, 16),
-        P=6,
-        K=4,
-        target_batch=8,
-        epochs=2,
-        iterations=2,
-        milestones=(1,),
-        warmup=0,
-        bn_group=None,
-        eval_every=1,
-        augment=Augment(pad=2),
-        strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
-    )
-    return replace(stage, **changes)
-
-
-def run(stage: Any, setting: Setting, root: Path) -> tuple[Any, list[dict[str, float]]]:
-    stage = setting.resolve(stage)
-    build(stage, Site(root, folders=setting.paths()), lambda _: None)
-    return Store(root).load(stage), Store(root).history(stage)
+    return pretraining(**{"objective": simclr.NTXent(), **changes})
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
-    _, history = run(tiny(precision="float64"), setting, tmp_path)
-    found = [entry["loss"] for entry in history]
+    stage = tiny(precision="float64")
+    run(stage, setting, tmp_path)
+    found = [entry["loss"] for entry in history(stage, setting, tmp_path)]
     assert found == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
 
 
@@ -92,9 +67,9 @@ def test_it_learns_and_its_head_is_dropped(setting: Setting, tmp_path: Path) -> 
         augment=Augment(flip=0.0, pad=0),
         views=sptd.Views(erase=False, colour=False),
     )
-    training, history = run(stage, setting, tmp_path)
-    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
-    assert history[-1]["objective"] < 0.8 * history[0]["objective"]
+    training, entries = run(stage, setting, tmp_path), history(stage, setting, tmp_path)
+    assert entries[-1]["loss"] < 0.7 * entries[0]["loss"]
+    assert entries[-1]["objective"] < 0.8 * entries[0]["objective"]
     assert set(training.checkpoints["last"]) == set(network(stage, 6).state_dict())
 
 
@@ -103,7 +78,8 @@ def test_fields_are_a_recipe(setting: Setting, tmp_path: Path) -> None:
     found = {}
     for objective in (simclr.NTXent(), simclr.NTXent(temperature=0.5), simclr.NTXent(width=16)):
         stage = tiny(objective=objective, epochs=1, iterations=1, precision="float64")
-        _, (entry,) = run(stage, setting, tmp_path)
+        run(stage, setting, tmp_path)
+        (entry,) = history(stage, setting, tmp_path)
         found[spec(stage)["key"]] = entry["objective"], round(entry["loss"] - entry["objective"], 9)
     assert len({objective for objective, _ in found.values()}) == 3
     assert len({source for _, source in found.values()}) == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import history, run
+from runs import history, pretraining, run
 from torch.autograd import gradcheck
 from torch.nn.functional import linear
 
@@ -32,28 +32,6 @@ GOLDEN = [6.380123174906291, 6.188625634361262]
 """Losses of two epochs of two iterations in float64."""
 
 
-def tiny(**changes: Any) -> sptd.Pretrain:
-    stage = sptd.Pretrain(
-        Domain("market"),
-        Domain("duke"),
-        backbone="narrow",
-        weights=None,
-        input=(32, 16),
-        P=6,
-        K=4,
-        target_batch=8,
-        epochs=2,
-        iterations=2,
-        milestones=(1,),
-        warmup=0,
-        bn_group=None,
-        eval_every=1,
-        augment=Augment(pad=2),
-        strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
-    )
-    return replace(stage, **changes)
-
-
 def differing(left: Any, right: Any) -> set[str]:
     """The tensors of the last network that two trainings do not share."""
     one, other = left.checkpoints["last"], right.checkpoints["last"]
@@ -62,7 +40,7 @@ def differing(left: Any, right: Any) -> set[str]:
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(precision="float64")
+    stage = pretraining(precision="float64")
     run(stage, setting, tmp_path)
     found = [entry["loss"] for entry in history(stage, setting, tmp_path)]
     assert found == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
@@ -123,7 +101,7 @@ def test_who_learns_from_consistency(detach: bool) -> None:
 
 
 def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(epochs=3)
+    stage = pretraining(epochs=3)
     training = run(stage, setting, tmp_path)
     assert set(training.checkpoints) == {"last", "best on source"}
     assert training.facts == {"classes": 6}
@@ -139,7 +117,7 @@ def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
 @pytest.mark.parametrize("objective", [sptd.Index(), None], ids=["index", "source"])
 def test_it_learns(objective: Any, setting: Setting, tmp_path: Path) -> None:
     """A constant loss would pass every other test."""
-    stage = tiny(
+    stage = pretraining(
         target=Domain("duke") if objective else None,
         objective=objective,
         epochs=12,
@@ -161,7 +139,7 @@ def test_it_learns(objective: Any, setting: Setting, tmp_path: Path) -> None:
 
 
 def test_the_schedule(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(epochs=5, iterations=1, warmup=2, milestones=(3, 4), lr=1.0e-3)
+    stage = pretraining(epochs=5, iterations=1, warmup=2, milestones=(3, 4), lr=1.0e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
     assert rates == pytest.approx([1e-5, 5.05e-4, 1e-3, 1e-4, 1e-5])
@@ -178,32 +156,32 @@ def test_the_recipe_of_the_paper() -> None:
 
 
 def test_statistics_of_the_target_change_nothing_else(setting: Setting, tmp_path: Path) -> None:
-    alone = run(tiny(target=None), setting, tmp_path)
-    mixed = run(tiny(objective=None, bn_target=True), setting, tmp_path)
+    alone = run(pretraining(target=None), setting, tmp_path)
+    mixed = run(pretraining(objective=None, bn_target=True), setting, tmp_path)
     changed = differing(alone, mixed)
     assert changed == {name for name in alone.checkpoints["last"] if "running_" in name or "num_batches" in name}
-    both = differing(run(tiny(), setting, tmp_path), run(tiny(bn_target=True), setting, tmp_path))
+    both = differing(run(pretraining(), setting, tmp_path), run(pretraining(bn_target=True), setting, tmp_path))
     assert both == changed
-    stages = tiny(target=None), tiny(objective=None, bn_target=True)
+    stages = pretraining(target=None), pretraining(objective=None, bn_target=True)
     one, other = ([entry["loss"] for entry in history(stage, setting, tmp_path)] for stage in stages)
     assert one == other
 
 
 def test_without_a_target_the_objective_is_idle(setting: Setting, tmp_path: Path) -> None:
-    one = run(tiny(target=None), setting, tmp_path)
+    one = run(pretraining(target=None), setting, tmp_path)
     for other in (
-        tiny(target=None, objective=None),
-        tiny(objective=None),
-        tiny(target=None, objective=simclr.NTXent()),
+        pretraining(target=None, objective=None),
+        pretraining(objective=None),
+        pretraining(target=None, objective=simclr.NTXent()),
     ):
         assert not differing(one, run(other, setting, tmp_path))
 
 
 TABLE5 = {
-    "baseline": tiny(objective=None, bn_target=True),
-    "idx": tiny(objective=sptd.Index(consistency=False)),
-    "idx + SPTD": tiny(),
-    "SPTD": tiny(objective=sptd.Index(original=False)),
+    "baseline": pretraining(objective=None, bn_target=True),
+    "idx": pretraining(objective=sptd.Index(consistency=False)),
+    "idx + SPTD": pretraining(),
+    "SPTD": pretraining(objective=sptd.Index(original=False)),
 }
 
 
@@ -235,22 +213,22 @@ TABLE6 = {
 
 def test_rows_of_table_6() -> None:
     images = torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    full = tiny().strengths
+    full = pretraining().strengths
     recipes = {row: views.of(full) for row, views in TABLE6.items()}
     assert recipes["RF"] == Distort(flip=0.5, pad=0)
     assert recipes["RF RE"] == Distort(flip=0.5, pad=0, erase=Erase())
     assert recipes["RF RE CD"] == Distort(flip=0.5, pad=0, erase=Erase(), colour=Colour())
     assert recipes["RF RE CD RC"] == full
     assert sptd.Views(False, False, False, False).of(full) == Distort(flip=0, pad=0)
-    seen = {row: tiny(views=views).two_views(images, 0, 0) for row, views in TABLE6.items()}
+    seen = {row: pretraining(views=views).two_views(images, 0, 0) for row, views in TABLE6.items()}
     for row, (first, second) in seen.items():
         assert torch.equal(first, transforms.normalise(images)), row
         assert not torch.equal(first, second)
-        assert tiny(views=TABLE6[row]).detail == f"idx + SPTD, {row}"
-    still = tiny(views=sptd.Views(False, False, False, False))
+        assert pretraining(views=TABLE6[row]).detail == f"idx + SPTD, {row}"
+    still = pretraining(views=sptd.Views(False, False, False, False))
     assert torch.equal(*still.two_views(images, 0, 0))
     assert "no augmentation" in still.detail
-    first, second = tiny(objective=simclr.NTXent()).two_views(images, 0, 0)
+    first, second = pretraining(objective=simclr.NTXent()).two_views(images, 0, 0)
     assert torch.equal(second, seen["RF RE CD RC"][1])
     assert not torch.equal(first, transforms.normalise(images))
     assert not torch.equal(first, second)
@@ -271,7 +249,7 @@ def test_rows_of_table_6() -> None:
     ids=str,
 )
 def test_fields_change_the_network(changes: dict[str, Any], setting: Setting, tmp_path: Path) -> None:
-    plain = tiny(precision="float64", epochs=1)
+    plain = pretraining(precision="float64", epochs=1)
     changed = replace(plain, **changes)
     assert spec(plain) != spec(changed)
     assert "backbone.layer4.0.conv3.weight" in differing(run(plain, setting, tmp_path), run(changed, setting, tmp_path))
@@ -282,7 +260,7 @@ def test_separate_batches_keep_the_source_apart(setting: Setting, tmp_path: Path
     first = {"epochs": 1, "iterations": 1, "precision": "float64"}
     values = {}
     for row, changes in {"alone": {"target": None}, "apart": {}, "joint": {"joint": True}}.items():
-        stage = tiny(**first, **changes)
+        stage = pretraining(**first, **changes)
         run(stage, setting, tmp_path)
         entry = history(stage, setting, tmp_path)[0]
         values[row] = entry["loss"] - entry.get("objective", 0.0)
@@ -298,7 +276,7 @@ def test_the_source_loss_is_the_soft_triplet(setting: Setting, tmp_path: Path, m
         return features.sum() * 0
 
     monkeypatch.setattr(losses, "batch_hard_triplet", triplet)
-    run(tiny(epochs=1, iterations=1), setting, tmp_path)
+    run(pretraining(epochs=1, iterations=1), setting, tmp_path)
     assert heard == [("soft", sorted(4 * list(range(6))))]
 
 
@@ -306,17 +284,17 @@ def test_the_source_loss_is_the_soft_triplet(setting: Setting, tmp_path: Path, m
 def test_killed_at_any_step_it_ends_with_the_same_bits(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
-    stage = setting.resolve(tiny(epochs=4, bn_target=True))
+    stage = setting.resolve(pretraining(epochs=4, bn_target=True))
     killed_equals_uncut(stage, setting.paths(), message, later)
 
 
 def test_what_cannot_be_is_refused(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a target"):
-        tiny(target=None, bn_target=True)
+        pretraining(target=None, bn_target=True)
     with pytest.raises(ValueError, match="objective=None"):
         sptd.Index(original=False, consistency=False)
     with pytest.raises(UserError, match="36 images do not fill a batch of 64"):
-        run(tiny(target_batch=64), setting, tmp_path)
+        run(pretraining(target_batch=64), setting, tmp_path)
 
 
 def test_it_shrinks_with_the_scale() -> None:
@@ -338,6 +316,6 @@ def test_the_docstring_lists_every_deviation() -> None:
     assert re.search(r"^Code: ", text, re.MULTILINE)
     from reproduce.campaign import deviations
 
-    listed = deviations(tiny())
+    listed = deviations(pretraining())
     assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
     assert all(line[0].isupper() and line.endswith(".") for line in listed)
