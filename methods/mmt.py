@@ -113,18 +113,16 @@ class Adapt(Trained):
         retrieval = Retrieval(data, self.input, env.device)
         camids = [image.camid for image in data.train]
         dtype = dtype_of(self.precision)
-        nets = [in_precision(source.embedder(env.get(source), self.at), self.precision) for source in self.init]
+        nets = [in_precision(source.at_moment(env.get(source), self.at), self.precision) for source in self.init]
         students = [group_batch_norm(net.to(env.device), self.bn_group or self.P * self.K) for net in nets]
         state = SimpleNamespace(students=students, means=deepcopy(students), health={}, best={})
         state.labels, state.eps, state.first = np.full(len(images), OUTLIER), None, {}
         pids = np.array([image.pid for image in data.train])
 
         for epoch in env.epochs(self.epochs, state):
-            done, before = epoch + 1, state.labels
+            done, before = epoch + 1, state.labels if epoch else None
             rows, state.labels, state.eps = self.guess([embed(net.eval(), images) for net in state.means], state.eps)
-            state.health = health(state.labels, state.labels, pids.tolist())
-            state.health |= {} if state.eps is None else {"eps": state.eps}
-            state.health |= {"agreement": agreement(before, state.labels)} if epoch else {}
+            state.health = health(state.labels, state.labels, pids.tolist(), before=before, eps=state.eps)
             env.log(done, **state.health)
             if epoch == 0 and pids.min() >= 0:
                 state.first = {"first_labels": 100 * agreement(alone(state.labels), pids)}

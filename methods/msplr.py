@@ -94,7 +94,7 @@ class Adapt(Trained):
         import numpy as np
         import torch
 
-        from methods.blocks.labels import agreement, health
+        from methods.blocks.labels import health
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.precision import dtype_of, in_precision
         from methods.blocks.schedules import warmup_steps
@@ -107,7 +107,7 @@ class Adapt(Trained):
         images = Images(data.root, data.train, self.input, env.device)
         retrieval = Retrieval(data, self.input, env.device)
         camids = [image.camid for image in data.train]
-        net = in_precision(self.init.embedder(env.get(self.init), "last"), self.precision).to(env.device)
+        net = in_precision(self.init.at_moment(env.get(self.init), "last"), self.precision).to(env.device)
         dtype = dtype_of(self.precision)
 
         def new_optimizer() -> torch.optim.Optimizer:
@@ -124,11 +124,10 @@ class Adapt(Trained):
             step, epoch = divmod(at, each)
             moment, done = f"step {step + 1}", at + 1
             if epoch == 0:
-                before = state.labels
+                before = state.labels if step else None
                 raw, state.labels, state.eps = self.guess(embed(net.eval(), images, unit=False), camids, state.eps)
-                state.health[moment] = health(raw, state.labels, [image.pid for image in data.train])
-                state.health[moment] |= {} if state.eps is None else {"eps": state.eps}
-                state.health[moment] |= {"agreement": agreement(before, state.labels)} if step else {}
+                pids = [image.pid for image in data.train]
+                state.health[moment] = health(raw, state.labels, pids, before=before, eps=state.eps)
                 env.log(done, **state.health[moment])
                 if state.labels.max() < 1 or (step and self.until and state.health[moment]["agreement"] >= self.until):
                     break

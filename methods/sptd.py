@@ -187,9 +187,14 @@ class Pretrain(Trained):
         return None if self.target is None else self.objective
 
     @property
-    def work(self) -> float:
+    def images_an_epoch(self) -> int:
+        """How many images pass the network in an epoch, each view of one counted."""
         passes = 2 * (self.guest is not None) + self.bn_target
-        return float(self.epochs * self.iterations * (self.P * self.K + self.target_batch * passes))
+        return self.iterations * (self.P * self.K + self.target_batch * passes)
+
+    @property
+    def work(self) -> float:
+        return float(self.epochs * self.images_an_epoch)
 
     @property
     def detail(self) -> str:
@@ -262,8 +267,7 @@ class Pretrain(Trained):
                 losses.append(loss.detach())
 
             done = epoch + 1
-            seen_images = count * (self.P * self.K + self.target_batch * (2 * bool(guest) + self.bn_target))
-            env.log(done, loss=torch.stack(losses), lr=self.lr * rate, images=seen_images)
+            env.log(done, loss=torch.stack(losses), lr=self.lr * rate, images=self.images_an_epoch)
             if guest:
                 env.log(done, objective=torch.stack(parts))
             if done % self.eval_every == 0 or done == self.epochs:
@@ -281,11 +285,9 @@ class Pretrain(Trained):
         from reproduce.data.transforms import augment, normalise
 
         recipe = self.views.of(self.strengths)
-        views = [
-            augment(images, recipe, generator(self.seed, "augment target", epoch, step, view)) for view in range(2)
-        ]
-        if self.guest and self.guest.plain:
-            views[0] = normalise(images, recipe.pixels)
+        plain = [normalise(images, recipe.pixels)] if self.guest and self.guest.plain else []
+        draws = (generator(self.seed, "augment target", epoch, step, view) for view in range(len(plain), 2))
+        views = [*plain, *(augment(images, recipe, draw) for draw in draws)]
         return [view.to(dtype_of(self.precision)) for view in views]
 
     def embedder(self, training: Training, at: str) -> nn.Module:

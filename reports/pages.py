@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,13 +124,14 @@ def page(
     """
     cases = [Case(result, text) for text, result in _distinct(results)]
     tried = [record for _, record in _distinct(claims)]
-    by_paper: dict[str, tuple[list[Case], list[Mapping[str, Any]], list[Mapping[str, Any]]]] = {}
+    by_paper: defaultdict[str, tuple[list[Case], list[Mapping[str, Any]], list[Mapping[str, Any]]]]
+    by_paper = defaultdict(lambda: ([], [], []))
     for case in cases:
-        by_paper.setdefault(case.paper, ([], [], []))[0].append(case)
+        by_paper[case.paper][0].append(case)
     for record in tried:
-        by_paper.setdefault(str(mapping(record.get("claim")).get("paper")), ([], [], []))[1].append(record)
+        by_paper[str(mapping(record.get("claim")).get("paper"))][1].append(record)
     for record in distinct(list(figures)):
-        by_paper.setdefault(str(mapping(record.get("figure")).get("paper")), ([], [], []))[2].append(record)
+        by_paper[str(mapping(record.get("figure")).get("paper"))][2].append(record)
     files = Counter({"index": 1, "audit": 1, "methods": 1, "compare": 1})
     shown = [filled(name, papers.get(name, {}), *by_paper[name], files) for name in sorted(by_paper)]
     ordered = [case for paper in shown for case in paper.cases]

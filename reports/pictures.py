@@ -304,9 +304,8 @@ def _strip(record: Mapping[str, Any]) -> Strip | None:
     if not beside.get("path"):
         return None
     try:
-        encoded = base64.b64encode(Path(beside["path"]).read_bytes()).decode()
         sizes = (int(beside[name]) for name in ("count", "height", "width"))
-        return Strip(f"data:image/png;base64,{encoded}", *sizes)
+        return Strip(_uri(Path(beside["path"]).read_bytes()), *sizes)
     except (OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -388,12 +387,11 @@ def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
 
 def _heat(network: str, row: Mapping[str, Any], place: int, over: bool) -> Heat:
     shares = row.get("on_person")
-    return Heat(network, heat_uri(row["maps"][place], over), f"{shares[place]:.0f} %" if shares else "")
+    return Heat(network, _uri(heat(row["maps"][place], over)), f"{shares[place]:.0f} %" if shares else "")
 
 
-def heat_uri(values: Sequence[Sequence[int]], over: bool) -> str:
-    """A map as a PNG in a data URI; see `heat`."""
-    return f"data:image/png;base64,{base64.b64encode(heat(values, over)).decode()}"
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _plane(network: str, row: Mapping[str, Any], people: Sequence[int]) -> Plane:

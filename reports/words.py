@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from reproduce.tables import labelled
+
 MINUS = "\u2212"
 NOTHING = "\u2013"
 
@@ -106,9 +108,8 @@ def metric(name: str) -> str:
 
 def row_label(row: Mapping[str, Any]) -> str:
     """A row of a paper's TOML file as `reproduce.tables.full_label` calls it, with real arrows."""
-    stage = f"{row['stage']}: " if row.get("stage") else ""
-    ticks = f" ({' + '.join(map(str, row['ticks']))})" if row.get("ticks") else ""
-    return arrows(f"{stage}{row.get('label') or row.get('id')}{ticks}")
+    ticks = [str(tick) for tick in row.get("ticks") or ()]
+    return arrows(labelled(str(row.get("label") or row.get("id")), str(row.get("stage") or ""), ticks))
 
 
 def arrows(text: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -283,8 +283,7 @@ class Campaign:
             },
             "identity": self.setting.identity([stage]),
             "seed": stage.seed,
-            "deviations": sorted({line for part in closure([stage]) for line in deviations(part)}),
-            "stages": [{**_stage_entry(part, store), "history": []} for part in closure([stage]) if store.has(part)],
+            **_made_of([stage], store, histories=False),
             "command": self._command(case, "test_figures"),
         }
         folder = self.out / "figures"
@@ -366,8 +365,7 @@ class Campaign:
         reasons = results.reasons_against(identity)
         result = self._blank(case, identity) | {
             "reasons": reasons,
-            "deviations": sorted({line for stage in closure(stages) for line in deviations(stage)}),
-            "stages": [_stage_entry(stage, store) for stage in closure(stages) if store.has(stage)],
+            **_made_of(stages, store),
         }
         if failed := [job for job in jobs.values() if job.status == "failed"]:
             return {**result, "verdict": "error", "error": failed[0].error, "log_tail": failed[0].tail}
@@ -467,6 +465,16 @@ def deviations(stage: Stage[Any]) -> list[str]:
     listed = [entry for text in texts for entry in text.partition("\nDeviates:\n")[2].split("\n    - ")]
     entries = [" ".join(entry.split()) for entry in listed]
     return [entry.removeprefix("- ") for entry in entries if entry]
+
+
+def _made_of(stages: Sequence[Stage[Any]], store: Store, *, histories: bool = True) -> dict[str, Any]:
+    """The part of a record that says what stages did: with or without what each of them logged."""
+    reached = closure(stages)
+    entries = [_stage_entry(stage, store) for stage in reached if store.has(stage)]
+    return {
+        "deviations": sorted({line for stage in reached for line in deviations(stage)}),
+        "stages": entries if histories else [{**entry, "history": []} for entry in entries],
+    }
 
 
 def _stage_entry(stage: Stage[Any], store: Store) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from reproduce.data.domains import JUNK
 from reproduce.stage import Env, Stage, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -382,7 +382,7 @@ class Retrieval:
 
     def score(self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None) -> Scores:
         """Score a network in evaluation mode by cosine distances."""
-        return self.score_embeddings(*self.embed(net, flip=flip), rerank=rerank)
+        return self.score_distances(ranked(*self.embed(net, flip=flip), rerank=rerank))
 
     def looks(self, net: Any, drawn: StandIn) -> dict[str, NDArray[np.float64]]:
         """Where in the query images of a drawn domain a network looks: shares of its activation map, in percent (Q,).
@@ -393,34 +393,25 @@ class Retrieval:
         person, others = looked_at(activation(net, self._splits[0]), drawn, self._dataset.query)
         return {"on_person": person, "on_others": others}
 
-    def score_embeddings(self, query: Embeddings, gallery: Embeddings, *, rerank: Rerank | None = None) -> Scores:
-        """Score what `embed` gave."""
-        data = self._dataset
-        return evaluate_embeddings(
-            query,
-            gallery,
-            [image.pid for image in data.query],
-            [image.pid for image in data.gallery],
-            [image.camid for image in data.query],
-            [image.camid for image in data.gallery],
-            rerank=rerank,
+    def score_distances(self, blocks: Iterable[NDArray[Any]]) -> Scores:
+        """Score the distances (B, G) that `ranked` gives of what `embed` gave."""
+        query, gallery = self._dataset.query, self._dataset.gallery
+        people = _People(
+            [image.pid for image in query],
+            [image.pid for image in gallery],
+            [image.camid for image in query],
+            [image.camid for image in gallery],
+            (len(query), len(gallery)),
         )
+        return _scores(people, blocks)
 
 
-def activation(net: Any, images: Images, *, batch: int = 128) -> Tensor:
+def activation(net: Any, images: Images) -> Tensor:
     """Activation maps (N, h, w): the sum over channels of a network's squared `maps` of images.
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
     """
-    import torch
-
-    from reproduce.data.transforms import normalise
-
-    dtype = next(net.parameters()).dtype
-    blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
-    with torch.inference_mode():
-        found = [net.maps(normalise(pixels).to(dtype)).float().square().sum(1) for pixels in images.batches(blocks)]
-    return torch.cat(found)
+    return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1))
 
 
 def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
@@ -441,24 +432,27 @@ def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[ND
     return person, others
 
 
-def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True, batch: int = 128) -> Tensor:
+def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True) -> Tensor:
     """Embed images with a network in evaluation mode.
 
     Returns:
         (N, D) on the images' device, with `flip` the sum of image and mirror image; rows of length 1 with `unit`, else
         as the network gives them.
     """
-    import torch
     from torch.nn.functional import normalize
+
+    embeddings = _passed(net, images, lambda inputs: net(inputs) + net(inputs.flip(3)) if flip else net(inputs))
+    return normalize(embeddings) if unit else embeddings
+
+
+def _passed(net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], *, batch: int = 128) -> Tensor:
+    """What is made of normalised images in the network's type, batch by batch, one after the other."""
+    import torch
 
     from reproduce.data.transforms import normalise
 
     dtype = next(net.parameters()).dtype
     blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
-    rows: list[Tensor] = []
     with torch.inference_mode():
-        for pixels in images.batches(blocks):
-            inputs = normalise(pixels).to(dtype)
-            rows.append(net(inputs) + net(inputs.flip(3)) if flip else net(inputs))
-    embeddings = torch.cat(rows)
-    return normalize(embeddings) if unit else embeddings
+        found = [what(normalise(pixels).to(dtype)) for pixels in images.batches(blocks)]
+    return torch.cat(found)

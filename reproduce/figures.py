@@ -5,7 +5,7 @@ Which images they show is drawn at random from the seed, the same for every netw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -144,9 +144,9 @@ class RankLists(Figure):
         facts: dict[str, Any] = {"queries": [shown.place(data.query[query]) for query in queries], "rows": []}
         for row in self.rows:
             retrieval = Retrieval(data, row.train.input, env.device)
-            embeddings = retrieval.embed(row.restored(env), flip=row.flip)
-            scores = retrieval.score_embeddings(*embeddings, rerank=row.rerank)
-            distances = _picked(ranked(*embeddings, rerank=row.rerank), queries)
+            blocks = ranked(*retrieval.embed(row.restored(env), flip=row.flip), rerank=row.rerank)
+            distances: list[NDArray[Any]] = []
+            scores = retrieval.score_distances(_keeping(blocks, queries, distances))
             lists = []
             for query, by_distance in zip(queries, distances, strict=True):
                 own = data.query[query]
@@ -267,15 +267,13 @@ def of_rows(draw: Draw, rows: Sequence[Stage[Any]], seed: int) -> Figure:
     return draw(rows=networks, on=domains[0], seed=seed)
 
 
-def _picked(blocks: Iterable[NDArray[Any]], rows: Sequence[int]) -> NDArray[Any]:
-    """Some rows, ascending, of a matrix that comes in blocks of them."""
-    import numpy as np
-
-    found, start = [], 0
+def _keeping(blocks: Iterable[NDArray[Any]], rows: Sequence[int], kept: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Pass on the blocks of a matrix, and put copies of some of its rows, ascending, into a list."""
+    start = 0
     for block in blocks:
-        found += [block[row - start] for row in rows if start <= row < start + len(block)]
+        kept += [block[row - start].copy() for row in rows if start <= row < start + len(block)]
         start += len(block)
-    return np.stack(found)
+        yield block
 
 
 def _pixels(data: Dataset, images: Sequence[Image], size: tuple[int, int]) -> NDArray[np.uint8]:

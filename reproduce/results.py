@@ -311,10 +311,9 @@ def _problem(document: object) -> str:
     if isinstance(figure := document.get("figure"), dict):
         named = all(isinstance(figure.get(name), str) for name in ("paper", "id", "task"))
         kept = isinstance(document.get("drawing"), dict) or document.get("verdict") == "error"
-        strip = document.get("pictures") or {"file": "none"}
-        whole = (
-            isinstance(strip, dict) and isinstance(strip.get("file"), str) and Path(strip["file"]).name == strip["file"]
-        )
+        strip = document.get("pictures")
+        file = strip.get("file") if isinstance(strip, dict) else None
+        whole = not strip or (isinstance(file, str) and Path(file).name == file)
         return "" if named and kept and whole else "it is a figure without a drawing, or with pictures elsewhere"
     case = document.get("case")
     if not isinstance(case, dict):

@@ -464,8 +464,12 @@ class FigureCase:
 
 def full_label(row: Row) -> str:
     """A row's label with the stage and the ticks that tell it from its neighbours."""
-    stage = f"{row.stage}: " if row.stage else ""
-    return f"{stage}{row.label}" + (f" ({' + '.join(row.ticks)})" if row.ticks else "")
+    return labelled(row.label, row.stage, row.ticks)
+
+
+def labelled(label: str, stage: str, ticks: Sequence[str]) -> str:
+    """A label with its stage before it and its ticks behind, as far as there are any."""
+    return (f"{stage}: " if stage else "") + label + (f" ({' + '.join(ticks)})" if ticks else "")
 
 
 def domains(row: Row, column: Column) -> tuple[str, str]:

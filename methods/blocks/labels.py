@@ -54,18 +54,22 @@ def renumbered(labels: Labels) -> Labels:
     return found
 
 
-def health(raw: Labels, kept: Labels, pids: Sequence[int]) -> dict[str, float]:
+def health(
+    raw: Labels, kept: Labels, pids: Sequence[int], *, before: Labels | None = None, eps: float | None = None
+) -> dict[str, float]:
     """What clustering made of the images, and what selection left of it.
 
     Args:
         raw: labels as clustered.
         kept: labels that are trained on.
         pids: true identities, for the purity alone; negative where nobody knows them.
+        before: what was trained on in the step before; None in the first.
+        eps: of DBSCAN; None for another clustering.
 
     Returns:
         `outliers`: images that clustering set aside; `found`: its clusters; `clusters`: those trained on; `median` and
         `largest`: their images; `portion`: percent of all images in them; `purity`: percent of these whose identity is
-        the commonest of their cluster.
+        the commonest of their cluster; and where they are given `eps` and the `agreement` with the step before.
     """
     counts = np.bincount(kept[kept != OUTLIER])
     values = {
@@ -83,6 +87,10 @@ def health(raw: Labels, kept: Labels, pids: Sequence[int]) -> dict[str, float]:
             np.unique(people[known & (kept == label)], return_counts=True)[1].max() for label in np.unique(kept[known])
         )
         values["purity"] = 100 * float(commonest / known.sum())
+    if eps is not None:
+        values["eps"] = eps
+    if before is not None:
+        values["agreement"] = agreement(before, kept)
     return values
 
 

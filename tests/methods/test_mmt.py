@@ -366,14 +366,3 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
     """Killed within and between epochs, whose numbers of clusters differ."""
     stage = setting.resolve(tiny(cluster=DBSCAN(Rho(0.1), 2), epochs=3, lr=1e-3))
     killed_equals_uncut(stage, setting.paths(), message, later)
-
-
-def test_the_docstring_lists_every_deviation() -> None:
-    text = mmt.__doc__ or ""
-    assert re.search(r"^Paper: ", text, re.MULTILINE)
-    assert re.search(r"^Code: ", text, re.MULTILINE)
-    from reproduce.campaign import deviations
-
-    listed = deviations(tiny())
-    assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
-    assert all(line[0].isupper() and line.endswith(".") for line in listed)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -308,14 +307,3 @@ def test_it_shrinks_with_the_scale() -> None:
 def test_importing_it_needs_no_torch() -> None:
     code = "import sys, methods.sptd, methods.simclr; print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-
-
-def test_the_docstring_lists_every_deviation() -> None:
-    text = sptd.__doc__ or ""
-    assert re.search(r"^Paper: ", text, re.MULTILINE)
-    assert re.search(r"^Code: ", text, re.MULTILINE)
-    from reproduce.campaign import deviations
-
-    listed = deviations(pretraining())
-    assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
-    assert all(line[0].isupper() and line.endswith(".") for line in listed)

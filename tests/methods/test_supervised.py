@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -110,14 +109,3 @@ def test_too_few_identities_is_a_message(setting: Setting, tmp_path: Path) -> No
 def test_divergence_names_the_step(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+.* of supervised\.Train"):
         run(tiny(Domain("market"), lr=1e30, epochs=4, eval_every=9), setting, tmp_path)
-
-
-def test_the_docstring_names_the_paper_the_code_and_every_deviation() -> None:
-    text = supervised.__doc__ or ""
-    assert re.search(r"^Paper: ", text, re.MULTILINE)
-    assert re.search(r"^Code: ", text, re.MULTILINE)
-    from reproduce.campaign import deviations
-
-    listed = deviations(tiny(Domain("market")))
-    assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
-    assert all(line[0].isupper() and line.endswith(".") for line in listed)
