@@ -133,6 +133,7 @@ class Campaign:
     def _say(self, reporter: Any, line: str) -> None:
         reporter.ensure_newline()
         reporter.write_line(line)
+        reporter.flush()
 
     def _introduce(self, reporter: Any, leases: list[Lease], jobs: int) -> None:
         assert self.engine

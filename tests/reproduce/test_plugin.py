@@ -81,7 +81,7 @@ def suites(tmp_path: Path) -> Path:
 def command(suites: Path, *arguments: str) -> tuple[list[str], dict[str, object]]:
     importable = os.pathsep.join([str(Path(__file__).parents[1] / "importable"), os.environ.get("PYTHONPATH", "")])
     environ = {**os.environ, "PYTHONPATH": importable, "COLUMNS": "120", "CUDA_VISIBLE_DEVICES": "", "REID_DATA": ""}
-    for name in [name for name in environ if name.startswith("PYTEST")]:
+    for name in [name for name in environ if name.startswith("PYTEST") or name == "PYTHONUNBUFFERED"]:
         del environ[name]
     return [sys.executable, "-m", "pytest", "suites/", *arguments], {"cwd": suites.parent, "env": environ, "text": True}
 
