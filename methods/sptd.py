@@ -187,6 +187,10 @@ class Pretrain(Trained):
         return None if self.target is None else self.objective
 
     @property
+    def steady(self) -> bool:
+        return self.guest is None
+
+    @property
     def images_an_epoch(self) -> int:
         """How many images pass the network in an epoch, each view of one counted."""
         passes = 2 * (self.guest is not None) + self.bn_target

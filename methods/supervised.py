@@ -72,6 +72,10 @@ class Train(Trained):
     eval_every: int = role("period", 10)
 
     @property
+    def steady(self) -> bool:
+        return True
+
+    @property
     def work(self) -> float:
         return 1000.0 * self.epochs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from reports.words import (
     spread,
     verdict,
 )
+from reproduce.baselines import ROUNDING
 
 Result = Mapping[str, Any]
 
@@ -32,9 +33,6 @@ HEADLINE = ("mAP", "rank1")
 PER_SEED = ("rank1", "rank5", "rank10", "mAP", "mINP")
 EVEN_IF_INCOMPARABLE = frozenset({"collapsed", "drifted"})
 """Verdicts that need no printed number."""
-
-ROUNDING = 1e-6
-"""Percentage points by which a number that is the same may differ."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,26 @@ class BaselineLine:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A case beside its recorded result."""
+    """A case beside its recorded result.
+
+    Attributes:
+        unjudged: why a difference is told and not judged; empty where it is.
+        on: where it was recorded, if that was another processor.
+    """
 
     commit: str
     seeds: str
     drift: bool
+    unjudged: str
+    on: str
     lines: tuple[BaselineLine, ...]
+
+    @property
+    def outcome(self) -> str:
+        """Where the numbers lie, and whether that is judged."""
+        outside = any(line.outside for line in self.lines)
+        where = "outside its band" if outside else "inside its band"
+        return where + (f"; not judged: {self.unjudged}" if self.unjudged else "")
 
     @property
     def text(self) -> str:
@@ -156,8 +168,7 @@ class Case:
 
     def text(self, name: str) -> str:
         """`44.1 ± 0.4`, or a dash."""
-        found = self.spread(name)
-        return found.text if found else NOTHING
+        return _text(numbers.get(name) for numbers in self.measured.values())
 
     @property
     def headline_parts(self) -> tuple[str, ...]:
@@ -188,6 +199,16 @@ class Case:
             ]
             return "; ".join([*judged, *filter(None, [self.band_text])])
         return self.error or self.headline or "No message was recorded."
+
+    @property
+    def elsewhere(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Mean and spread on other processors, in the order of `PER_SEED`."""
+        found = []
+        for side in map(mapping, self.result.get("elsewhere") or ()):
+            seeds = [mapping(numbers) for numbers in mapping(side.get("measured")).values()]
+            values = tuple(_text(numbers.get(name) for numbers in seeds) for name in PER_SEED)
+            found.append(("; ".join(map(str, side.get("on") or ())), values))
+        return tuple(found)
 
     @property
     def run_as(self) -> str:
@@ -264,8 +285,14 @@ class Case:
             lines.append(BaselineLine(metric(name), percent(old), percent(new), signed(gap), percent(band), outside))
         if not lines:
             return None
-        seeds = ", ".join(str(seed) for seed in record.get("recorded_seeds") or ())
-        return Baseline(str(record.get("commit") or "")[:DIGEST_SHOWN], seeds, bool(record.get("drift")), tuple(lines))
+        return Baseline(
+            commit=str(record.get("commit") or "")[:DIGEST_SHOWN],
+            seeds=", ".join(str(seed) for seed in record.get("recorded_seeds") or ()),
+            drift=bool(record.get("drift")),
+            unjudged=str(record.get("unjudged") or ""),
+            on="" if record.get("same_machine", True) else "; ".join(map(str, record.get("recorded_on") or ())),
+            lines=tuple(lines),
+        )
 
     @property
     def data_lines(self) -> tuple[DataLine, ...]:
@@ -294,6 +321,11 @@ class Case:
 
 def _by_seed(item: tuple[object, object]) -> tuple[int, str]:
     return len(str(item[0])), str(item[0])
+
+
+def _text(values: Iterable[object]) -> str:
+    found = spread(values)
+    return found.text if found else NOTHING
 
 
 def _whole(value: object) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,23 @@ from reports.cases import Case
 from reports.files import write
 from reports.tables import short_name
 from reports.templating import environment
-from reports.words import MINUS, NOTHING, Spread, count, metric, percent, signed, spread
+from reports.words import MINUS, NOTHING, count, metric, percent, signed
+from reproduce import baselines
+from reproduce.baselines import ROUNDING
 
-METRICS = ("mAP", "rank1")
 OUTCOMES = {
-    "moved": "beyond what the spread between seeds explains",
-    "changed": "too few seeds to say whether chance explains it",
-    "within": "changed, but within what the spread between seeds explains",
+    "drifted": "beyond its band: a run fails by it",
+    "not judged": "beyond its band, and told by a run, not judged",
+    "within": "changed, but within its band",
     "same": "equal to the last digit",
+    "changed": "one of the two measured nothing",
 }
-"""What became of a case, the most telling first."""
+"""What became of a case, as a run says it of a result and its record; the most telling first."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """One metric of a case, before and after; `band` is half a 95 % t interval of the difference, empty without one."""
+    """One metric of a case, before and after, with the band of the difference (`reproduce.baselines.compare`)."""
 
     metric: str
     old: str
@@ -45,12 +45,14 @@ class Pair:
     Attributes:
         outcome: that of its most telling metric.
         verdicts: "old to new" where they differ.
+        unjudged: why a run would not judge the difference; empty where it would.
     """
 
     name: str
     where: str
     outcome: str
     verdicts: str
+    unjudged: str
     moves: tuple[Move, ...]
     size: float
 
@@ -87,7 +89,10 @@ def compare(
         papers: the papers' descriptions by id, for their names.
     """
     before, after = _by_identity(old), _by_identity(new)
-    pairs = [_pair(before[key], after[key], papers) for key in sorted(before.keys() & after.keys())]
+    pairs = [
+        _pair(before[key], after[key], baselines.compare(after[key].result, old), papers)
+        for key in sorted(before.keys() & after.keys())
+    ]
     rank = list(OUTCOMES)
     pairs.sort(key=lambda pair: (rank.index(pair.outcome), -pair.size))
     return Comparison(
@@ -110,8 +115,8 @@ def text(comparison: Comparison) -> str:
     lines = [comparison.sentence]
     for pair in comparison.shown:
         lines += ["", f"{pair.outcome:8} {pair.name}", f"         {pair.where}"]
-        if pair.verdicts:
-            lines.append(f"         verdict {pair.verdicts}")
+        lines += [f"         verdict {pair.verdicts}"] * bool(pair.verdicts)
+        lines += [f"         not judged: {pair.unjudged}"] * bool(pair.unjudged)
         for move in pair.moves:
             band = f"  band ±{move.band}" if move.band else ""
             lines.append(f"         {move.metric:7} {move.old} -> {move.new}  {move.difference}{band}")
@@ -137,58 +142,30 @@ def _full_name(case: Case, papers: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{_name(case, papers)}{where}"
 
 
-def _pair(old: Case, new: Case, papers: Mapping[str, Mapping[str, Any]]) -> Pair:
+def _pair(old: Case, new: Case, beside: Mapping[str, Any] | None, papers: Mapping[str, Mapping[str, Any]]) -> Pair:
     moves, size = [], 0.0
-    common = old.measured.keys() & new.measured.keys()
-    for name in METRICS:
-        was, now = (_spread(case, name, common) for case in (old, new))
-        if was or now:
-            gap = now.mean - was.mean if was and now else None
-            size = max(size, abs(gap or 0.0))
-            band = _band(was, now)
-            shown = NOTHING if gap is None else signed(gap)
-            outcome = _outcome(gap, band)
-            moves.append(
-                Move(metric(name), _with_n(was), _with_n(now), shown, "" if band is None else percent(band), outcome)
-            )
-    found = {move.outcome for move in moves}
+    found = beside or {"metrics": {}, "outside": False, "drift": False, "unjudged": ""}
+    for name, one in found["metrics"].items():
+        gap = one["new"] - one["old"]
+        size = max(size, abs(gap))
+        was, now = (f"{percent(one[side])} (n = {one[count]})" for side, count in (("old", "before"), ("new", "after")))
+        band = "" if one["band"] is None else percent(one["band"])
+        outcome = "same" if abs(gap) <= ROUNDING else "beyond" if abs(gap) > (one["band"] or 0.0) else "within"
+        moves.append(Move(metric(name), was, now, signed(gap), band, outcome))
     return Pair(
         name=_name(new, papers),
         where=new.identity.where,
-        outcome=next((outcome for outcome in OUTCOMES if outcome in found), "same"),
+        outcome=_outcome(found, [move.outcome for move in moves]),
         verdicts="" if old.verdict == new.verdict else f"{old.verdict.text} → {new.verdict.text}",
+        unjudged=found["unjudged"] if found["outside"] else "",
         moves=tuple(moves),
         size=size,
     )
 
 
-def _spread(case: Case, name: str, common: AbstractSet[str]) -> Spread | None:
-    """Over the seeds that both have, if there are any: else the seeds alone make a difference."""
-    return spread(numbers.get(name) for seed, numbers in case.measured.items() if not common or seed in common)
-
-
-def _with_n(found: Spread | None) -> str:
-    return f"{found.text} (n = {found.n})" if found else NOTHING
-
-
-def _band(old: Spread | None, new: Spread | None) -> float | None:
-    """Half the 95 % t interval of the difference of two means of seeds, each with its own variance (Welch)."""
-    if old is None or new is None or old.sd is None or new.sd is None:
-        return None
-    parts = [(found.sd or 0.0) ** 2 / found.n for found in (old, new)]
-    if not sum(parts):
-        return 0.0
-    from scipy import stats
-
-    freedom = sum(parts) ** 2 / sum(part**2 / (found.n - 1) for part, found in zip(parts, (old, new), strict=True))
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
-
-
-def _outcome(gap: float | None, band: float | None) -> str:
-    if gap is None:
+def _outcome(found: Mapping[str, Any], moves: Sequence[str]) -> str:
+    if not moves:
         return "changed"
-    if abs(gap) < 1e-9:
-        return "same"
-    if band is None:
-        return "changed"
-    return "moved" if abs(gap) > band else "within"
+    if found["outside"]:
+        return "drifted" if found["drift"] else "not judged"
+    return "same" if set(moves) == {"same"} else "within"

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from reproduce import claims, results
-from reproduce.display import SHOWN, Display, claims_summary, counted, label, means, summary
+from reproduce import baselines, claims, results
+from reproduce.display import SHOWN, Display, claims_summary, counted, label, means, recorded_summary, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
+from reproduce.evaluation import Trained
 from reproduce.planning import plan
 from reproduce.results import Result
 from reproduce.runner import Site, Store
@@ -367,6 +368,7 @@ class Campaign:
         result = self._blank(case, identity) | {
             "reasons": reasons,
             **_made_of(stages, store),
+            "steady": all(stage.steady for stage in closure(stages) if isinstance(stage, Trained)),
         }
         if failed := [job for job in jobs.values() if job.status == "failed"]:
             return {**result, "verdict": "error", "error": failed[0].error, "log_tail": failed[0].tail}
@@ -377,20 +379,21 @@ class Campaign:
         measured = {str(seed): found.numbers for seed, found in scores.items()}
         verdict = "not comparable" if reasons else results.judge(case.printed, list(measured.values()), case.row.band)
         result = {**result, "measured": measured}
-        if baseline := results.baseline(result, self.recorded):
-            result["baseline"] = baseline
-            if baseline["drift"] and not self.config.option.update_baselines:
-                verdict = "drifted"
         if collapsed := [f"seed {seed}: {found.collapsed}" for seed, found in scores.items() if found.collapsed]:
-            verdict = "drifted" if verdict == "drifted" else "collapsed"
-        return {**result, "verdict": verdict, "collapsed": collapsed}
+            verdict = "collapsed"
+        result = {**result, "collapsed": collapsed}
+        option = self.config.option
+        if beside := baselines.compare(result, self.recorded, must_hold=option.baselines is not None):
+            result["baseline"] = beside
+            verdict = "drifted" if beside["drift"] and not option.update_baselines else verdict
+        return {**result, "verdict": verdict}
 
     def _compared(self, case: Case, result: Result) -> str:
         measured = means(result)
         if result["verdict"] == "collapsed":
             return f"collapsed: {result['collapsed'][0]}"
         if result["verdict"] == "drifted":
-            return results.drift(result["baseline"])
+            return baselines.told(result["baseline"])
         pairs = [
             f"{SHOWN[name]} {measured[name]:.1f} (printed {value:.1f})"
             for name, value in case.printed.items()
@@ -429,6 +432,10 @@ class Campaign:
         if found:
             reporter.section("measured beside printed", sep="-")
             reporter.write(summary(found, width, colour=reporter.hasmarkup))
+        if any("baseline" in result for result in found):
+            reporter.section("beside recorded results", sep="-")
+            for line in recorded_summary(found):
+                reporter.write_line(line)
         if tried:
             reporter.section("claims", sep="-")
             reporter.write(claims_summary(tried, width, colour=reporter.hasmarkup))

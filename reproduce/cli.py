@@ -83,9 +83,12 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=audit)
 
     command = commands.add_parser("results", help="keep the results of a run under reports/results")
-    command.add_argument("--record", action="store_true", required=True)
+    command.add_argument("--record", action="store_true", required=True, help="write them there")
+    command.add_argument(
+        "--elsewhere", action="store_true", help="add their numbers to the records that another processor made"
+    )
     command.add_argument("--out", type=Path, default=Path("build"), help="the run's --out (default build)")
-    command.add_argument("--into", type=Path, default=RECORDED)
+    command.add_argument("--into", type=Path, default=RECORDED, help=f"where records lie (default {RECORDED})")
     command.set_defaults(run=record)
 
     command = commands.add_parser("gc", help="list what the store can do without; --delete removes it")
@@ -222,9 +225,15 @@ def record(options: argparse.Namespace) -> None:
     folder = options.out / "results"
     found = results.read(folder) if folder.is_dir() else []
     kept = [result for result in found if result["measured"]]
-    drawn = results.record_figures(results.read_figures(options.out / "figures"), options.into)
-    if not kept and not drawn:
+    drawings = results.read_figures(options.out / "figures")
+    if not kept and not drawings:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
+    if options.elsewhere:
+        for result in kept:
+            print(results.record_elsewhere(result, options.into))
+        print(f"{counted(len(kept), 'record')} measured on this processor too; next: git add {options.into}")
+        return
+    drawn = results.record_figures(drawings, options.into)
     for result in kept:
         print(results.record(result, options.into))
     tried = results.read_claims(options.out / "claims")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from reproduce.baselines import told
 from reproduce.data.domains import Real
 from reproduce.data.standins import StandIn
 from reproduce.engine import Engine, Job
@@ -190,6 +191,22 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     if stand_ins:
         console.print("Stand-in data: not comparable with the paper.", style="bold")
     return out.getvalue()
+
+
+def recorded_summary(found: list[Result]) -> list[str]:
+    """How many results are as they were recorded, and a line for each that is not."""
+    compared = [(result["case"], beside) for result in found if (beside := result.get("baseline"))]
+    equal = sum(all(one["old"] == one["new"] for one in beside["metrics"].values()) for _, beside in compared)
+    moved = [(case, beside) for case, beside in compared if beside["outside"]]
+    within = len(compared) - equal - len(moved)
+    lines = [
+        f"{counted(len(compared), 'row')} recorded: {equal} equal, {within} within the band, {len(moved)} beyond it"
+    ]
+    for case, beside in moved:
+        lines.append(f"  {case['paper']} {case['table']} {case['label']}, {case['task']}: {told(beside)}")
+    if elsewhere := {text for _, beside in compared if not beside["same_machine"] for text in beside["recorded_on"]}:
+        lines.append(f"recorded on another processor: {'; '.join(sorted(elsewhere))}")
+    return lines
 
 
 def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:

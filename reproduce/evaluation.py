@@ -302,6 +302,11 @@ class Trained(Stage[Training]):
     input: tuple[int, int]
     """Height and width of its input, in pixels."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether rounding barely moves its accuracy: the labels it learns from are given, none are guessed."""
+        return False
+
     def embedder(self, training: Training, at: str) -> nn.Module:
         """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
 

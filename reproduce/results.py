@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import statistics
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.baselines import Runs
 from reproduce.stage import UserError
 from reproduce.tables import Case, Printed, full_label
 
@@ -24,9 +24,6 @@ JUDGED = ("mAP", "rank1")
 """The metrics that a verdict looks at."""
 
 SEEDS_FOR_A_REPRODUCTION = 3
-ROUNDING = 1e-6
-"""Percent points by which a number that is the same may differ."""
-
 PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 Result = dict[str, Any]
@@ -115,6 +112,29 @@ def write(result: Result, folder: Path) -> Path:
 def record(result: Result, folder: Path) -> Path:
     """Write a result as a baseline for later ones: without what was said of it beside an older baseline."""
     return write({name: value for name, value in result.items() if name != "baseline"}, folder)
+
+
+def record_elsewhere(result: Result, folder: Path) -> Path:
+    """Add a run's numbers to the record of the same case in the same setting that another processor made.
+
+    Raises:
+        UserError: there is no such record, or this processor made it.
+    """
+    path = folder / file_name(result)
+    if not path.exists():
+        raise UserError(
+            f"{path} is not there to be added to: record the case on its first processor, without --elsewhere"
+        )
+    kept, here = _read(path), Runs.of(result).on
+    if Runs.of(kept).on == here:
+        raise UserError(f"{path} was recorded on this processor: --elsewhere adds what another one measures")
+    provenance = result["stages"][-1]["provenance"]
+    added = {name: result[name] for name in ("measured", "collapsed")} | {
+        "on": sorted(here),
+        "commit": provenance["commit"],
+    }
+    others = [side for side in kept.get("elsewhere", ()) if set(side["on"]) != here]
+    return _write(kept | {"elsewhere": [*others, added]}, path)
 
 
 def write_claim(record: Result, folder: Path) -> Path:
@@ -206,71 +226,6 @@ def _read(path: Path) -> Result:
         beside = path.with_name(strip["file"])
         result["pictures"] = strip | {"path": str(beside)} if beside.is_file() else None
     return result
-
-
-def baseline(result: Result, recorded: Sequence[Result]) -> Result | None:
-    """What was recorded for the same case in the same setting, and whether this result has drifted from it.
-
-    The band is what the difference of two means may be by the spread between training seeds: a 99 % t interval, with
-    the variance of all rows of the table that were recorded in the same setting. Where nothing was recorded with two
-    seeds, it is the row's own band.
-
-    Returns:
-        None where nothing was recorded.
-    """
-    same = [old for old in recorded if old["identity"] == result["identity"] and old["measured"]]
-    old = next((old for old in same if _cell_of(old) == _cell_of(result)), None)
-    if old is None or not result["measured"]:
-        return None
-    rows = [each for each in same if _table_of(each) == _table_of(result)]
-    common = old["measured"].keys() & result["measured"].keys()
-    before = [old["measured"][seed] for seed in (common or old["measured"])]
-    now = [result["measured"][seed] for seed in (common or result["measured"])]
-    metrics = {}
-    for metric in JUDGED:
-        was, is_ = (statistics.fmean(seed[metric] for seed in seeds) for seeds in (before, now))
-        band = _spread_band(
-            [[seed[metric] for seed in row["measured"].values()] for row in rows], len(before), len(now)
-        )
-        metrics[metric] = {"old": was, "new": is_, "band": result["band"] if band is None else band}
-    stages = old.get("stages") or [{}]
-    return {
-        "commit": (stages[-1].get("provenance") or {}).get("commit"),
-        "recorded_seeds": sorted(map(int, old["measured"])),
-        "seeds": sorted(map(int, common or result["measured"])),
-        "drift": any(abs(one["new"] - one["old"]) > one["band"] + ROUNDING for one in metrics.values()),
-        "metrics": metrics,
-    }
-
-
-def _cell_of(result: Result) -> tuple[str, ...]:
-    return (*_table_of(result), result["case"]["row"], result["case"]["task"])
-
-
-def _table_of(result: Result) -> tuple[str, str, str]:
-    case = result["case"]
-    return case["paper"], case["table"], case["column"]
-
-
-def _spread_band(rows: Sequence[Sequence[float]], before: int, now: int) -> float | None:
-    """The 99 % band of the difference between means of so many seeds; None where no row has two seeds."""
-    freedom = sum(len(row) - 1 for row in rows)
-    if not freedom:
-        return None
-    from scipy import stats
-
-    variance = sum(statistics.variance(row) * (len(row) - 1) for row in rows if len(row) > 1) / freedom
-    return float(stats.t.ppf(0.995, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
-
-
-def drift(baseline: Mapping[str, Any]) -> str:
-    """A drift in one sentence: old, new, band, and who recorded it."""
-    numbers = [
-        f"{metric} was {one['old']:.1f} and is {one['new']:.1f} (band {one['band']:.1f})"
-        for metric, one in baseline["metrics"].items()
-    ]
-    commit = str(baseline["commit"] or "unknown")[:12]
-    return f"drifted: {', '.join(numbers)}; recorded by commit {commit}; if that is meant: --update-baselines"
 
 
 def update(found: Sequence[Result], tried: Sequence[Result], drawn: Sequence[Result], folder: Path) -> list[str]:

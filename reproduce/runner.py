@@ -9,20 +9,17 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from reproduce.artifacts import Artifact
+from reproduce.provenance import device_name, machine
 from reproduce.stage import A, Diverged, Stage, UserError, closure, full_spec
 
 if TYPE_CHECKING:
@@ -319,49 +316,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@cache
-def machine() -> dict[str, Any]:
-    """Commit, versions and processor: the part of the provenance that one process shares."""
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty(), "versions": _versions(), "host": {"cpu": _cpu()}}
-
-
-def device_name(device: str) -> str:
-    """The device's own name, as the provenance keeps it."""
-    if not device.startswith("cuda"):
-        return device
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
-def _git(*command: str) -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _dirty() -> bool | None:
-    """Whether code differs from the commit; results and reports do not count."""
-    changed = _git("status", "--porcelain", "--", ":/reproduce", ":/methods", ":/suites", ":/pyproject.toml")
-    return None if changed is None else changed != ""
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("reproduce-reid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return os.uname().machine

@@ -1,0 +1,200 @@
+"""Baselines: how a result compares with what was recorded for the same case, on this processor or on another."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reproduce.provenance import arithmetic
+
+COMPARED = ("mAP", "rank1")
+UNSTABLE = 4.0
+"""Standard deviation between training seeds, in mAP, above which a row says nothing about code."""
+
+OWN = 5
+"""Degrees of freedom from which a row's spread is its own, such as those of three seeds on two processors."""
+
+LEVEL = 0.99
+"""Of the interval that a difference may lie in by chance."""
+
+ROUNDING = 1e-6
+"""Percentage points by which a number that is the same may differ."""
+
+Numbers = Mapping[str, float]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The training seeds of one case on one machine.
+
+    Attributes:
+        on: the arithmetics that its stages were computed with, as `provenance.arithmetic` tells them.
+        measured: numbers by seed, collapsed seeds apart; all seeds where every one collapsed.
+        collapsed: how many of the seeds collapsed.
+        seeds: how many there are.
+    """
+
+    on: frozenset[str]
+    measured: Mapping[str, Numbers]
+    collapsed: int
+    seeds: int
+
+    @classmethod
+    def of(cls, record: Record) -> Runs:
+        """Those of a result, or of an entry of its "elsewhere"."""
+        told = record.get("on")
+        on = told if told is not None else (arithmetic(stage.get("provenance") or {}) for stage in _stages(record))
+        texts = record.get("collapsed") or ()
+        collapsed = {found[1] for text in texts if (found := re.match(r"seed (\d+):", str(text)))}
+        measured = record["measured"]
+        sound = {seed: numbers for seed, numbers in measured.items() if seed not in collapsed}
+        return cls(frozenset(on), sound or measured, len(collapsed & measured.keys()), len(measured))
+
+
+def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = False) -> dict[str, Any] | None:
+    """Set a result beside what was recorded for the same cell in the same setting.
+
+    On the recorded processor the seeds that both have are compared, on any other the means of all seeds. The band is a
+    99 % t interval for the difference of two means, collapsed seeds left out. Its variance is the row's own where that
+    has `OWN` degrees of freedom; else the median of the table's row variances, each of them divided by the median that
+    such a variance has where the true one is 1.
+
+    A difference beyond the band is drift, unless the row is not judged: where its own seeds spread by more than
+    `UNSTABLE` or some of them collapse; and on another processor where pseudo labels are learnt from, which turn
+    rounding into other clusters, or where its spread over two processors was never recorded.
+
+    Args:
+        result: what was measured now.
+        recorded: results to find its record among.
+        must_hold: whether they were recorded for this machine, so that another processor is no excuse.
+
+    Returns:
+        None where nothing was recorded or measured; else
+        `commit`: that recorded it; `recorded_on`: the processors, in words; `same_machine`;
+        `recorded_seeds`, `seeds`: those compared;
+        `metrics`: of each metric old, new, band (None if unknown), and how many runs before and after;
+        `unjudged`: why it is not judged, else empty; `outside`: whether a metric is beyond its band; `drift`.
+    """
+    same = [old for old in recorded if old["identity"] == result["identity"] and old.get("measured")]
+    old = next((old for old in same if _cell(old) == _cell(result)), None)
+    if old is None or not result.get("measured"):
+        return None
+    now, sides = Runs.of(result), _sides(old)
+    here = next((side for side in sides if side.on == now.on), None)
+    compared = [here] if here else sides
+    common = here.measured.keys() & now.measured.keys() if here else set()
+    rows = [_sides(row) for row in recorded if row.get("measured") and _alike(row, result)]
+    metrics: dict[str, dict[str, Any]] = {}
+    for name in COMPARED:
+        before, after = _values(compared, name, common), _values([now], name, common)
+        if before and after:
+            band = _band(_values(sides, name), [_values(row, name) for row in rows], len(before), len(after))
+            metrics[name] = {
+                "old": statistics.fmean(before),
+                "new": statistics.fmean(after),
+                "band": result.get("band") if band is None else band,
+                "before": len(before),
+                "after": len(after),
+            }
+    unjudged = _unstable(sides) or ("" if here or must_hold else _elsewhere(sides, steady=bool(result.get("steady"))))
+    if any(one["band"] is None for one in metrics.values()):
+        unjudged = unjudged or "too few seeds were recorded to tell its spread"
+    outside = any(abs(one["new"] - one["old"]) > (one["band"] or 0.0) + ROUNDING for one in metrics.values())
+    provenance = [stage.get("provenance") or {} for stage in _stages(old)]
+    return {
+        "commit": provenance[-1].get("commit") if provenance else None,
+        "recorded_on": sorted({text for side in sides for text in side.on}),
+        "same_machine": here is not None,
+        "recorded_seeds": sorted({int(seed) for side in compared for seed in common or side.measured}),
+        "seeds": sorted(int(seed) for seed in common or now.measured),
+        "metrics": metrics,
+        "unjudged": unjudged,
+        "outside": outside,
+        "drift": outside and not unjudged,
+    }
+
+
+def told(found: Record) -> str:
+    """A comparison in one sentence: drifted or not judged, old, new, band, and who recorded it."""
+    moved = []
+    for metric, one in found["metrics"].items():
+        band = "" if one["band"] is None else f" (band {one['band']:.1f})"
+        moved.append(f"{metric} was {one['old']:.1f} and is {one['new']:.1f}{band}")
+    numbers = ", ".join(moved)
+    if found["drift"]:
+        commit = str(found["commit"] or "unknown")[:12]
+        return f"drifted: {numbers}; recorded by commit {commit}; if intended, pass --update-baselines"
+    return f"{numbers}; not judged: {found['unjudged']}" if found["unjudged"] else numbers
+
+
+def _unstable(sides: Sequence[Runs]) -> str:
+    """Why a row's own seeds say nothing about code; empty where they do."""
+    collapsed, seeds = sum(side.collapsed for side in sides), sum(side.seeds for side in sides)
+    if 0 < collapsed < seeds:
+        return f"unstable, {collapsed} of its {seeds} recorded seeds collapsed"
+    values = _values(sides, "mAP")
+    if len(values) > 1 and (deviation := statistics.stdev(values)) > UNSTABLE:
+        return f"unstable, its recorded seeds spread by {deviation:.1f} mAP"
+    return ""
+
+
+def _elsewhere(sides: Sequence[Runs], *, steady: bool) -> str:
+    """Why a row is not judged on a processor that it was not recorded on; empty where it is."""
+    if not steady:
+        return "it learns from pseudo labels and was recorded on another processor"
+    if len(sides) < 2:
+        return "it was recorded on one other processor alone"
+    return ""
+
+
+def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, now: int) -> float | None:
+    """How far the means of so many seeds may lie apart; None where no row has two seeds."""
+    from scipy import stats
+
+    if len(own) > OWN:
+        variance, freedom = statistics.variance(own), len(own) - 1
+    else:
+        several = [(statistics.variance(row), len(row) - 1) for row in rows if len(row) > 1]
+        if not several:
+            return None
+        variance = statistics.median(value * free / stats.chi2.ppf(0.5, free) for value, free in several)
+        freedom = sum(free for _, free in several)
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
+
+
+def _values(sides: Iterable[Runs], metric: str, seeds: Iterable[str] = ()) -> list[float]:
+    """A metric of all seeds that have it; of some of them, where these are named."""
+    some = set(seeds)
+    runs = [(seed, numbers) for side in sides for seed, numbers in side.measured.items() if not some or seed in some]
+    return [numbers[metric] for _, numbers in runs if metric in numbers]
+
+
+def _sides(record: Record) -> list[Runs]:
+    """A record's runs on each machine that it was recorded on."""
+    return [Runs.of(part) for part in (record, *(record.get("elsewhere") or ()))]
+
+
+def _stages(record: Record) -> Sequence[Record]:
+    return record.get("stages") or ()
+
+
+def _cell(record: Record) -> tuple[str, ...]:
+    case = record["case"]
+    return case["paper"], case["table"], case["column"], case["row"], str(case.get("task"))
+
+
+def _alike(one: Record, other: Record) -> bool:
+    """Whether two records are rows of one table in one setting, whatever their data sets and the moment they test."""
+    if any(one["case"][name] != other["case"][name] for name in ("paper", "table")):
+        return False
+    settings, worlds = [], []
+    for identity in (one["identity"], other["identity"]):
+        data = (identity.get("data") or {}).values()
+        settings.append({name: value for name, value in identity.items() if name not in ("data", "selection")})
+        worlds.append({(of.get("kind"), of.get("world"), of.get("seed"), str(of.get("dials"))) for of in data})
+    return settings[0] == settings[1] and worlds[0] == worlds[1]

@@ -1,0 +1,103 @@
+"""Where numbers were made: commit, versions, and the processor or GPU whose arithmetic they carry."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+INSTRUCTIONS = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimd",
+    "sve",
+    "bf16",
+)
+"""Instruction sets, by their names in /proc/cpuinfo, that decide which kernels torch runs."""
+
+HELD_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Environment variables that keep torch and its libraries from instruction sets which the processor has."""
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Commit, versions and processor: the part of the provenance that one process shares."""
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty(), "versions": _versions(), "host": _processor()}
+
+
+def device_name(device: str) -> str:
+    """The device's own name, as the provenance keeps it: "cpu", or that of the GPU."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def arithmetic(provenance: Mapping[str, Any]) -> str:
+    """What decides how a stage's numbers round, in words: processor and torch, or GPU and torch.
+
+    Stages of equal arithmetic give equal bits; a record that does not tell its instruction sets equals none that does.
+    """
+    host, device = provenance.get("host") or {}, provenance.get("device") or "cpu"
+    parts = [device]
+    if device == "cpu":
+        sets = [name for name in INSTRUCTIONS if name in (host.get("instructions") or ())]
+        held = [f"{name}={value}" for name, value in sorted((host.get("held_back") or {}).items())]
+        parts = [str(host.get("cpu") or "an unknown processor"), host.get("family"), " ".join(sets), *held]
+    torch = (provenance.get("versions") or {}).get("torch")
+    return ", ".join(filter(None, [*parts, f"torch {torch}" if torch else ""]))
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Name, family and instruction sets of the processor, as far as the system tells, and what is held back."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            told.setdefault(name.strip(), value.strip())
+    family = [told[name] for name in ("vendor_id", "CPU implementer") if name in told]
+    for word, names in (("family", ("cpu family",)), ("model", ("model", "CPU part"))):
+        family += [f"{word} {told[name]}" for name in names if name in told]
+    flags = (told.get("flags") or told.get("Features") or "").split()
+    return {
+        "cpu": told.get("model name") or os.uname().machine,
+        "family": " ".join(family),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "held_back": {name: environ[name] for name in HELD_BACK if environ.get(name)},
+    }
+
+
+def _git(*command: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _dirty() -> bool | None:
+    """Whether code differs from the commit; results and reports do not count."""
+    changed = _git("status", "--porcelain", "--", ":/reproduce", ":/methods", ":/suites", ":/pyproject.toml")
+    return None if changed is None else changed != ""
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("reproduce-reid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
