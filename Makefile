@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help reproduce test lint smoke clean
+.PHONY: help setup reproduce test lint smoke clean
 help:
 	@echo "make reproduce   set up, draw stand-in data, run a published table end to end, write the report"
 	@echo "make test        set up, run the tests"
+	@echo "make setup       set up .venv and nothing else"
 	@echo "make lint        style, types, import rules, spelling"
 	@echo "make smoke       every case of every table, a few seconds each"
 	@echo "make clean       remove .venv and build"
+
+setup: $(READY)
+	@echo "Ready. To use the commands: . $(BIN)/activate"
 
 reproduce: $(READY)
 	@echo "Reproducing MSPLR Table 3, Market-1501 to DukeMTMC-reID, at the scale 'small': from a source model"

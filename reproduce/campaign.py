@@ -80,7 +80,7 @@ class Campaign:
         )
         self.out = Path(option.out)
         self.baselines = Path(option.baselines or self.suites.parent / "reports" / "results")
-        if self.baselines.is_dir() or option.baselines:
+        if self.baselines.is_dir() or (option.baselines and not option.update_baselines):
             self.recorded = results.read(self.baselines)
         site = Site(Path(option.store or self.out / "store").resolve())
         for claim in self.claim_cases:

@@ -196,13 +196,15 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
 def recorded_summary(found: list[Result]) -> list[str]:
     """How many results are as they were recorded, and a line for each that is not."""
     compared = [(result["case"], beside) for result in found if (beside := result.get("baseline"))]
-    equal = sum(all(one["old"] == one["new"] for one in beside["metrics"].values()) for _, beside in compared)
-    moved = [(case, beside) for case, beside in compared if beside["outside"]]
-    within = len(compared) - equal - len(moved)
-    lines = [
-        f"{counted(len(compared), 'row')} recorded: {equal} equal, {within} within the band, {len(moved)} beyond it"
+    moved = [
+        (case, beside)
+        for case, beside in compared
+        if any(one["old"] != one["new"] for one in beside["metrics"].values())
     ]
-    for case, beside in moved:
+    told_of = [(case, beside) for case, beside in moved if beside["outside"] or beside["unjudged"]]
+    rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(told_of)
+    lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(told_of)} beyond it or not judged"]
+    for case, beside in told_of:
         lines.append(f"  {case['paper']} {case['table']} {case['label']}, {case['task']}: {told(beside)}")
     if elsewhere := {text for _, beside in compared if not beside["same_machine"] for text in beside["recorded_on"]}:
         lines.append(f"recorded on another processor: {'; '.join(sorted(elsewhere))}")

@@ -76,7 +76,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--baselines",
         metavar="DIR",
-        help="recorded results that a run must not drift from (default reports/results beside the suites)",
+        help="recorded results that must hold on this machine (default: reports/results beside the suites, "
+        "where a row that learns from pseudo labels may differ on another processor)",
     )
     group.addoption(
         "--update-baselines", action="store_true", help="record this run's results in their place, and say what moved"

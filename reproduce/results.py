@@ -122,9 +122,7 @@ def record_elsewhere(result: Result, folder: Path) -> Path:
     """
     path = folder / file_name(result)
     if not path.exists():
-        raise UserError(
-            f"{path} is not there to be added to: record the case on its first processor, without --elsewhere"
-        )
+        raise UserError(f"there is no {path} to add to: record the case without --elsewhere first")
     kept, here = _read(path), Runs.of(result).on
     if Runs.of(kept).on == here:
         raise UserError(f"{path} was recorded on this processor: --elsewhere adds what another one measures")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,11 @@ RESULT = {
     "measured": {},
     "verdict": "not comparable",
 }
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "reproduce", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: reproduce ")
 
 
 def test_make_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,7 +326,7 @@ def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) 
     assert "1 failed, 1 passed" in output
     message = " ".join(output.split())
     assert "drifted: mAP was 520.5 and is 20.5 (band 81.0)" in message
-    assert "recorded by commit 0123456789ab; if that is meant: --update-baselines" in message
+    assert "recorded by commit 0123456789ab; if intended, pass --update-baselines" in message
     (result,) = (suites.parent / "build" / "results").glob("*m2d-plain*.json")
     assert json.loads(result.read_text())["verdict"] == "drifted"
     code, output = run(suites, "-k", "plain and table1", "--seeds", "1,3", "--baselines", "reports/results")
