@@ -95,12 +95,14 @@ class Stage(Generic[A]):
     @property
     def name(self) -> str:
         """Module and class, such as `supervised.Train`: the folder in the store."""
+        if "type_name" in vars(type(self)):
+            return ".".join(type_name(type(self)).split(".")[-2:])
         return f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__qualname__}"
 
     @cached_property
     def key(self) -> str:
-        """Merkle hash of class, version, all field values and the keys of upstream stages."""
-        text = json.dumps(_fields(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """Merkle hash of type name, version, field values and the keys of upstream stages."""
+        text = json.dumps(_fields(self, keyed=True), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -110,14 +112,54 @@ def role(name: str, default: T) -> T:
     return value
 
 
-def spec(value: object) -> Any:
-    """A value as plain JSON, upstream stages by name and key."""
+def added(was: T, default: Any = dataclasses.MISSING, *, role: str | None = None) -> T:
+    """A dataclass field that its class did not always have: `view: str = added("")`.
+
+    Args:
+        was: what stages did before the field was there. It stays as it is when the default changes: a value with this
+            field equal to it has the key that it had without the field.
+        default: of the field; `was` if not given.
+        role: as `role` has it.
+    """
+    metadata = {"added": was} | ({"role": role} if role else {})
+    value: T = dataclasses.field(default=was if default is dataclasses.MISSING else default, metadata=metadata)
+    return value
+
+
+_NAMED: dict[str, tuple[str, str]] = {}
+"""Where each class stands whose name was asked for."""
+
+
+def type_name(kind: type) -> str:
+    """What keys call a class of stages or of values in them: module and class, such as `methods.supervised.Train`.
+
+    A class that moves or is renamed keeps its keys by writing down the name that it had:
+    `type_name: ClassVar[str] = "methods.supervised.Train"`. Subclasses do not inherit it.
+
+    Raises:
+        TypeError: another class has this name.
+    """
+    place = (kind.__module__, kind.__qualname__)
+    name = str(vars(kind).get("type_name") or ".".join(place))
+    other = _NAMED.setdefault(name, place)
+    if other != place:
+        raise TypeError(f"{'.'.join(place)} and {'.'.join(other)} are both called {name}: give one another type_name")
+    return name
+
+
+def spec(value: object, *, keyed: bool = False) -> Any:
+    """A value as plain JSON, upstream stages by name and key.
+
+    Args:
+        value: a stage or any part of one.
+        keyed: whether it is for a key, without the fields that were added at the value they have.
+    """
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
+        return _fields(value, keyed=keyed)
     if isinstance(value, tuple):
-        return [spec(item) for item in value]
+        return [spec(item, keyed=keyed) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{value!r} cannot be part of a stage: fields hold numbers, strings, tuples and frozen dataclasses")
@@ -128,15 +170,18 @@ def full_spec(stage: Stage[Any]) -> Any:
     return _fields(stage)
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: Any, *, keyed: bool = False) -> dict[str, Any]:
     if not value.__dataclass_params__.frozen:
         raise TypeError(f"{type(value).__qualname__} must be a frozen dataclass to be part of a stage")
-    described: dict[str, Any] = {"type": f"{type(value).__module__}.{type(value).__qualname__}"}
+    described: dict[str, Any] = {"type": type_name(type(value))}
     if isinstance(value, Stage):
         described["version"] = value.version
     for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        if keyed and "added" in field.metadata and held == field.metadata["added"]:
+            continue
         try:
-            described[field.name] = spec(getattr(value, field.name))
+            described[field.name] = spec(held, keyed=keyed)
         except TypeError as error:
             raise TypeError(f"{type(value).__qualname__}.{field.name}: {error}") from None
     return described

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproduce.stage import Stage, closure, parents, rewrite, role, spec
+from reproduce import stage
+from reproduce.stage import Stage, added, closure, full_spec, parents, rewrite, role, spec, type_name
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,63 @@ def test_rewrite_reaches_every_role_and_leaf_and_nothing_else() -> None:
     assert after == Listing((Second((First(part=Part(4), seed=7), First(part=Part(4), seed=7)), 2), "text"))
     assert sorted(set(seen), key=str) == sorted({("size", Part), ("epochs", Second)}, key=str)
     assert rewrite(before) == before
+
+
+def test_moving_a_class_moves_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage and a nested value that stand elsewhere under another name keep their keys by the names they had."""
+    here, described, old = First().key, spec(Part()), f"{__name__}."
+    monkeypatch.setattr(stage, "_NAMED", {})  # as if the classes at the old place were gone
+
+    @dataclass(frozen=True)
+    class Piece:
+        type_name: ClassVar[str] = f"{old}Part"
+        size: int = role("size", 8)
+        names: tuple[str, ...] = ("a", "b")
+
+    @dataclass(frozen=True)
+    class Moved(Stage[Any]):
+        type_name: ClassVar[str] = f"{old}First"
+        rate: float = 0.1
+        part: Any = Piece()
+        seed: int = 1
+
+    assert Moved().key == here
+    assert Moved().name == First().name == "test_stage.First"
+    assert spec(Piece()) == described
+    assert type_name(type("Child", (Moved,), {})).endswith("Child"), "a subclass is a class of its own"
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    type_name(First)
+
+    class Copy(First):
+        type_name: ClassVar[str] = f"{__name__}.First"
+
+    with pytest.raises(TypeError, match=r"Copy and .*First are both called .*First"):
+        _ = Copy().key
+
+
+@dataclass(frozen=True)
+class Grown(Stage[Any]):
+    """As `Old`, with fields that came later."""
+
+    type_name: ClassVar[str] = f"{__name__}.Old"
+
+    rate: float = 0.1
+    view: str = added("")
+    queue: int = added(0, 4, role="queue")
+    part: Any = added(None)
+
+
+@dataclass(frozen=True)
+class Old(Stage[Any]):
+    rate: float = 0.1
+
+
+def test_a_field_that_was_added_leaves_old_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Old(0.2).key
+    monkeypatch.setattr(stage, "_NAMED", {})
+    assert Grown(0.2, queue=0).key == before
+    assert len({before, Grown(0.2).key, Grown(0.2, "x", 0).key, Grown(0.2, "", 0, Part()).key}) == 4
+    assert full_spec(Grown())["view"] == "", "what is shown and stored tells all fields"
+    assert rewrite(Grown(), by_role=lambda role, value, _: 7 if role == "queue" else value).queue == 7
