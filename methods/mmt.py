@@ -110,10 +110,10 @@ class Adapt(Trained):
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device, self.pixels)
         camids = [image.camid for image in data.train]
         dtype = dtype_of(self.precision)
-        nets = [in_precision(source.at_moment(env.get(source), self.at), self.precision) for source in self.init]
+        nets = [in_precision(source.start_at(env.get(source), self.at), self.precision) for source in self.init]
         students = [group_batch_norm(net.to(env.device), self.bn_group or self.P * self.K) for net in nets]
         state = SimpleNamespace(students=students, means=deepcopy(students), health={}, best={})
         state.labels, state.eps, state.first = np.full(len(images), OUTLIER), None, {}
@@ -121,7 +121,9 @@ class Adapt(Trained):
 
         for epoch in env.epochs(self.epochs, state):
             done, before = epoch + 1, state.labels if epoch else None
-            rows, state.labels, state.eps = self.guess([embed(net.eval(), images) for net in state.means], state.eps)
+            rows, state.labels, state.eps = self.guess(
+                [embed(net.eval(), images, pixels=self.pixels) for net in state.means], state.eps
+            )
             state.health = health(state.labels, state.labels, pids.tolist(), before=before, eps=state.eps)
             env.log(done, **state.health)
             if epoch == 0 and pids.min() >= 0:

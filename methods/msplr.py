@@ -105,9 +105,9 @@ class Adapt(Trained):
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device, self.pixels)
         camids = [image.camid for image in data.train]
-        net = in_precision(self.init.at_moment(env.get(self.init), "last"), self.precision).to(env.device)
+        net = in_precision(self.init.start_at(env.get(self.init), "last"), self.precision).to(env.device)
         dtype = dtype_of(self.precision)
 
         def new_optimizer() -> torch.optim.Optimizer:
@@ -125,7 +125,9 @@ class Adapt(Trained):
             moment, done = f"step {step + 1}", at + 1
             if epoch == 0:
                 before = state.labels if step else None
-                raw, state.labels, state.eps = self.guess(embed(net.eval(), images, unit=False), camids, state.eps)
+                raw, state.labels, state.eps = self.guess(
+                    embed(net.eval(), images, unit=False, pixels=self.pixels), camids, state.eps
+                )
                 pids = [image.pid for image in data.train]
                 state.health[moment] = health(raw, state.labels, pids, before=before, eps=state.eps)
                 env.log(done, **state.health[moment])

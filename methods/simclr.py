@@ -11,24 +11,26 @@ Deviates:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from methods.guests import Guest, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from methods.blocks.heads import Output, ReID
 
 
 @dataclass(frozen=True)
-class NTXent:
+class NTXent(Guest):
     """The normalised, temperature-scaled cross-entropy (equation 1), without a memory.
 
     Attributes:
         temperature: what cosines are divided by. SPTD names none; 0.1 is SimCLR's default, 0.5 its other usual value.
         width: of the projections.
     """
-
-    plain: ClassVar[bool] = False
 
     temperature: float = 0.1
     width: int = 128
@@ -37,15 +39,15 @@ class NTXent:
     def detail(self) -> str:
         return f"SimCLR {self.temperature:g}"
 
-    def start(self, net: ReID, count: int, seed: int) -> nn.Module:
+    def start(self, net: ReID, target: Target, seed: int) -> nn.Module:
         """The projection head."""
         from methods.blocks.contrast import Projection
 
         return Projection(net.channels, self.width, seed=seed).to(net.classifier.weight)
 
-    def loss(self, head: nn.Module | None, first: Output, second: Output, indices: Tensor) -> Tensor:
-        """As `blocks.contrast.Objective` has it, on features before the neck; who the images are plays no part."""
+    def loss(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> Tensor:
+        """On features before the neck; who the images are plays no part."""
         from methods.blocks.contrast import nt_xent
 
-        assert head is not None
+        first, second = outputs
         return nt_xent(head(first.features), head(second.features), self.temperature)

@@ -23,20 +23,23 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from methods.guests import Guest, Target
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.evaluation import Trained
 from reproduce.stage import Env, role
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
-    from methods.blocks.contrast import Objective
     from methods.blocks.heads import Output, ReID
+    from methods.guests import View
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(Guest):
     """Every target image is a class of its own, and an augmented image is classified as its original is.
 
     Attributes:
@@ -46,7 +49,7 @@ class Index:
         detach: whether the original is left alone by L_SPTD, so that only the augmented image learns from it.
     """
 
-    plain: ClassVar[bool] = True
+    views: ClassVar[tuple[View, ...]] = ("plain", "augmented")
 
     original: bool = True
     consistency: bool = True
@@ -62,18 +65,18 @@ class Index:
     def detail(self) -> str:
         return " + ".join(["idx"] * self.original + ["SPTD"] * self.consistency)
 
-    def start(self, net: ReID, count: int, seed: int) -> nn.Module:
+    def start(self, net: ReID, target: Target, seed: int) -> nn.Module:
         """The index classifier, one row an image."""
         from methods.blocks.contrast import index_classifier
 
-        return index_classifier(net, count, seed=seed)
+        return index_classifier(net, target.images, seed=seed)
 
-    def loss(self, head: nn.Module | None, first: Output, second: Output, indices: Tensor) -> Tensor:
-        """As `blocks.contrast.Objective` has it."""
+    def loss(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> Tensor:
+        """Equations 1 and 2, as far as they are asked for."""
         from methods.blocks.contrast import divergence
         from methods.blocks.losses import smoothed_cross_entropy
 
-        assert head is not None
+        first, second = outputs
         logits = head(first.embedding)
         losses = []
         if self.original:
@@ -123,14 +126,14 @@ class Pretrain(Trained):
     Attributes:
         source: the labelled domain.
         target: the unlabelled one; None for a model of the source alone, whatever the objective.
-        objective: of the target images: `Index`, another value of that interface, or None.
-        views: which augmentations the objective's views have.
+        objective: of the target images: `Index`, another `methods.guests.Guest`, or None.
+        views: which augmentations the objective's augmented views have.
         strengths: all four of them.
         bn_target: whether target images, augmented like the source's, also pass the network without a loss, after the
             source's and before the update. MMT's own source models are `objective=None, bn_target=True`.
         seed: of initial weights, batches and augmentation. MMT takes two models, of seeds 1 and 2.
         backbone: "resnet50" or "resnet50_ibn_a".
-        weights: what the backbone starts from; None for scratch.
+        weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
         stem_relu: whether the stem of the backbone ends in a ReLU. MMT's ResNet-50 has none, its IBN variant has it.
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
@@ -150,13 +153,13 @@ class Pretrain(Trained):
 
     source: Any
     target: Any = None
-    objective: Objective | None = Index()
+    objective: Guest | None = Index()
     views: Views = Views()
     strengths: Distort = FULL
     bn_target: bool = False
     seed: int = 1
     backbone: str = role("backbone", "resnet50")
-    weights: str | None = role("weights", "imagenet")
+    weights: str | Trained | None = role("weights", "imagenet")
     stem_relu: bool = False
     last_stride: int = 1
     input: tuple[int, int] = role("input", (256, 128))
@@ -182,7 +185,7 @@ class Pretrain(Trained):
             raise ValueError("bn_target passes target images through the network: name a target")
 
     @property
-    def guest(self) -> Objective | None:
+    def guest(self) -> Guest | None:
         """The objective, if there is a target to have one."""
         return None if self.target is None else self.objective
 
@@ -193,7 +196,7 @@ class Pretrain(Trained):
     @property
     def images_an_epoch(self) -> int:
         """How many images pass the network in an epoch, each view of one counted."""
-        passes = 2 * (self.guest is not None) + self.bn_target
+        passes = (len(self.guest.views) if self.guest else 0) + self.bn_target
         return self.iterations * (self.P * self.K + self.target_batch * passes)
 
     @property
@@ -204,24 +207,23 @@ class Pretrain(Trained):
     def detail(self) -> str:
         if self.guest is None:
             return "target statistics" if self.bn_target else "source only"
-        told = getattr(self.guest, "detail", type(self.guest).__name__)
-        return f"{told}, {self.views.detail or 'no augmentation'}{', target statistics' * self.bn_target}"
+        return f"{self.guest.detail}, {self.views.detail or 'no augmentation'}{', target statistics' * self.bn_target}"
 
     def run(self, env: Env) -> Training:
         import torch
 
-        from methods.blocks.heads import network
+        from methods.blocks.heads import detached, network, together
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator, shuffled_batches
         from reproduce.data.transforms import augment
-        from reproduce.evaluation import Retrieval
+        from reproduce.evaluation import Retrieval, embed
 
         data = env.open(self.source)
         images = unlabelled = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device, self.pixels)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
         camids = [image.camid for image in data.train]
@@ -229,11 +231,12 @@ class Pretrain(Trained):
         if guest or self.bn_target:
             target = env.open(self.target)
             unlabelled = Images(target.root, target.train, self.input, env.device)
+            known = Target.of(target.train)
 
         dtype = dtype_of(self.precision)
         net = network(self, len(classes), env).to(env.device)
-        head = guest.start(net, len(unlabelled), self.seed) if guest else None
-        learning = [*net.parameters(), *(head.parameters() if head else ())]
+        head = guest.start(net, known, self.seed) if guest else torch.nn.Module()
+        learning = [*net.parameters(), *head.parameters()]
         optimizer = torch.optim.Adam(learning, lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, best=-1.0, best_weights={})
 
@@ -248,13 +251,15 @@ class Pretrain(Trained):
                 others = shuffled_batches(len(unlabelled), self.target_batch, **place, iterations=count)
             both = zip(batches, images.batches(batches), others, unlabelled.batches(others), strict=True)
             losses, parts = [], []
+            if guest:
+                guest.relabel(head, epoch, lambda: embed(net.eval(), unlabelled, pixels=self.pixels), known)
             net.train()
             for step, (batch, pixels, indices, seen) in enumerate(both):
                 inputs = augment(pixels, self.augment, generator(self.seed, "augment", epoch, step)).to(dtype)
                 identities = labels[batch].to(env.device)
-                views = self.two_views(seen, epoch, step) if guest else []
+                views = self.shown(guest, seen, epoch, step) if guest else []
                 groups = [[inputs, *views]] if self.joint else [[inputs], views]
-                labelled, *pair = [output for group in groups if group for output in together(net, group)]
+                labelled, *seen_views = [output for group in groups if group for output in together(net, group)]
                 if self.bn_target:
                     draws = generator(self.seed, "augment target", epoch, step, "statistics")
                     with torch.no_grad():
@@ -262,12 +267,15 @@ class Pretrain(Trained):
                 loss = smoothed_cross_entropy(labelled.logits, identities, self.smoothing)
                 loss = loss + batch_hard_triplet(labelled.features, identities, "soft")
                 if guest:
-                    part = guest.loss(head, pair[0], pair[1], torch.tensor(indices, device=env.device))
+                    own = torch.tensor(indices, device=env.device)
+                    part = guest.loss(head, seen_views, own)
                     parts.append(part.detach())
                     loss = loss + part
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
+                if guest:
+                    guest.update(head, detached(seen_views), own)
                 losses.append(loss.detach())
 
             done = epoch + 1
@@ -282,30 +290,20 @@ class Pretrain(Trained):
 
         return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
 
-    def two_views(self, images: Tensor, epoch: int, step: int) -> list[Tensor]:
-        """Target images (B, 3, H, W) of 0 .. 255 as the objective wants to see them, twice."""
+    def shown(self, guest: Guest, images: Tensor, epoch: int, step: int) -> list[Tensor]:
+        """Target images (B, 3, H, W) of 0 .. 255 in each of the guest's views."""
         from methods.blocks.precision import dtype_of
         from reproduce.data.sampling import generator
         from reproduce.data.transforms import augment, normalise
 
         recipe = self.views.of(self.strengths)
-        plain = [normalise(images, recipe.pixels)] if self.guest and self.guest.plain else []
-        draws = (generator(self.seed, "augment target", epoch, step, view) for view in range(len(plain), 2))
-        views = [*plain, *(augment(images, recipe, draw) for draw in draws)]
-        return [view.to(dtype_of(self.precision)) for view in views]
+        shown = []
+        for number, view in enumerate(guest.views):
+            draws = generator(self.seed, "augment target", epoch, step, number)
+            shown.append(normalise(images, recipe.pixels) if view == "plain" else augment(images, recipe, draws))
+        return [view.to(dtype_of(self.precision)) for view in shown]
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         from methods.blocks.heads import restored
 
         return restored(self, training, at)
-
-
-def together(net: ReID, groups: list[Tensor]) -> list[Output]:
-    """Pass groups of images through a network in one batch; what it gives for each group."""
-    import torch
-
-    from methods.blocks.heads import Output
-
-    sizes = [len(group) for group in groups]
-    parts = (torch.split(part, sizes) for part in net(torch.cat(groups)))
-    return [Output(*own) for own in zip(*parts, strict=True)]

@@ -32,7 +32,7 @@ class Train(Trained):
         domain: what to train on.
         seed: of initial weights, batches and augmentation.
         backbone: "resnet50" or "resnet50_ibn_a".
-        weights: what the backbone starts from; None for scratch.
+        weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
         stem_relu: whether the stem of the backbone ends in a ReLU.
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
@@ -51,7 +51,7 @@ class Train(Trained):
     domain: Any
     seed: int = 1
     backbone: str = role("backbone", "resnet50")
-    weights: str | None = role("weights", "imagenet")
+    weights: str | Trained | None = role("weights", "imagenet")
     stem_relu: bool = True
     last_stride: int = 1
     input: tuple[int, int] = role("input", (256, 128))
@@ -93,7 +93,7 @@ class Train(Trained):
 
         data = env.open(self.domain)
         images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device)
+        retrieval = Retrieval(data, self.input, env.device, self.pixels)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from reproduce.artifacts import Scores, Training
 from reproduce.data.domains import JUNK
-from reproduce.stage import Env, Stage, UserError
+from reproduce.data.transforms import IMAGENET, Pixels
+from reproduce.stage import Env, Stage, UserError, added
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -302,6 +303,16 @@ class Trained(Stage[Training]):
     input: tuple[int, int]
     """Height and width of its input, in pixels."""
 
+    test_views: ClassVar[tuple[str, ...]] = ()
+    """Other ways to test its network, for `Evaluate(view=...)`, such as with the features of two encoders fused."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """Statistics by which its input is normalised; those of its `augment`, else ImageNet's."""
+        found = getattr(getattr(self, "augment", None), "pixels", IMAGENET)
+        assert isinstance(found, Pixels)
+        return found
+
     @property
     def steady(self) -> bool:
         """Whether rounding barely moves its accuracy: the labels it learns from are given, none are guessed."""
@@ -314,15 +325,78 @@ class Trained(Stage[Training]):
         """
         raise NotImplementedError
 
-    def at_moment(self, training: Training, at: str) -> nn.Module:
-        """As `embedder`, of a moment that may be none.
+    def viewed(self, training: Training, at: str, view: str) -> nn.Module:
+        """As `embedder`, in another of its `test_views`."""
+        raise NotImplementedError
+
+    def start(self, training: Training, at: str) -> nn.Module:
+        """The network of one moment that another training continues from.
+
+        Where that is not the network of the test, it is overridden: a method that continues needs what
+        `methods.blocks.heads.ReID` has.
+        """
+        return self.embedder(training, at)
+
+    def backbone_weights(self, training: Training) -> Mapping[str, Tensor]:
+        """Weights of the last backbone under published names, for a training that takes them as its `weights`."""
+        backbone: nn.Module = self.start(training, "last").get_submodule("backbone")
+        return backbone.state_dict()
+
+    def at_moment(self, training: Training, at: str, view: str = "") -> nn.Module:
+        """As `embedder` or, where a view is named, `viewed`.
+
+        Raises:
+            UserError: the training kept no network of that moment, or has no such view.
+        """
+        self._check(training, at)
+        if not view:
+            return self.embedder(training, at)
+        if view not in self.test_views:
+            raise UserError(f"{self.name} has no view {view!r}; it has {', '.join(self.test_views) or 'none'}")
+        return self.viewed(training, at, view)
+
+    def start_at(self, training: Training, at: str) -> nn.Module:
+        """As `start`.
 
         Raises:
             UserError: the training kept no network of that moment.
         """
+        self._check(training, at)
+        return self.start(training, at)
+
+    def _check(self, training: Training, at: str) -> None:
         if at not in training.checkpoints:
             raise UserError(f"{self.name} kept no network of {at!r}; it kept {', '.join(training.checkpoints)}")
-        return self.embedder(training, at)
+
+
+class Seen(NamedTuple):
+    """Test images as a `Distance` sees them; who they show is not among it."""
+
+    embeddings: Tensor
+    """(N, D) of length 1."""
+    camids: NDArray[np.int64]
+    """(N,) cameras, -1 where unknown."""
+    frames: NDArray[np.int64]
+    """(N,) frame numbers, -1 where unknown."""
+
+    @classmethod
+    def of(cls, embeddings: Tensor, images: Sequence[Image]) -> Seen:
+        """The embeddings of images, with what may be known of them."""
+        import numpy as np
+
+        frames = [-1 if image.frame is None else image.frame for image in images]
+        return cls(embeddings, np.array([image.camid for image in images]), np.array(frames))
+
+
+class Distance(Protocol):
+    """How query and gallery are compared where embeddings are not all, such as with times and cameras.
+
+    A frozen value in `Evaluate.distance`.
+    """
+
+    def blocks(self, training: Training, query: Seen, gallery: Seen) -> Iterable[NDArray[Any]]:
+        """Distances (B, G) that make up all queries in order; `training` holds what was learnt of cameras and times."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -335,6 +409,8 @@ class Evaluate(Stage[Scores]):
         at: the moment of the training: "last", "best on source", "best on target" or "step N".
         flip: whether the embeddings of an image and its mirror image are added.
         rerank: how distances are re-ranked; None for not.
+        view: which of the training's `test_views` is tested; empty for its embedder.
+        distance: what takes the place of the cosine distance; None for nothing.
     """
 
     version: ClassVar[int] = 3
@@ -344,10 +420,18 @@ class Evaluate(Stage[Scores]):
     at: str = "last"
     flip: bool = False
     rerank: Rerank | None = None
+    view: str = added("")
+    distance: Distance | None = added(None)
+
+    def __post_init__(self) -> None:
+        """Refuse two ways to rank."""
+        if self.rerank and self.distance:
+            raise ValueError("re-ranking takes cosine distances: give rerank or distance, not both")
 
     @property
     def detail(self) -> str:
         told = {self.at: self.at != "last", "flipped": self.flip, "re-ranked": self.rerank is not None}
+        told |= {self.view: bool(self.view), f"by {type(self.distance).__name__}": self.distance is not None}
         return " ".join(word for word, holds in told.items() if holds)
 
     def run(self, env: Env) -> Scores:
@@ -355,9 +439,11 @@ class Evaluate(Stage[Scores]):
 
         dataset = env.open(self.on)
         training = env.get(self.train)
-        net = self.train.at_moment(training, self.at).to(env.device)
-        retrieval = Retrieval(dataset, self.train.input, env.device)
-        scores = retrieval.score(net, flip=self.flip, rerank=self.rerank)
+        net = self.train.at_moment(training, self.at, self.view).to(env.device)
+        retrieval = Retrieval(dataset, self.train.input, env.device, self.train.pixels)
+        scores = retrieval.score_distances(
+            retrieval.ranking(net, training, flip=self.flip, rerank=self.rerank, distance=self.distance)
+        )
         if isinstance(self.on, StandIn) and hasattr(net, "maps"):
             scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
@@ -371,19 +457,30 @@ class Retrieval:
         dataset: the domain.
         size: height and width in pixels.
         device: where networks are.
+        pixels: statistics by which images are normalised: those of the training.
     """
 
-    def __init__(self, dataset: Dataset, size: tuple[int, int], device: str) -> None:
+    def __init__(self, dataset: Dataset, size: tuple[int, int], device: str, pixels: Pixels = IMAGENET) -> None:
         from reproduce.data.images import Images
 
-        self._dataset = dataset
+        self._dataset, self._pixels = dataset, pixels
         splits = dataset.query, dataset.gallery
         self._splits = [Images(dataset.root, split, size, device, share=TEST_SHARE) for split in splits]
 
     def embed(self, net: nn.Module, *, flip: bool = False) -> tuple[Tensor, Tensor]:
         """Embed query (Q, D) and gallery (G, D), as `embed` does it."""
-        query, gallery = (embed(net, images, flip=flip) for images in self._splits)
+        query, gallery = (embed(net, images, flip=flip, pixels=self._pixels) for images in self._splits)
         return query, gallery
+
+    def ranking(
+        self, net: nn.Module, training: Training, *, flip: bool, rerank: Rerank | None, distance: Distance | None
+    ) -> Iterable[NDArray[Any]]:
+        """The distances (B, G) by which a network of a training ranks the gallery, as `Evaluate` has it."""
+        rows = self.embed(net, flip=flip)
+        if distance is None:
+            return ranked(*rows, rerank=rerank)
+        query, gallery = map(Seen.of, rows, (self._dataset.query, self._dataset.gallery))
+        return distance.blocks(training, query, gallery)
 
     def score(self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None) -> Scores:
         """Score a network in evaluation mode by cosine distances."""
@@ -395,7 +492,7 @@ class Retrieval:
         Returns:
             "on_person" and "on_others" (people and things in the way), as `looked_at` has them.
         """
-        person, others = looked_at(activation(net, self._splits[0]), drawn, self._dataset.query)
+        person, others = looked_at(activation(net, self._splits[0], self._pixels), drawn, self._dataset.query)
         return {"on_person": person, "on_others": others}
 
     def score_distances(self, blocks: Iterable[NDArray[Any]]) -> Scores:
@@ -411,12 +508,12 @@ class Retrieval:
         return _scores(people, blocks)
 
 
-def activation(net: Any, images: Images) -> Tensor:
+def activation(net: Any, images: Images, pixels: Pixels = IMAGENET) -> Tensor:
     """Activation maps (N, h, w): the sum over channels of a network's squared `maps` of images.
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
     """
-    return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1))
+    return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1), pixels)
 
 
 def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
@@ -437,8 +534,10 @@ def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[ND
     return person, others
 
 
-def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True) -> Tensor:
-    """Embed images with a network in evaluation mode.
+def embed(
+    net: nn.Module, images: Images, *, flip: bool = False, unit: bool = True, pixels: Pixels = IMAGENET
+) -> Tensor:
+    """Embed images, normalised by the statistics `pixels`, with a network in evaluation mode.
 
     Returns:
         (N, D) on the images' device, with `flip` the sum of image and mirror image; rows of length 1 with `unit`, else
@@ -446,11 +545,13 @@ def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = Tr
     """
     from torch.nn.functional import normalize
 
-    embeddings = _passed(net, images, lambda inputs: net(inputs) + net(inputs.flip(3)) if flip else net(inputs))
+    embeddings = _passed(net, images, lambda inputs: net(inputs) + net(inputs.flip(3)) if flip else net(inputs), pixels)
     return normalize(embeddings) if unit else embeddings
 
 
-def _passed(net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], *, batch: int = 128) -> Tensor:
+def _passed(
+    net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], pixels: Pixels, *, batch: int = 128
+) -> Tensor:
     """What is made of normalised images in the network's type, batch by batch, one after the other."""
     import torch
 
@@ -459,5 +560,5 @@ def _passed(net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], *,
     dtype = next(net.parameters()).dtype
     blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     with torch.inference_mode():
-        found = [what(normalise(pixels).to(dtype)) for pixels in images.batches(blocks)]
+        found = [what(normalise(shown, pixels).to(dtype)) for shown in images.batches(blocks)]
     return torch.cat(found)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Drawing
 from reproduce.data.domains import JUNK
-from reproduce.evaluation import Evaluate, Rerank, Trained
-from reproduce.stage import Env, Stage, UserError
+from reproduce.evaluation import Distance, Evaluate, Rerank, Trained
+from reproduce.stage import Env, Stage, UserError, added
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,8 @@ class Network:
     at: str
     flip: bool = False
     rerank: Rerank | None = None
+    view: str = added("")
+    distance: Distance | None = added(None)
 
     def restored(self, env: Env) -> nn.Module:
         """The network on the device, in evaluation mode.
@@ -40,7 +42,7 @@ class Network:
         Raises:
             UserError: the training kept none of that moment.
         """
-        return self.train.at_moment(env.get(self.train), self.at).to(env.device)
+        return self.train.at_moment(env.get(self.train), self.at, self.view).to(env.device)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class RankLists(Figure):
     def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
         import numpy as np
 
-        from reproduce.evaluation import Retrieval, ranked
+        from reproduce.evaluation import Retrieval
 
         pids = np.array([image.pid for image in data.gallery])
         camids = np.array([image.camid for image in data.gallery])
@@ -143,8 +145,10 @@ class RankLists(Figure):
         queries = [matched[place] for place in self.chosen(len(matched), self.queries, "queries")]
         facts: dict[str, Any] = {"queries": [shown.place(data.query[query]) for query in queries], "rows": []}
         for row in self.rows:
-            retrieval = Retrieval(data, row.train.input, env.device)
-            blocks = ranked(*retrieval.embed(row.restored(env), flip=row.flip), rerank=row.rerank)
+            retrieval = Retrieval(data, row.train.input, env.device, row.train.pixels)
+            blocks = retrieval.ranking(
+                row.restored(env), env.get(row.train), flip=row.flip, rerank=row.rerank, distance=row.distance
+            )
             distances: list[NDArray[Any]] = []
             scores = retrieval.score_distances(_keeping(blocks, queries, distances))
             lists = []
@@ -197,7 +201,7 @@ class ActivationMaps(Figure):
             net: Any = row.restored(env)
             if not hasattr(net, "maps"):
                 raise UserError(f"the network of {row.train.name} has no `maps`, so nothing shows where it looks")
-            maps = activation(net, Images(data.root, images, row.train.input, env.device))
+            maps = activation(net, Images(data.root, images, row.train.input, env.device), row.train.pixels)
             largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
             facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
             if isinstance(self.on, StandIn):
@@ -244,7 +248,9 @@ class Projection(Figure):
         facts: dict[str, Any] = {"people": people, "rows": []}
         for row in self.rows:
             own = Images(data.root, images, row.train.input, env.device)
-            rows: NDArray[np.float64] = embed(row.restored(env), own, flip=row.flip).double().cpu().numpy()
+            rows: NDArray[np.float64] = (
+                embed(row.restored(env), own, flip=row.flip, pixels=row.train.pixels).double().cpu().numpy()
+            )
             perplexity = min(30.0, (len(rows) - 1) / 3)
             plane = TSNE(perplexity=perplexity, init="pca", random_state=self.seed).fit_transform(rows)
             silhouette = float(silhouette_score(rows, people, metric="cosine"))
@@ -263,7 +269,7 @@ def of_rows(draw: Draw, rows: Sequence[Stage[Any]], seed: int) -> Figure:
     domains = list(dict.fromkeys(row.on for row in evaluated))
     if len(domains) != 1 or len(evaluated) != len(rows):
         raise UserError("a figure shows rows that are evaluated on one domain")
-    networks = tuple(Network(row.train, row.at, row.flip, row.rerank) for row in evaluated)
+    networks = tuple(Network(row.train, row.at, row.flip, row.rerank, row.view, row.distance) for row in evaluated)
     return draw(rows=networks, on=domains[0], seed=seed)
 
 

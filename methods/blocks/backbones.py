@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reproduce.data.sampling import normal
+from reproduce.data.sampling import normal, uniform
 from reproduce.stage import UserError
 from reproduce.weights import mismatch, named_tensors
 
@@ -141,7 +141,12 @@ NAMES = ("resnet50", "resnet50_ibn_a", "narrow", "narrow_ibn_a")
 
 
 def build(
-    name: str, *, seed: int, last_stride: int = 1, stem_relu: bool = True, weights: Path | None = None
+    name: str,
+    *,
+    seed: int,
+    last_stride: int = 1,
+    stem_relu: bool = True,
+    weights: Path | Mapping[str, torch.Tensor] | None = None,
 ) -> Backbone:
     """A backbone with channels-last weights, from scratch or with published ones.
 
@@ -150,8 +155,8 @@ def build(
         seed: of the initial weights.
         last_stride: stride of layer 4.
         stem_relu: see `Backbone`.
-        weights: a .safetensors file, or a .pth file with nothing but tensors, that holds every weight under
-            torchvision's or IBN-Net's names; a classifier (`fc.`) in it is left out.
+        weights: every weight under torchvision's or IBN-Net's names, or a .safetensors file, or a .pth file with
+            nothing but tensors, that holds them; a classifier (`fc.`) in it is left out.
 
     Raises:
         UserError: the name is unknown, or the file cannot be read or belongs to another net.
@@ -163,17 +168,18 @@ def build(
         net = kind(last_stride=last_stride, ibn=name.endswith("_ibn_a"), stem_relu=stem_relu)
     net.to_empty(device="cpu")
     initialise(net, seed)
-    if weights:
+    if weights is not None:
         _load(net, name, weights)
     return net.to(memory_format=torch.channels_last)
 
 
 def initialise(module: nn.Module, seed: int, *where: str) -> None:
-    """Set the initial weights of a network of convolutions and normalisations.
+    """Set the initial weights of a network of convolutions, linear layers and normalisations.
 
     Every parameter has a random stream of its own, by its name, so neither the order of construction nor another
-    module changes it. Convolutions: normal, variance 2 / fan out (He et al., ICCV 2015, as torchvision's ResNet);
-    their biases 0. Normalisations: 1, 0, and fresh running statistics.
+    module changes it. Convolutions, grouped ones too: normal, variance 2 / fan out (He et al., ICCV 2015, as
+    torchvision's ResNet); their biases 0. Linear layers and transposed convolutions: weights and biases uniform within
+    the root of 1 / fan in, as torch's own. Normalisations: 1, 0, and fresh running statistics.
 
     Args:
         module: changed in place.
@@ -184,26 +190,33 @@ def initialise(module: nn.Module, seed: int, *where: str) -> None:
         TypeError: a layer of another kind holds parameters.
     """
     for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, (nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d)):
+            reach = 1 / math.sqrt(part.weight[0].numel())
+            for own, parameter in part.named_parameters(recurse=False):
+                drawn = uniform(parameter.shape, seed, "init", *where, f"{name}.{own}")
+                parameter.data = (reach * (2 * drawn - 1)).to(parameter)
+        elif isinstance(part, nn.Conv2d):
             std = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size)))
             with torch.no_grad():
                 part.weight.copy_(std * normal(part.weight.shape, seed, "init", *where, f"{name}.weight"))
                 if part.bias is not None:
                     part.bias.zero_()
-        elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d)):
+        elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)):
             part.reset_parameters()
         elif any(True for _ in part.parameters(recurse=False)):
             raise TypeError(f"initial weights of {name} ({type(part).__name__}) are not defined here")
 
 
-def _load(net: nn.Module, name: str, path: Path) -> None:
-    found = {key: value for key, value in named_tensors(path).items() if not key.startswith("fc.")}
+def _load(net: nn.Module, name: str, weights: Path | Mapping[str, torch.Tensor]) -> None:
+    named = weights if isinstance(weights, Mapping) else named_tensors(weights)
+    found = {key: value for key, value in named.items() if not key.startswith("fc.")}
     wanted = net.state_dict()
     counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
     found = counters | found  # files older than the counters have none
     if wrong := mismatch(found, wanted):
+        where = "the training to start from" if isinstance(weights, Mapping) else str(weights)
         raise UserError(
-            f"{path} does not hold the weights of {name} ({wrong}): give the file published for this net, "
-            "or convert what others have trained with `reproduce data weights`"
+            f"{where} does not hold the weights of {name} ({wrong}): give the file published for this net, "
+            "convert what others have trained with `reproduce data weights`, or start from a training of this backbone"
         )
     net.load_state_dict(found)

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce.data.sampling import generator, normal
+from reproduce.data.sampling import normal, uniform
 
 if TYPE_CHECKING:
-    from methods.blocks.heads import Output, ReID
-
-
-class Objective(Protocol):
-    """A loss on two views of unlabelled images that a method takes as a guest: a frozen value."""
-
-    plain: ClassVar[bool]
-    """Whether the first view is the image as it is; if not, both are augmented."""
-
-    def start(self, net: ReID, count: int, seed: int) -> nn.Module | None:
-        """What is trained beside the network and dropped with the objective, for `count` images; None for nothing."""
-        ...
-
-    def loss(self, head: nn.Module | None, first: Output, second: Output, indices: torch.Tensor) -> torch.Tensor:
-        """The mean over a batch.
-
-        Args:
-            head: what `start` made.
-            first: what the network gives for the first view of the images, in training.
-            second: for the second view.
-            indices: (B,) which of the images these are, 0 .. count - 1.
-        """
-        ...
+    from methods.blocks.heads import ReID
 
 
 def index_classifier(net: ReID, count: int, *, seed: int) -> nn.Linear:
@@ -84,6 +62,5 @@ class Projection(nn.Sequential):
         super().__init__(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, width))
         reach = channels**-0.5
         for name, parameter in self.named_parameters():
-            place = generator(seed, "init", "projection", name)
-            drawn = torch.rand(parameter.shape, generator=place, dtype=torch.float64)
+            drawn = uniform(parameter.shape, seed, "init", "projection", name)
             parameter.data = (reach * (2 * drawn - 1)).to(parameter)

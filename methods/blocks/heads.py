@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from reproduce.artifacts import Training
 from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from methods.blocks.backbones import Backbone
     from reproduce.evaluation import Trained
     from reproduce.stage import Env
@@ -35,6 +39,35 @@ class Output(NamedTuple):
     """(B, D) after the neck: compared at test."""
     logits: torch.Tensor
     """(B, classes) of the embedding."""
+
+
+Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
+
+
+def together(net: Callable[[torch.Tensor], Outputs], groups: Sequence[torch.Tensor]) -> list[Outputs]:
+    """Pass groups of images through a network in one batch; what it gives in training for each group.
+
+    Args:
+        net: gives a named tuple of tensors whose first dimension is the batch's, or of such tuples.
+        groups: images (B, 3, H, W) each.
+    """
+    sizes = [len(group) for group in groups]
+
+    def cut(output: Any) -> list[Any]:
+        if isinstance(output, torch.Tensor):
+            return list(torch.split(output, sizes))
+        return [type(output)(*parts) for parts in zip(*map(cut, output), strict=True)]
+
+    return cut(net(torch.cat(list(groups))))
+
+
+def detached(outputs: Iterable[Outputs]) -> list[Outputs]:
+    """What a network gave, without gradient."""
+
+    def cut(output: Any) -> Any:
+        return output.detach() if isinstance(output, torch.Tensor) else type(output)(*map(cut, output))
+
+    return [cut(output) for output in outputs]
 
 
 class ReID(nn.Module):
@@ -92,12 +125,16 @@ def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
     """The network of a training with its initial weights.
 
     Args:
-        recipe: the stage, with the fields `backbone`, `weights`, `stem_relu`, `last_stride`, `seed`, `bn_group` and
-            `precision`.
+        recipe: the stage, with the fields `backbone`, `weights` (published ones by name, a training that made them, or
+            None for scratch), `stem_relu`, `last_stride`, `seed`, `bn_group` and `precision`.
         classes: outputs of the classifier.
-        env: knows the files of published weights; None to do without, where a training is put back anyway.
+        env: knows the weights; None to do without, where a training is put back anyway.
     """
-    weights = env.weights(recipe.weights) if env and recipe.weights else None
+    weights: Path | Mapping[str, torch.Tensor] | None = None
+    if env and isinstance(recipe.weights, str):
+        weights = env.weights(recipe.weights)
+    elif env and recipe.weights is not None:
+        weights = recipe.weights.backbone_weights(env.get(recipe.weights))
     backbone = backbones.build(
         recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
     )
@@ -115,4 +152,4 @@ def continued(source: Trained, training: Training, at: str, precision: str) -> R
     """As `restored`, of a training that went on from the network of `source` with other classes and precision."""
     weights = training.checkpoints[at]
     own = Training({at: weights}, {"classes": len(weights["classifier.weight"])})
-    return in_precision(cast("ReID", source.embedder(own, at)), precision)
+    return in_precision(cast("ReID", source.start(own, at)), precision)

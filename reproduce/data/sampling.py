@@ -50,6 +50,13 @@ def normal(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator(seed, *where), dtype=torch.float64)
 
 
+def uniform(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
+    """Numbers of one place between 0 and 1, on the CPU, in float64."""
+    import torch
+
+    return torch.rand(tuple(shape), generator=generator(seed, *where), dtype=torch.float64)
+
+
 def _hash(seed: int, where: tuple[str | int, ...]) -> bytes:
     place = [part if isinstance(part, str) else index(part) for part in (seed, *where)]
     return hashlib.sha256(json.dumps(place).encode()).digest()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import history, pretraining, run
@@ -19,6 +20,7 @@ from methods import simclr, sptd
 from methods.blocks import losses
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
+from methods.guests import Target
 from reproduce.data import transforms
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
@@ -55,18 +57,21 @@ def log_softmax(row: list[float]) -> list[float]:
     return [value - total for value in row]
 
 
+SEVEN = Target(*[np.arange(7)] * 3)
+
+
 @pytest.mark.parametrize(
     ("original", "consistency", "smoothing"), [(True, True, 0.0), (True, False, 0.1), (False, True, 0.0)]
 )
 def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoothing: float) -> None:
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = sptd.Index(original, consistency, smoothing)
-    head = objective.start(net, 7, 1)
+    head = objective.start(net, SEVEN, 1)
     assert head.weight.shape == (7, net.channels)
     head.weight.data *= 300
     first, second = outputs(3, net.channels, 1), outputs(3, net.channels, 2)
     indices = torch.tensor([6, 0, 3])
-    found = objective.loss(head, first, second, indices)
+    found = objective.loss(head, (first, second), indices)
 
     expected = 0.0
     rows = head.weight.tolist()
@@ -82,7 +87,7 @@ def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoo
 
     def loss(one: torch.Tensor, other: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         views = first._replace(embedding=one), second._replace(embedding=other)
-        return replace(objective, detach=False).loss(partial(linear, weight=weight), *views, indices)
+        return replace(objective, detach=False).loss(partial(linear, weight=weight), views, indices)
 
     parts = [part.detach()[:, :4].clone() for part in (first.embedding, second.embedding, head.weight)]
     assert gradcheck(loss, [part.requires_grad_() for part in parts])
@@ -93,8 +98,8 @@ def test_who_learns_from_consistency(detach: bool) -> None:
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = sptd.Index(original=False, detach=detach)
     first, second = outputs(3, net.channels, 1), outputs(3, net.channels, 2)
-    head = objective.start(net, 7, 1)
-    objective.loss(head, first, second, torch.arange(3)).backward()
+    head = objective.start(net, SEVEN, 1)
+    objective.loss(head, (first, second), torch.arange(3)).backward()
     assert second.embedding.grad.any()
     assert (first.embedding.grad is None) == detach
 
@@ -210,6 +215,11 @@ TABLE6 = {
 }
 
 
+def shown(stage: sptd.Pretrain, images: torch.Tensor) -> list[torch.Tensor]:
+    assert stage.guest
+    return stage.shown(stage.guest, images, 0, 0)
+
+
 def test_rows_of_table_6() -> None:
     images = torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     full = pretraining().strengths
@@ -219,15 +229,15 @@ def test_rows_of_table_6() -> None:
     assert recipes["RF RE CD"] == Distort(flip=0.5, pad=0, erase=Erase(), colour=Colour())
     assert recipes["RF RE CD RC"] == full
     assert sptd.Views(False, False, False, False).of(full) == Distort(flip=0, pad=0)
-    seen = {row: pretraining(views=views).two_views(images, 0, 0) for row, views in TABLE6.items()}
+    seen = {row: shown(pretraining(views=views), images) for row, views in TABLE6.items()}
     for row, (first, second) in seen.items():
         assert torch.equal(first, transforms.normalise(images)), row
         assert not torch.equal(first, second)
         assert pretraining(views=TABLE6[row]).detail == f"idx + SPTD, {row}"
     still = pretraining(views=sptd.Views(False, False, False, False))
-    assert torch.equal(*still.two_views(images, 0, 0))
+    assert torch.equal(*shown(still, images))
     assert "no augmentation" in still.detail
-    first, second = pretraining(objective=simclr.NTXent()).two_views(images, 0, 0)
+    first, second = shown(pretraining(objective=simclr.NTXent()), images)
     assert torch.equal(second, seen["RF RE CD RC"][1])
     assert not torch.equal(first, transforms.normalise(images))
     assert not torch.equal(first, second)

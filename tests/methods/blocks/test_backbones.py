@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,8 +133,36 @@ def test_branches_differ_by_where_they_are() -> None:
     initialise(second, 1, "second")
     assert not torch.equal(first[0].weight, second[0].weight)
     assert not first[0].bias.any()
-    with pytest.raises(TypeError, match=r"initial weights of 0 \(Linear\)"):
-        initialise(nn.Sequential(nn.Linear(2, 3)), 1)
+    with pytest.raises(TypeError, match=r"initial weights of 0 \(Bilinear\)"):
+        initialise(nn.Sequential(nn.Bilinear(2, 3, 4)), 1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(50, 40),
+        lambda: nn.Linear(50, 40, bias=False),
+        lambda: nn.ConvTranspose2d(24, 36, 4, 2, 1),
+        lambda: nn.ConvTranspose2d(24, 36, 4, 2, 1, groups=6),
+    ],
+)
+def test_layers_are_initialised_within_the_reach_of_torch_s_own(layer: Callable[[], nn.Module]) -> None:
+    ours, theirs = nn.Sequential(layer()), layer()
+    initialise(ours, 3)
+    for name, parameter in theirs.named_parameters():
+        found = ours[0].get_parameter(name)
+        assert found.abs().max().item() == pytest.approx(parameter.abs().max().item(), rel=0.2)
+        assert abs(found.mean().item()) < parameter.abs().max().item() / 4
+    again = nn.Sequential(layer())
+    initialise(again, 3)
+    assert all(torch.equal(*both) for both in zip(ours.parameters(), again.parameters(), strict=True))
+
+
+def test_grouped_convolutions_have_torchvision_s_variance() -> None:
+    net = nn.Sequential(nn.Conv2d(64, 128, 3, groups=32), nn.GroupNorm(4, 128))
+    initialise(net, 1)
+    expected = nn.init.kaiming_normal_(torch.empty_like(net[0].weight), mode="fan_out", nonlinearity="relu").std()
+    assert net[0].weight.std().item() == pytest.approx(expected.item(), rel=0.1)
 
 
 def test_initial_weights_have_the_variance_of_the_fan_out() -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from methods import supervised
+from methods.blocks import heads
 from methods.blocks.backbones import build
-from methods.blocks.heads import Output, ReID, pool
+from methods.blocks.heads import Output, ReID, detached, pool, together
 from methods.blocks.losses import smoothed_cross_entropy
+from reproduce.artifacts import Training
+from reproduce.data.domains import Domain
+from reproduce.stage import UserError, parents
 
 
 def network(*, seed: int = 1, neck: bool = True) -> ReID:
@@ -45,9 +57,9 @@ def test_evaluation_gives_the_embedding_of_each_image_alone() -> None:
     net(IMAGES)
     net.eval()
     with torch.no_grad():
-        together, alone = net(IMAGES), torch.cat([net(image[None]) for image in IMAGES])
-    assert together.shape == (6, net.channels)
-    torch.testing.assert_close(together, alone)
+        whole, alone = net(IMAGES), torch.cat([net(image[None]) for image in IMAGES])
+    assert whole.shape == (6, net.channels)
+    torch.testing.assert_close(whole, alone)
 
 
 def test_the_neck_has_a_frozen_bias_of_zero() -> None:
@@ -96,3 +108,49 @@ def test_a_frozen_body_learns_nothing_and_keeps_its_batch_statistics() -> None:
     net.eval()
     net.freeze_body(False)
     assert not any(part.training for part in net.modules())
+
+
+class Branches(NamedTuple):
+    shared: Output
+    mask: torch.Tensor
+
+
+def test_groups_pass_together_through_a_network_of_any_outputs() -> None:
+    net = network()
+    mask = torch.rand(6, 1)
+
+    def two(images: torch.Tensor) -> Branches:
+        return Branches(net(images), mask * images.mean((1, 2, 3))[:, None])
+
+    whole = two(IMAGES)
+    parts = together(two, [IMAGES[:4], IMAGES[4:]])
+    assert [type(part) for part in parts] == [Branches, Branches]
+    assert torch.equal(torch.cat([part.mask for part in parts]), whole.mask)
+    assert all(len(part.shared.logits) == length for part, length in zip(parts, (4, 2), strict=True))
+    torch.testing.assert_close(torch.cat([part.shared.features for part in parts]), whole.shared.features)
+    free = detached(parts)
+    assert parts[0].shared.logits.requires_grad
+    assert not free[0].shared.logits.requires_grad
+    assert isinstance(free[1].shared, Output)
+
+
+def test_a_training_starts_from_nothing_from_a_file_or_from_another_training(tmp_path: Path) -> None:
+    pretrained = supervised.Train(Domain("market"), weights=None, backbone="narrow", seed=7)
+    left = {name: value + 1 for name, value in heads.network(pretrained, 3).state_dict().items()}
+    files, trainings = {}, {pretrained: Training({"last": left}, {"classes": 3})}
+    path = tmp_path / "narrow-x.safetensors"
+    save_file({name: value + 2 for name, value in build("narrow", seed=1).state_dict().items()}, path)
+    files["abc"] = path
+    env: Any = SimpleNamespace(get=trainings.__getitem__, weights=files.get)
+
+    recipe = replace(pretrained, seed=1)
+    scratch = heads.network(recipe, 5, env).backbone.state_dict()
+    assert all(torch.equal(value, scratch[name]) for name, value in build("narrow", seed=1).state_dict().items())
+    published = heads.network(replace(recipe, weights="abc"), 5, env).backbone.state_dict()
+    assert all(torch.equal(value, scratch[name] + 2) for name, value in published.items())
+    after = heads.network(replace(recipe, weights=pretrained), 5, env)
+    assert all(torch.equal(value, left[f"backbone.{name}"]) for name, value in after.backbone.state_dict().items())
+    assert after.classifier.weight.shape[0] == 5
+    assert list(parents(replace(recipe, weights=pretrained))) == [pretrained]
+    with pytest.raises(UserError, match="the training to start from does not hold the weights of narrow_ibn_a"):
+        heads.network(replace(recipe, weights=pretrained, backbone="narrow_ibn_a"), 5, env)
