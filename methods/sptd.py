@@ -19,6 +19,7 @@ Deviates:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -246,7 +247,7 @@ class Pretrain(Trained):
                 group["lr"] = self.lr * rate
             count, place = self.iterations, {"seed": self.seed, "epoch": epoch}
             batches = camera_aware_batches(labels.tolist(), camids, self.P, self.K, **place, iterations=count)
-            others: list[list[int]] = [[]] * count  # without use for target images their batches are empty
+            others: Sequence[list[int]] = [[]] * count  # without use for target images their batches are empty
             if guest or self.bn_target:
                 others = shuffled_batches(len(unlabelled), self.target_batch, **place, iterations=count)
             both = zip(batches, images.batches(batches), others, unlabelled.batches(others), strict=True)

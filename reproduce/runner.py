@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SAVE_EVERY = 10.0
-"""Seconds between two saved states of a training."""
+"""Seconds of training between two saved states; after a save of s > 1 seconds, s times as many."""
 
 SHOW_EVERY = 0.1
 """Seconds between two progress messages."""
@@ -186,6 +186,7 @@ class StageEnv:
         """Seconds that killed runs of this stage had already put into the state it continues from."""
         self._started = self._last_log = time.monotonic()
         self._shown = 0.0
+        self._looped = False
 
     def get(self, stage: Stage[A]) -> A:
         if stage.key not in self._reachable:
@@ -215,21 +216,27 @@ class StageEnv:
         return self._resumable(count, state, "step")
 
     def _resumable(self, count: int, state: object, unit: str) -> Iterator[int]:
-        from reproduce.resume import load_state, save_state
+        from reproduce.resume import anchors, load_state, save_state
 
+        if self._looped:
+            raise RuntimeError(f"{self._stage.name} starts a second loop, over env.{unit}s: only one can be resumed")
+        self._looped = True
         path = self._store.scratch(self._stage) / "state.safetensors"
-        start = 0
+        start, fresh = 0, anchors(state)
         if path.exists():
             progress = load_state(path, state)
             start, self.history, self.spent = progress["done"], progress["history"], progress["spent"]
-        saved = self._last_log = time.monotonic()
+        self._last_log = time.monotonic()
+        due = self._last_log + self._site.save_every
         self.progress(start, count, unit)
         for index in range(start, count):
             yield index
-            if index + 1 < count and time.monotonic() - saved >= self._site.save_every:
+            now = time.monotonic()
+            if index + 1 < count and now >= due:
+                spent = self.spent + now - self._started
+                save_state(path, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
                 saved = time.monotonic()
-                spent = self.spent + saved - self._started
-                save_state(path, state, {"done": index + 1, "history": self.history, "spent": spent})
+                due = saved + self._site.save_every * max(1.0, saved - now)
             self.progress(index + 1, count, unit)
 
     def log(self, step: int, *, images: int = 0, **values: Any) -> None:

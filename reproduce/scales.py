@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from reproduce.data.world import Size
+from reproduce.stage import UserError
 
 STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
 """The narrow net that stands for a backbone."""
@@ -24,6 +25,15 @@ PUBLISHED_IDS = {
 LUPerson has some 200,000; 2,400 of them make about 48,000 images, and a drawn one has 50,000 at most.
 """
 
+LUPERSON_IDS = 200_000
+"""People in the published LUPerson."""
+
+NARROWER = 16
+"""ResNet-50 ends in 2,048 channels, the narrow net in 128."""
+
+NARROWEST = 32
+"""Heads of the narrow net are not narrowed below this."""
+
 MOST_TEST_IDS = 750
 """Where a scale has fewer identities than were published, it is a share of at most so many in test: all galleries are
 then of like size, which MSMT17's 3,060 and PersonX's 856 test identities (36 gallery images each) would not be."""
@@ -39,7 +49,8 @@ class Scale:
         longest: and epochs and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
-        narrow: whether the narrow net stands for the backbone.
+        narrow: whether the narrow net stands for the backbone; widths of heads and projections are then divided by 16,
+            but not below 32.
         batch: at most this many identities in a batch; of images without identities four times as many.
         published: whether published weights are used.
         ids: a drawn domain has one in this many of the published identities, and an epoch that is counted in iterations
@@ -71,13 +82,40 @@ PRECISION = "precision"
 
 
 def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
-    """The `by_role` argument of `reproduce.stage.rewrite` for a scale."""
+    """The `by_role` argument of `reproduce.stage.rewrite` for a scale.
+
+    What most roles do stands at `Scale`. A "queue" of negatives keeps the printed number of entries per person in
+    LUPerson, in whole batches (of its owner's field with the role "images") and at least one. A "rate" is the learning
+    rate of what starts from nothing at all scales, such as a decoder or discriminator, and a "momentum" what a mean net
+    or memory keeps of itself: both stay as printed.
+
+    Raises:
+        UserError: (the returned function) a field has a role that there is not.
+    """
 
     def cut(value: int) -> int:
         return value if scale.longest is None else min(value, scale.longest)
 
     def shortened(value: int) -> int:
         return cut(max(1, round(value * scale.shorten)))
+
+    def images(value: int) -> int:
+        return value if scale.batch is None else min(value, 4 * scale.batch)
+
+    def width(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(width, value))
+        return max(value // NARROWER, min(value, NARROWEST)) if scale.narrow else value
+
+    def queue(value: int, owner: Any) -> int:
+        if scale.ids == 1:
+            return value
+        sizes = [
+            images(getattr(owner, field.name)) for field in fields(owner) if field.metadata.get("role") == "images"
+        ]
+        batch = max(sizes, default=1)
+        people = PUBLISHED_IDS["luperson"][0] / scale.ids
+        return batch * max(1, round(value * people / LUPERSON_IDS / batch))
 
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
@@ -93,13 +131,25 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
         "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
         "pixels": lambda value: round(value / scale.shrink),
         "backbone": lambda value: STEMS[value] if scale.narrow else value,
-        "images": lambda value: value if scale.batch is None else min(value, 4 * scale.batch),
+        "images": images,
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
+        "width": width,
+        "rate": lambda value: value,
+        "momentum": lambda value: value,
         WEIGHTS: lambda value: value if scale.published else None,
         PRECISION: lambda value: value,
     }
 
-    def by_role(role: str, value: Any, _: Any) -> Any:
+    def by_role(role: str, value: Any, owner: Any) -> Any:
+        if role == "queue":
+            return queue(value, owner)
+        if role not in rules:
+            name = next(field.name for field in fields(owner) if field.metadata.get("role") == role)
+            known = ", ".join(sorted([*rules, "queue"]))
+            raise UserError(
+                f"{type(owner).__qualname__}.{name} has the role {role!r}, and the roles are {known}: "
+                "take one of them, or none for a field that is the same at all scales"
+            )
         return rules[role](value)
 
     return by_role

@@ -51,7 +51,7 @@ class Env(Protocol):
         ...
 
     def steps(self, count: int, state: object) -> Iterator[int]:
-        """As `epochs`, for long runs that are counted in iterations."""
+        """As `epochs`, for long runs that are counted in iterations (`sampling.in_step` adds their images)."""
         ...
 
     def progress(self, done: int, count: int, unit: str) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from operator import index
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import numpy as np
     import torch
 
     Ints: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 Batches: TypeAlias = "list[list[int]]"
+T = TypeVar("T")
 
 
 def generator(seed: int, *where: str | int) -> torch.Generator:
@@ -168,7 +170,7 @@ def camera_aware_batches(
     return _passes(one_pass, seed, ("camera-aware batches", epoch), iterations)
 
 
-def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None) -> Batches:
+def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None) -> ShuffledBatches:
     """Batches of `size` of the positions 0 .. count - 1, each at most once a pass; an incomplete last one is dropped.
 
     Args:
@@ -184,10 +186,55 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations
     if count < size:
         raise UserError(f"{count} images do not fill a batch of {size}: lower the batch size or bring more images")
 
-    def one_pass(random: np.random.Generator) -> Batches:
-        return _cut(random.permutation(count), size)
+    @lru_cache(2)  # images are read a few batches ahead, across the end of a pass
+    def one_pass(number: int) -> Ints:
+        return numpy_generator(seed, "shuffled batches", epoch, number).permutation(count)
 
-    return _passes(one_pass, seed, ("shuffled batches", epoch), iterations)
+    return ShuffledBatches(one_pass, count // size, size, range(count // size if iterations is None else iterations))
+
+
+class ShuffledBatches(Sequence[list[int]]):
+    """Batches that are drawn when they are asked for: batch t is a function of t, so `batches[t:]` is what follows it.
+
+    A pass is one permutation, 8 bytes an image, drawn when one of its batches is asked for; two are kept.
+    """
+
+    def __init__(self, one_pass: Callable[[int], Ints], per_pass: int, size: int, steps: range) -> None:
+        self._one_pass, self._per_pass, self._size, self._steps = one_pass, per_pass, size, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @overload
+    def __getitem__(self, at: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> ShuffledBatches: ...
+
+    def __getitem__(self, at: int | slice) -> list[int] | ShuffledBatches:
+        if isinstance(at, slice):
+            return ShuffledBatches(self._one_pass, self._per_pass, self._size, self._steps[at])
+        number, place = divmod(self._steps[at], self._per_pass)
+        batch: list[int] = self._one_pass(number)[place * self._size : (place + 1) * self._size].tolist()
+        return batch
+
+
+def in_step(steps: Iterator[int], stream: Callable[[int], Iterable[T]]) -> Iterator[tuple[int, T]]:
+    """Pair steps with a stream that begins at the first of them, which in a resumed run is not 0.
+
+        batches = shuffled_batches(len(images), 256, seed=1, epoch=0, iterations=count)
+        for step, pixels in in_step(env.steps(count, state), lambda first: images.batches(batches[first:])):
+            ...
+
+    Args:
+        steps: what `Env.steps` or `Env.epochs` gives.
+        stream: the items for a given step and all that follow it.
+
+    Raises:
+        ValueError: the stream ends before the steps do, or after them.
+    """
+    for first in steps:
+        yield from zip(chain([first], steps), stream(first), strict=True)
 
 
 def _identities(pids: Sequence[int], P: int) -> tuple[Ints, Ints, Ints]:

@@ -132,6 +132,59 @@ class Descent(Stage[Training]):
         )
 
 
+@dataclass(frozen=True)
+class Walk(Stage[Training]):
+    """A little pre-training that is counted in steps: four to a pass over nine images, a queue, an optimiser a net."""
+
+    steps: int = 10
+    seed: int = 1
+
+    def run(self, env: Env) -> Training:
+        import torch
+
+        from reproduce.artifacts import snapshot
+        from reproduce.data.sampling import in_step, normal, shuffled_batches
+
+        images = normal((9, 3), self.seed, "images").float()
+        nets = {"query": torch.nn.Linear(3, 2), "key": torch.nn.Linear(3, 2)}
+        for name, net in nets.items():
+            with torch.no_grad():
+                net.weight.copy_(normal((2, 3), self.seed, name))
+                net.bias.zero_()
+        state = SimpleNamespace(
+            nets=nets,
+            optimizers={name: torch.optim.Adam(net.parameters(), 0.1) for name, net in nets.items()},
+            queue=normal((5, 2), self.seed, "queue").float(),
+            seen=[],
+        )
+        batches = shuffled_batches(len(images), 2, seed=self.seed, epoch=0, iterations=self.steps)
+        for step, batch in in_step(env.steps(self.steps, state), lambda first: batches[first:]):
+            query, key = (net(images[batch]) for net in nets.values())
+            loss = (query - key.detach()).square().mean() + (query @ state.queue.T).exp().mean()
+            loss = loss + (key - query.detach()).square().mean()
+            for optimizer in state.optimizers.values():
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in state.optimizers.values():
+                optimizer.step()
+            state.queue = torch.cat([state.queue, key.detach()])[2:]
+            state.seen.append(tuple(batch))
+            env.log(step + 1, loss=loss.detach(), images=2)
+        return Training({"last": {**snapshot(nets["query"]), "queue": state.queue}}, {"seen": state.seen})
+
+
+@dataclass(frozen=True)
+class Twice(Stage[Training]):
+    """A stage that wants two loops resumed."""
+
+    def run(self, env: Env) -> Training:
+        state = SimpleNamespace(done=0)
+        for unit in (env.epochs, env.steps):
+            for _ in unit(2, state):
+                state.done += 1
+        return Training({"last": {}})
+
+
 def touch_and_wait(path: Path, seconds: float) -> None:
     """For tests that need a process which lives for a while."""
     path.touch()

@@ -4,17 +4,21 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from demo_stages import Descent, Number, Tree
+from demo_stages import Descent, Number, Tree, Twice, Walk
 
 from reproduce.artifacts import Artifact, Scores
+from reproduce.data import sampling
+from reproduce.data.sampling import numpy_generator
 from reproduce.engine import Engine, Job
-from reproduce.runner import Site, Store, build
+from reproduce.runner import Site, StageEnv, Store, build
 from reproduce.stage import Diverged, UserError
 
 
@@ -127,9 +131,9 @@ def test_every_kind_of_artifact_is_known() -> None:
     assert {"Training", "Scores", "Folder"} <= set(Artifact.kinds)
 
 
-def uncut(tmp_path: Path) -> tuple[Any, list[dict[str, float]]]:
+def uncut(stage: Any, tmp_path: Path) -> tuple[Any, list[dict[str, float]]]:
     root = tmp_path / "uncut"
-    return run(Descent(), root), Store(root).history(Descent())
+    return run(stage, root), Store(root).history(stage)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -137,33 +141,88 @@ def same(left: Any, right: Any) -> bool:
     return left.facts == right.facts and all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
-@pytest.mark.parametrize("stop", range(1, 6))
-def test_resumed_equals_uncut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    """Stopped between any two epochs, a training ends with the same bits and the same history."""
-    whole, history = uncut(tmp_path)
-    root = tmp_path / "store"
+class Stop(Exception):
+    """What stops a training."""
 
-    class Stop(Exception):
-        pass
+
+def stopped(stage: Any, root: Path, stop: int) -> None:
+    """Build a stage until it logs a step."""
 
     def stopper(message: Any) -> None:
         if message["event"] == "log" and message["step"] == stop:
             raise Stop
 
     with pytest.raises(Stop):
-        build(Descent(), Site(root, save_every=0), stopper)
+        build(stage, Site(root, save_every=0), stopper)
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop"),
+    [*((Descent(), stop) for stop in range(1, 6)), *((Walk(), stop) for stop in (1, 2, 4, 5, 9))],
+    ids=repr,
+)
+def test_resumed_equals_uncut(tmp_path: Path, stage: Any, stop: int) -> None:
+    """Stopped between any two epochs or steps, a training ends with the same bits and the same history."""
+    whole, history = uncut(stage, tmp_path)
+    root = tmp_path / "store"
+    stopped(stage, root, stop)
     assert bool(list(root.glob(".scratch/*"))) == (stop > 1)
-    resumed = run(Descent(), root, save_every=0)
+    resumed = run(stage, root, save_every=0)
     assert same(whole, resumed)
-    assert Store(root).history(Descent()) == history
-    assert Store(root).record(Descent())["provenance"]["resumed"] == (stop > 1)
+    assert Store(root).history(stage) == history
+    assert Store(root).record(stage)["provenance"]["resumed"] == (stop > 1)
     assert not list(root.glob(".scratch/*"))
 
 
-@pytest.mark.parametrize("message", [1, 3, 4, 7, 9])
-def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], message: int) -> None:
+def test_resumed_draws_only_the_passes_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(Walk(steps=400), tmp_path, 398)
+    passes = []
+
+    def noted(seed: int, *where: Any) -> Any:
+        passes.append(where[-1])
+        return numpy_generator(seed, *where)
+
+    monkeypatch.setattr(sampling, "numpy_generator", noted)
+    resumed = run(Walk(steps=400), tmp_path)
+    assert len(resumed.facts["seen"]) == 400
+    assert passes == [99]
+
+
+def test_two_resumable_loops_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"demo_stages\.Twice starts a second loop, over env\.steps"):
+        run(Twice(), tmp_path)
+
+
+@pytest.mark.parametrize(("takes", "saves"), [(0.0, 9), (0.5, 9), (5.0, 2), (60.0, 1)])
+def test_saving_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, saves: int
+) -> None:
+    """800 steps of an eighth of a second: a state is saved every ten seconds, a slow one more seldom."""
+    now, saved = 0.0, []
+
+    def save(*_: Any) -> None:
+        nonlocal now
+        saved.append(now)
+        now += takes
+
+    monkeypatch.setattr("reproduce.resume.save_state", save)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    (tmp_path / "draft").mkdir()
+    env = StageEnv(Walk(), Store(tmp_path / "store"), Site(tmp_path), tmp_path / "draft", quiet)
+    for _ in env.steps(800, SimpleNamespace()):
+        now += 0.125
+    assert len(saved) == saves
+    assert saved[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [*((Descent(), message) for message in (1, 3, 4, 7, 9)), *((Walk(), message) for message in (5, 9, 12))],
+    ids=repr,
+)
+def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], stage: Any, message: int) -> None:
     """SIGKILL at several moments: the job fails alone, and the next run ends with the same bits."""
-    whole, history = uncut(tmp_path)
+    whole, history = uncut(stage, tmp_path)
     heard: list[dict[str, Any]] = []
 
     def killer(job: Job) -> None:
@@ -172,16 +231,16 @@ def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], mess
             os.kill(first._children[0].process.pid, 9)
 
     first = engine(on_change=killer, save_every=0)
-    first.submit([Descent()])
-    job = first.wait(Descent())
+    first.submit([stage])
+    job = first.wait(stage)
     if job.status == "failed":
         assert "SIGKILL" in job.error
         second = engine(save_every=0)
-        second.submit([Descent()])
-        job = second.wait(Descent())
+        second.submit([stage])
+        job = second.wait(stage)
     assert job.status == "done"
-    assert same(whole, first.store.load(Descent()))
-    assert first.store.history(Descent()) == history
+    assert same(whole, first.store.load(stage))
+    assert first.store.history(stage) == history
 
 
 def test_a_broken_state_is_named(tmp_path: Path) -> None:

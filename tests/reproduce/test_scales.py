@@ -10,7 +10,7 @@ from reproduce.data.standins import StandIn
 from reproduce.data.world import Size
 from reproduce.scales import MOST_TEST_IDS, PUBLISHED_IDS, SCALES, at_scale, stand_in_size
 from reproduce.setting import Setting
-from reproduce.stage import rewrite
+from reproduce.stage import Stage, UserError, rewrite, role
 
 
 def scaled(name: str) -> supervised.Train:
@@ -50,6 +50,66 @@ def test_rounds_are_printed_ones_and_iterations_follow_the_data(scale: str, roun
     assert by_role("rounds", 10, None) == rounds
     assert by_role("iterations", 400, None) == iterations
     assert by_role("iterations", 1, None) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A pre-training with fields of the rarer roles."""
+
+    batch: int = role("images", 64)
+    queue: int = role("queue", 65_536)
+    widths: tuple[int, ...] = role("width", (2048, 512, 128, 3))
+    lr: float = role("lr", 0.03)
+    decoder_lr: float = role("rate", 2e-4)
+    alpha: float = role("momentum", 0.999)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_rates_from_nothing_and_momentum_stay(scale: str) -> None:
+    stage = rewrite(Contrast(), by_role=at_scale(SCALES[scale]))
+    assert (stage.decoder_lr, stage.alpha) == (2e-4, 0.999)
+    assert stage.lr == 0.03 * SCALES[scale].faster
+
+
+@pytest.mark.parametrize(
+    ("scale", "widths"), [("small", (128, 32, 32, 3)), ("smoke", (128, 32, 32, 3)), ("medium", (2048, 512, 128, 3))]
+)
+def test_heads_are_narrow_where_the_net_is(scale: str, widths: tuple[int, ...]) -> None:
+    assert rewrite(Contrast(), by_role=at_scale(SCALES[scale])).widths == widths
+    assert [at_scale(SCALES[scale])("width", width, None) for width in (2048, 512, 128, 3)] == list(widths)
+
+
+@pytest.mark.parametrize("batch", [1, 48, 64, 800])
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_queue_keeps_its_share_of_luperson_in_whole_batches(scale: str, batch: int) -> None:
+    stage = rewrite(Contrast(batch=batch), by_role=at_scale(SCALES[scale]))
+    if SCALES[scale].ids == 1:
+        assert stage.queue == 65_536
+        return
+    assert stage.queue % stage.batch == 0
+    people = stand_in_size("luperson", SCALES[scale]).train_ids
+    assert stage.queue == stage.batch or abs(stage.queue / people - 65_536 / 200_000) <= stage.batch / people
+
+
+def test_a_queue_without_a_batch_beside_it() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Memory:
+        queue: int = role("queue", 65_536)
+
+    assert rewrite(Memory(), by_role=at_scale(SCALES["small"])).queue == 56
+
+
+def test_an_unknown_role_names_class_and_field() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Guest:
+        size: int = role("size", 8)
+
+    @dataclasses.dataclass(frozen=True)
+    class Method(Stage[None]):
+        guest: Guest = Guest()
+
+    with pytest.raises(UserError, match=r"Guest\.size has the role 'size', and the roles are backbone, batch, .*queue"):
+        Setting("paper").resolve(Method())
 
 
 def test_the_experiment_itself_is_left_alone() -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Pil
 
+from reproduce.data import sampling
+from reproduce.data.domains import Image
+from reproduce.data.images import Images
 from reproduce.data.sampling import (
     camera_aware_batches,
     generator,
     identity_batches,
+    in_step,
     normal,
     numpy_generator,
     shuffled_batches,
@@ -116,7 +124,7 @@ def test_iterations_go_on_with_fresh_passes(draw: str) -> None:
             return identity_batches(pids, 4, 4, seed=1, epoch=epoch, iterations=iterations)
         if draw == "camera-aware":
             return camera_aware_batches(pids, camids, 4, 4, seed=1, epoch=epoch, iterations=iterations)
-        return shuffled_batches(36, 16, seed=1, epoch=epoch, iterations=iterations)
+        return list(shuffled_batches(36, 16, seed=1, epoch=epoch, iterations=iterations))
 
     once = batches(None)
     assert len(once) == 2
@@ -138,7 +146,7 @@ def test_every_image_is_reached(draw: str, evenness: float) -> None:
         elif draw == "camera-aware":  # an image from a rarer camera is taken more often, so the draw is less even
             batches = camera_aware_batches(pids, camids, 2, 2, seed=1, epoch=epoch)
         else:
-            batches = shuffled_batches(len(pids), 4, seed=1, epoch=epoch)
+            batches = list(shuffled_batches(len(pids), 4, seed=1, epoch=epoch))
         seen.update(position for batch in batches for position in batch)
     for pid in set(pids) - {-1}:
         times = [seen[position] for position, owner in enumerate(pids) if owner == pid]
@@ -179,3 +187,77 @@ def test_shuffled_batches(count: int, size: int, epoch: int) -> None:
     assert len(batches) == count // size
     assert len(set(line)) == len(line)
     assert set(line) <= set(range(count))
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 30), st.integers(1, 7), st.integers(0, 3), st.none() | st.integers(0, 25))
+def test_shuffled_batches_are_drawn_anywhere(
+    data: st.DataObject, images: int, size: int, epoch: int, iterations: int | None
+) -> None:
+    count = images + size
+    whole: list[list[int]] = []
+    for number in range(26):
+        line = numpy_generator(7, "shuffled batches", epoch, number).permutation(count).tolist()
+        whole += [line[start : start + size] for start in range(0, count - size + 1, size)]
+    expected = whole[: count // size if iterations is None else iterations]
+    batches = shuffled_batches(count, size, seed=7, epoch=epoch, iterations=iterations)
+    assert len(batches) == len(expected)
+    assert list(batches) == expected
+    assert all(type(position) is int for batch in batches for position in batch)
+    at = data.draw(st.slices(len(expected)))
+    assert list(batches[at]) == expected[at]
+    for number in data.draw(st.lists(st.integers(-len(expected), len(expected) - 1), max_size=4)) if expected else ():
+        assert batches[number] == expected[number]
+    for beyond in (len(expected), -len(expected) - 1):
+        with pytest.raises(IndexError):
+            batches[beyond]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The passes that were drawn so far."""
+    passes: list[int] = []
+
+    def noted(seed: int, *where: Any) -> np.random.Generator:
+        passes.append(where[-1])
+        return numpy_generator(seed, *where)
+
+    monkeypatch.setattr(sampling, "numpy_generator", noted)
+    return passes
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7999, 10**9])
+def test_a_late_batch_costs_no_more_than_an_early_one(drawn: list[int], step: int) -> None:
+    batches = shuffled_batches(9, 2, seed=1, epoch=0, iterations=10**9 + 1)
+    assert drawn == []
+    assert next(iter(batches[step:])) == batches[step]
+    assert drawn == [step // 4]
+
+
+def test_a_pass_is_drawn_once_also_where_images_are_read_ahead(drawn: list[int], tmp_path: Path) -> None:
+    entries = [Image(f"{number}.png", number, 0) for number in range(9)]
+    for entry in entries:
+        Pil.new("RGB", (4, 8)).save(tmp_path / entry.path)
+    batches = shuffled_batches(9, 2, seed=1, epoch=0, iterations=30)
+    images = Images(tmp_path, entries, (8, 4))
+    assert [len(pixels) for _, pixels in zip(batches, images.batches(batches), strict=True)] == [2] * 30
+    assert drawn == list(range(8))
+
+
+def test_four_million_images_take_one_array() -> None:
+    tracemalloc.start()
+    batches = shuffled_batches(4_000_000, 2560, seed=1, epoch=0)
+    assert len(batches) == 1562
+    assert len(batches[1000]) == 2560
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 32e6 < peak < 33e6
+
+
+def test_a_stream_begins_at_the_first_step() -> None:
+    pairs = in_step(iter(range(5, 9)), lambda first: (f"item {number}" for number in range(first, 9)))
+    assert list(pairs) == [(number, f"item {number}") for number in range(5, 9)]
+    assert list(in_step(iter(()), lambda first: pytest.fail("nothing is left to do"))) == []
+    for end in (8, 10):
+        with pytest.raises(ValueError, match="zip"):
+            list(in_step(iter(range(5, 9)), lambda first, end=end: range(first, end)))
