@@ -136,7 +136,7 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
         "width": width,
         "rate": lambda value: value,
         "momentum": lambda value: value,
-        WEIGHTS: lambda value: value if scale.published else None,
+        WEIGHTS: lambda value: value if scale.published or not isinstance(value, str) else None,
         PRECISION: lambda value: value,
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,13 +19,14 @@ from hypothesis import strategies as st
 
 from reproduce import evaluation
 from reproduce.data import images as decoding
-from reproduce.data.domains import read
+from reproduce.data.domains import Real, read
 from reproduce.data.standins import StandIn
+from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels
 from reproduce.data.world import Size
-from reproduce.evaluation import Evaluate, Retrieval, evaluate_ranking
+from reproduce.evaluation import Evaluate, Rerank, Retrieval, Seen, evaluate_ranking
 from reproduce.figures import ActivationMaps, Network
 from reproduce.runner import Site, Store, build
-from reproduce.stage import UserError, closure
+from reproduce.stage import UserError, added, closure
 
 if TYPE_CHECKING:
     from reproduce.artifacts import Scores
@@ -448,3 +451,70 @@ def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.Mon
     assert sorted(decoded) == sorted(image.path.rpartition("/")[2] for image in (*data.query, *data.gallery))
     assert found == [Retrieval(data, (32, 16), "cpu").score(net).numbers for net in nets]
     assert found[0] != found[1]
+
+
+@dataclass(frozen=True)
+class TwoViews(Untrained):
+    """As `Untrained`, with a view that sees images in other colours, and pixels of its own."""
+
+    test_views: ClassVar[tuple[str, ...]] = ("negative",)
+    statistics: Pixels = added(IMAGENET)
+
+    @property
+    def pixels(self) -> Pixels:
+        return self.statistics
+
+    def viewed(self, training: Any, at: str, view: str) -> Any:
+        net = self.embedder(training, at)
+        forward = net.forward
+        net.forward = lambda images: forward(-(images.abs()))
+        return net
+
+
+@dataclass(frozen=True)
+class CameraOnly:
+    """A distance that knows cameras and nothing else."""
+
+    weight: float = 1.0
+
+    def blocks(self, training: Any, query: Seen, gallery: Seen) -> Iterator[Any]:
+        assert set(training.checkpoints) == {"last"}
+        assert query.embeddings.shape[0] == len(query.camids) == len(query.frames)
+        assert not hasattr(query, "pids")
+        for camera in query.camids:
+            yield self.weight * np.abs(gallery.camids - camera)[None].astype(np.float32)
+
+
+def scored(stage: Evaluate, place: Path, tmp_path: Path) -> Scores:
+    domain = Real("market", "a" * 64)
+    stage = replace(stage, on=domain)
+    site = Site(tmp_path, folders={domain.digest: place})
+    for needed in closure([stage]):
+        build(needed, site, lambda _: None)
+    return Store(tmp_path).load(stage)
+
+
+def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_path: Path) -> None:
+    plain = Evaluate(TwoViews(), on=None)
+    scores = [
+        scored(stage, tiny_domain, tmp_path)
+        for stage in (
+            plain,
+            replace(plain, view="negative"),
+            replace(plain, train=TwoViews(statistics=LUPERSON)),
+            replace(plain, distance=CameraOnly()),
+        )
+    ]
+    assert len({tuple(found.by_query["separation"]) for found in scores}) == 4
+    data = read(tiny_domain, "market")
+    people = [[image.pid for image in split] for split in (data.query, data.gallery)]
+    cameras = [[image.camid for image in split] for split in (data.query, data.gallery)]
+    by_camera = np.abs(np.subtract.outer(*map(np.array, cameras))).astype(np.float32)
+    assert scores[3].mAP == evaluate_ranking(by_camera, *people, *cameras).mAP
+    with pytest.raises(UserError, match=r"has no view 'fused'; it has negative"):
+        scored(replace(plain, view="fused"), tiny_domain, tmp_path)
+    with pytest.raises(ValueError, match="not both"):
+        replace(plain, distance=CameraOnly(), rerank=Rerank())
+    assert plain.detail == ""
+    assert replace(plain, view="negative", distance=CameraOnly()).detail == "negative by CameraOnly"
+    assert replace(plain, view="").key == plain.key

@@ -146,3 +146,13 @@ def test_a_scale_keeps_galleries_alike() -> None:
 def test_every_published_set_has_a_stand_in(domain: str) -> None:
     stage = Setting("smoke", weights="scratch").resolve(supervised.Train(Domain(domain)))
     assert stage.domain == StandIn(domain, stand_in_size(domain, SCALES["smoke"]))  # type: ignore[attr-defined]
+
+
+def test_a_training_that_made_the_weights_stays_at_every_scale() -> None:
+    start = supervised.Train(Domain("duke"), seed=3)
+    for name in SCALES:
+        stage: supervised.Train = rewrite(
+            supervised.Train(Domain("market"), weights=start), by_role=at_scale(SCALES[name])
+        )
+        assert isinstance(stage.weights, supervised.Train)
+        assert stage.weights.epochs == stage.epochs, "and is at that scale itself"

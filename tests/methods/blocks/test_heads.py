@@ -139,7 +139,7 @@ def test_a_training_starts_from_nothing_from_a_file_or_from_another_training(tmp
     left = {name: value + 1 for name, value in heads.network(pretrained, 3).state_dict().items()}
     files, trainings = {}, {pretrained: Training({"last": left}, {"classes": 3})}
     path = tmp_path / "narrow-x.safetensors"
-    save_file({name: value + 2 for name, value in build("narrow", seed=1).state_dict().items()}, path)
+    save_file({name: (value + 2).contiguous() for name, value in build("narrow", seed=1).state_dict().items()}, path)
     files["abc"] = path
     env: Any = SimpleNamespace(get=trainings.__getitem__, weights=files.get)
 
