@@ -139,7 +139,7 @@ class Case:
         """Whether a difference from the printed number means anything; never on stand-ins, whatever the verdict."""
         on = self.identity
         changed = any(on.record.get(name) for name in ("subset", "precision"))
-        if on.on_stand_ins or on.folders or on.scale != "paper" or changed:
+        if not on.published or on.scale != "paper" or changed:
             return False
         word = str(self.result["verdict"])
         return word in COMPARED | EVEN_IF_INCOMPARABLE and (word not in EVEN_IF_INCOMPARABLE or not self.reasons)

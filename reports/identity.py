@@ -14,7 +14,13 @@ DIGEST_SHOWN = 12
 SCALES = ("paper", "trial", "medium", "small", "smoke")
 """Those that say most first."""
 
-KINDS = {"stand-in": "stand-in, drawn", "real": "real, published", "folder": "folder, not the published set"}
+KINDS = {
+    "stand-in": "stand-in, drawn",
+    "real": "real, published",
+    "folder": "folder, not the published set",
+    "made": "made by a stage",
+    "outside": "set of another package",
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,9 @@ class Identity:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """What the images of each domain were: "stand-in", "real" (the published set), "folder" or "unknown".
+        """What the images of each domain were: "stand-in", "real" (the published set), "folder", "made" or others.
 
-        "folder" is one of the user's own, whose counts are not the published ones.
+        "folder" is one of the user's own, whose counts are not the published ones; "made" are images by a stage.
         """
         return {domain: str(mapping(entry).get("kind") or "unknown") for domain, entry in sorted(self.data.items())}
 
@@ -60,6 +66,16 @@ class Identity:
     def on_stand_ins(self) -> bool:
         """Whether any of its images were drawn."""
         return "stand-in" in self.kinds.values()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether all of its images were drawn, or made of drawn ones."""
+        return self.on_stand_ins and {*self.kinds.values()} <= {"stand-in", "made"}
+
+    @property
+    def published(self) -> bool:
+        """Whether all of its images are those of published sets."""
+        return {*self.kinds.values()} <= {"real"}
 
     @cached_property
     def folders(self) -> tuple[Folder, ...]:
@@ -167,4 +183,9 @@ def data_words(identities: Sequence[Identity]) -> str:
         parts.append(f"the user's own folders as {listing(sorted(found['folder']))}")
     if "real" in found:
         parts.append(f"the published images of {listing(sorted(found['real']))}")
+    if "made" in found:
+        parts.append(f"images made by {listing(sorted(found['made']))}")
+    others = {name for kind in found.keys() - {"stand-in", "folder", "real", "made"} for name in found[kind]}
+    if others:
+        parts.append(f"other images ({listing(sorted(others))})")
     return "; ".join(parts)

@@ -18,6 +18,7 @@ from reports.stages import provenance_of, seconds_of
 from reports.tables import Paper, filled, short_name
 from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, metric
 from reproduce.audit import Finding, audit
+from reproduce.data.layouts import FOLDERS
 from reproduce.printed import WEIGHTS
 from reproduce.stage import UserError
 from reproduce.tables import Paper as Described
@@ -329,7 +330,8 @@ def _next(cases: Sequence[Case], drawn: Sequence[tuple[str, Picture]]) -> Step:
     if not cases:
         return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
     suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))
-    domains = sorted({domain for case in cases for domain in case.identity.data}) or ["duke", "market"]
+    known = {domain.partition(" ")[0] for case in cases for domain in case.identity.data} & FOLDERS.keys()
+    domains = sorted(known) or ["duke", "market"]
     folders = " ".join(f"--domain {domain}=DIR" for domain in domains)
     on_paper = f"pytest {suites} {folders} --weights DIR --scale paper --seeds 1,2,3"
     words = {case.verdict.word for case in cases}

@@ -209,7 +209,7 @@ class Picture:
     @property
     def private(self) -> str:
         """What it shows that no program drew."""
-        return _photographs(self.identity) if self.strip and not self.identity.on_stand_ins else ""
+        return _photographs(self.identity) if self.strip and not self.identity.drawn else ""
 
     @property
     def where(self) -> str:
@@ -425,7 +425,7 @@ def _chosen(kind: str, seed: str) -> str:
 def _about_pictures(kind: str, identity: Identity, shown: bool) -> str:
     if kind == "projection":
         return ""
-    if identity.on_stand_ins:
+    if identity.drawn:
         made = "The images are pedestrians drawn by a program"
         return f"{made}." if shown else f"{made}; no copy of them lies beside this record, and its command draws them."
     if shown:

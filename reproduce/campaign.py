@@ -99,8 +99,8 @@ class Campaign:
                 self.blocked[case] = blocked
         for figure in figures:
             try:
-                drawing = replace(figure.stage(self.seeds[0]), pictures=option.pictures or self.setting.on_stand_ins)
-                self.drawings[figure] = cast("Figure", self.setting.resolve(drawing))
+                drawing = cast("Figure", self.setting.resolve(figure.stage(self.seeds[0])))
+                self.drawings[figure] = replace(drawing, pictures=option.pictures or drawing.shows_nobody)
             except Blocked as blocked:
                 self.blocked[figure] = blocked
         final = [*(stage for plan in self.plans.values() for stage in plan.values()), *self.drawings.values()]

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reproduce.baselines import told
-from reproduce.data.domains import Real
-from reproduce.data.standins import StandIn
+from reproduce.data.sources import ImageStage, Source
 from reproduce.engine import Engine, Job
 from reproduce.results import Result
-from reproduce.stage import Stage
+from reproduce.stage import Stage, walk
 from reproduce.tables import MEASURED, METRICS
 
 if TYPE_CHECKING:
@@ -39,34 +38,28 @@ SPEAK_EVERY = 10.0
 
 def label(stage: Stage[Any]) -> str:
     """A stage in a few words, such as `supervised.Train market, seed 1`."""
-    words = list(dict.fromkeys(_words(stage)))
+    words = list(dict.fromkeys(filter(None, _words(stage))))
     return f"{stage.name} {', '.join(words)}" if words else stage.name
 
 
 def _words(stage: Stage[Any]) -> list[str]:
+    if not isinstance(stage, ImageStage) and isinstance(stage, Source):
+        return [stage.label, stage.detail]
     words: list[str] = []
-    if isinstance(stage, StandIn):
-        return _drawn(stage)
     for name, value in vars(stage).items():
-        match value:
-            case StandIn():
-                domain, *world = _drawn(value)
-                words += [f"on {domain}" if name == "on" else domain, *world]
-            case Real():
-                words.append(f"on {value.name}" if name == "on" else value.name)
-            case Stage():
-                words.extend(_words(value))
-            case tuple():
-                words.extend(word for part in value if isinstance(part, Stage) for word in _words(part))
-            case int() if name == "seed":
-                words.append(f"seed {value}")
-    return [*words, stage.detail] if stage.detail else words
-
-
-def _drawn(domain: StandIn) -> list[str]:
-    """A drawn domain by name, and by world where that is not the usual one."""
-    world = [f"world {domain.seed}"] if domain.seed != 1 else []
-    return [domain.domain, *world, *(f"no {cause}" for cause, dial in vars(domain.dials).items() if not dial)]
+        on = "on " if name == "on" else ""
+        named = value if isinstance(value, tuple) else (value,)
+        for part in walk((value,)):
+            match part:
+                case ImageStage():
+                    words += [*_words(part), f"{on}images made by {part.label}"]
+                case Source():
+                    words += [on + part.label, part.detail]
+                case Stage() if part in named:
+                    words += _words(part)
+        if name == "seed" and isinstance(value, int):
+            words.append(f"seed {value}")
+    return [*words, stage.detail]
 
 
 def counted(number: int, noun: str) -> str:

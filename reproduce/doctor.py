@@ -17,7 +17,7 @@ from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import HEAD, check_head
 from reproduce.engine import visible_gpus
 from reproduce.stage import UserError
-from reproduce.tables import Paper, Task
+from reproduce.tables import Case, Paper
 
 LINES, WIDTH = 40, 100
 """What fits a screen."""
@@ -101,20 +101,20 @@ def page(
     papers: Iterable[Paper], root: Path | None, given: Mapping[str, Path], weight_folder: Path | None
 ) -> tuple[str, bool]:
     """The doctor's page, at most `LINES` lines of `WIDTH` columns, and whether all that is here is sound."""
-    tasks = {paper.name: list(_tasks(paper)) for paper in papers}
+    cases = {paper.name: list(_cases(paper)) for paper in papers}
     found = [examine(name, root, given.get(name)) for name in FOLDERS]
     here = {finding.name for finding in found if finding.status in ("ok", "own")}
     places = [weight_folder] if weight_folder else weights.folders()
-    ready = list(dict.fromkeys(task.name for own in tasks.values() for task in own if task.names <= here))
-    lines = [*_data(found, root), *_weights(places), _machine(), *_rows(tasks, here), _next(found, ready, root, given)]
+    ready = list(dict.fromkeys(case.task.name for own in cases.values() for case in own if case.names <= here))
+    lines = [*_data(found, root), *_weights(places), _machine(), *_rows(cases, here), _next(found, ready, root, given)]
     return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in found)
 
 
-def _tasks(paper: Paper) -> Iterator[Task]:
-    """The task of every row that a paper ran or may have run."""
+def _cases(paper: Paper) -> Iterator[Case]:
+    """Every row that a paper ran or may have run, on each of its tasks."""
     for table in paper.tables:
         for parameters in paper.cases(table):
-            yield parameters.values[0].task
+            yield parameters.values[0]
 
 
 def _data(found: Sequence[Finding], root: Path | None) -> Iterator[str]:
@@ -159,17 +159,17 @@ def _machine() -> str:
     return f"Machine  {', '.join(versions)}; {len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)} visible"
 
 
-def _rows(tasks: Mapping[str, Sequence[Task]], here: set[str]) -> Iterator[str]:
+def _rows(cases: Mapping[str, Sequence[Case]], here: set[str]) -> Iterator[str]:
     yield f"{'Rows':12}{'all':>4}{'with data':>11}  blocked(data) for want of     (that the paper ran, or may have run)"
-    everything = list(chain.from_iterable(tasks.values()))
-    for paper, own in (*tasks.items(), ("together", everything)):
-        ready = sum(task.names <= here for task in own)
-        wanted = Counter(chain.from_iterable(task.names - here for task in own))
+    everything = list(chain.from_iterable(cases.values()))
+    for paper, own in (*cases.items(), ("together", everything)):
+        ready = sum(case.names <= here for case in own)
+        wanted = Counter(chain.from_iterable(case.names - here for case in own))
         missing = ", ".join(f"{name} {wanted[name]}" for name in FOLDERS if wanted[name])
         yield f"  {paper:10}{len(own):4}{ready:11}  {missing}"
-    remain = [task for task in everything if not task.withdrawn]
+    remain = [case for case in everything if not case.task.withdrawn]
     names = " and ".join(WITHDRAWN.values())
-    ready = sum(task.names <= here for task in remain)
+    ready = sum(case.names <= here for case in remain)
     yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from reproduce.artifacts import Scores, Training
 from reproduce.data.domains import JUNK
+from reproduce.data.sources import Covered
 from reproduce.data.transforms import IMAGENET, Pixels
 from reproduce.stage import Env, Stage, UserError, added
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from reproduce.data.domains import Dataset, Image
     from reproduce.data.images import Images
-    from reproduce.data.standins import StandIn
     from reproduce.neighbours import Embeddings, Metric
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
@@ -435,8 +435,6 @@ class Evaluate(Stage[Scores]):
         return " ".join(word for word, holds in told.items() if holds)
 
     def run(self, env: Env) -> Scores:
-        from reproduce.data.standins import StandIn
-
         dataset = env.open(self.on)
         training = env.get(self.train)
         net = self.train.at_moment(training, self.at, self.view).to(env.device)
@@ -444,7 +442,7 @@ class Evaluate(Stage[Scores]):
         scores = retrieval.score_distances(
             retrieval.ranking(net, training, flip=self.flip, rerank=self.rerank, distance=self.distance)
         )
-        if isinstance(self.on, StandIn) and hasattr(net, "maps"):
+        if isinstance(self.on, Covered) and hasattr(net, "maps"):
             scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
@@ -486,7 +484,7 @@ class Retrieval:
         """Score a network in evaluation mode by cosine distances."""
         return self.score_distances(ranked(*self.embed(net, flip=flip), rerank=rerank))
 
-    def looks(self, net: Any, drawn: StandIn) -> dict[str, NDArray[np.float64]]:
+    def looks(self, net: Any, drawn: Covered) -> dict[str, NDArray[np.float64]]:
         """Where in the query images of a drawn domain a network looks: shares of its activation map, in percent (Q,).
 
         Returns:
@@ -516,7 +514,7 @@ def activation(net: Any, images: Images, pixels: Pixels = IMAGENET) -> Tensor:
     return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1), pixels)
 
 
-def looked_at(maps: Tensor, drawn: StandIn, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
+def looked_at(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
     """How much of activation maps (N, h, w) of drawn images lies on the person, and on what is in their way.
 
     Returns:

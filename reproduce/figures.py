@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Drawing
 from reproduce.data.domains import JUNK
+from reproduce.data.sources import Covered, Source
 from reproduce.evaluation import Distance, Evaluate, Rerank, Trained
-from reproduce.stage import Env, Stage, UserError, added
+from reproduce.stage import Env, Stage, UserError, added, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,11 @@ class Figure(Stage[Drawing]):
     def at(self) -> str:
         """The moments of its networks."""
         return ", ".join(dict.fromkeys(row.at for row in self.rows))
+
+    @property
+    def shows_nobody(self) -> bool:
+        """Whether all of its images were drawn by a program."""
+        return all(part.drawn for part in walk(self) if isinstance(part, Source))
 
     def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
         """What is to be drawn; images become entries of `shown`."""
@@ -192,7 +198,6 @@ class ActivationMaps(Figure):
         import torch
 
         from reproduce.data.images import Images
-        from reproduce.data.standins import StandIn
         from reproduce.evaluation import activation, looked_at
 
         images = [data.query[place] for place in self.chosen(len(data.query), self.number, "images")]
@@ -204,7 +209,7 @@ class ActivationMaps(Figure):
             maps = activation(net, Images(data.root, images, row.train.input, env.device), row.train.pixels)
             largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
             facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
-            if isinstance(self.on, StandIn):
+            if isinstance(self.on, Covered):
                 facts["rows"][-1]["on_person"] = looked_at(maps, self.on, images)[0].round(2).tolist()
         return facts
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.baselines import Runs
+from reproduce.data import sources
 from reproduce.stage import UserError
 from reproduce.tables import Case, Printed, full_label
 
@@ -34,21 +35,33 @@ _INNERMOST = re.compile(r"\{[^{}\[\]]*\}|\[[-+.,\deE\s]*\]")
 
 def reasons_against(identity: Mapping[str, Any]) -> list[str]:
     """Why a result cannot be set against the printed number; none where it can."""
-    reasons: list[str] = []
-    kinds = {data["kind"] for data in identity["data"].values()}
-    if "stand-in" in kinds:
-        reasons.append("stand-in data")
-    if "folder" in kinds:
-        reasons.append("a folder that was not checked against the published data set")
+    unpublished = [entry for entry in identity["data"].values() if entry["kind"] != sources.REAL]
+    reasons = list(dict.fromkeys(map(_unlike_published, unpublished)))
+    if not identity["data"]:
+        reasons.append("no data that its stages name")
     if identity["scale"] != "paper":
         reasons.append(f"scale {identity['scale']}")
-    if identity["weights"] == "scratch":
+    if "scratch" in identity["weights"].split(", "):
         reasons.append("trained from scratch")
     if identity["subset"] is not None:
         reasons.append(f"a subset of {identity['subset']} identities")
     if precision := identity.get("precision"):
         reasons.append(f"{precision} precision")
     return reasons
+
+
+def _unlike_published(entry: Mapping[str, Any]) -> str:
+    """What the images of an identity's entry are, if not a published set."""
+    match entry:
+        case {"kind": sources.STAND_IN}:
+            return "stand-in data"
+        case {"kind": sources.FOLDER}:
+            return "a folder that was not checked against the published data set"
+        case {"kind": sources.MADE, "by": stage}:
+            return f"images made by {stage}"
+        case {"by": package}:
+            return f"a data set of {package}"
+    return f"data of another kind ({entry['kind']})"
 
 
 def judge(printed: Printed, measured: Sequence[Mapping[str, float]], band: float) -> str:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from reproduce.artifacts import Artifact
+from reproduce.data.manifests import digest
+from reproduce.data.sources import Source, enter, sources
 from reproduce.provenance import device_name, machine
 from reproduce.stage import A, Diverged, Stage, UserError, closure, full_spec
 
@@ -181,6 +183,7 @@ class StageEnv:
         self.history: list[dict[str, float]] = []
         self.data: dict[str, str] = {}
         self._reachable = {upstream.key for upstream in closure([stage])} - {stage.key}
+        self._sources = sources([stage])
         self._stage, self._store, self._site, self._report = stage, store, site, report
         self.spent = 0.0
         """Seconds that killed runs of this stage had already put into the state it continues from."""
@@ -193,18 +196,15 @@ class StageEnv:
             raise LookupError(f"{self._stage.name} asked for {stage.name} {stage.key}, which none of its fields names")
         return self._store.load(stage)
 
-    def open(self, domain: Any) -> Dataset:
-        from reproduce.data.domains import Real, read
-        from reproduce.data.standins import StandIn
+    def open(self, source: object) -> Dataset:
+        if not isinstance(source, Source) or source not in self._sources:
+            raise LookupError(f"{self._stage.name} opened {source!r}, which is no source that its fields name")
+        data = source.open(self)
+        enter(self.data, source.label, data.digest or digest(data))
+        return data
 
-        if isinstance(domain, StandIn):
-            folder = self.get(domain)
-            self.data[domain.domain] = folder.facts["pixels"]
-            return read(folder.path, domain.domain)
-        assert isinstance(domain, Real), f"{domain!r} was not resolved before the run"
-        self.data[domain.name] = domain.digest
-        place = self._site.folders[domain.digest]
-        return read(place, domain.name, variant=domain.variant, subset=domain.subset)
+    def place(self, digest: str) -> Path:
+        return self._site.folders[digest]
 
     def weights(self, name: str) -> Path | None:
         return self._site.weights.get(name)

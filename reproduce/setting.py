@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from reproduce.clustering import Tuned
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import digest
+from reproduce.data.sources import OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.scales import PRECISION, SCALES, WEIGHTS, at_scale, stand_in_size
@@ -77,6 +79,11 @@ class Located:
     kind: str
     version: str
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an identity says of it beyond the digest."""
+        return {"kind": self.kind, "folder": self.folder.name, **({"version": self.version} if self.version else {})}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -109,7 +116,7 @@ class Setting:
 
     @property
     def on_stand_ins(self) -> bool:
-        """Whether all data are drawn; a run never mixes drawn and real data."""
+        """Whether domains become drawn ones; of a run's domains all are drawn or all are real."""
         return not self.folders and self.root is None
 
     def resolve(self, stage: Stage[Any], world: World | None = None) -> Stage[Any]:
@@ -122,16 +129,17 @@ class Setting:
         scale = SCALES[self.scale]
         by_scale = at_scale(scale)
         seed, dials = self.world_seed, Dials()
+        not_drawn = Blocked("world", "asks about drawn worlds, and these data are real")
         if world:
             if not self.on_stand_ins:
-                raise Blocked("world", "asks about drawn worlds, and these data are real")
+                raise not_drawn
             seed, dials = world.seed or seed, replace(dials, **({world.off: 0.0} if world.off else {}))
 
         def by_role(role: str, value: Any, owner: Any) -> Any:
             value = by_scale(role, value, owner)
             if role == PRECISION:
                 return self.precision or value
-            return self._weights(value, owner.backbone) if role == WEIGHTS and value else value
+            return self._weights(value, owner.backbone) if role == WEIGHTS and isinstance(value, str) else value
 
         def leaf(value: Any) -> Any:
             if not isinstance(value, Domain):
@@ -143,6 +151,8 @@ class Setting:
             return StandIn(value.name, stand_in_size(value.name, scale), seed, dials)
 
         resolved: Stage[Any] = rewrite(stage, leaf, by_role)
+        if world and not all(source.drawn for source in sources([resolved])):
+            raise not_drawn
         published = scale.published and self.subset is None and self._published(resolved)
 
         def tuned(value: Any) -> Any:
@@ -155,11 +165,21 @@ class Setting:
 
     def _published(self, stage: Stage[Any]) -> bool:
         """Whether all data of a resolved stage are the published sets."""
-        values = [value for part in closure([stage]) for value in vars(part).values()]
-        if any(isinstance(value, StandIn) for value in values):
-            return False
-        used = [value for value in values if isinstance(value, Real)]
-        return all(self.located[Domain(real.name, real.variant)].kind == "real" for real in used)
+        return all(self._described(source)["kind"] == REAL for source in sources([stage]))
+
+    def _described(self, source: Source) -> dict[str, Any]:
+        """What an identity says of a source, and of one that was located what was found.
+
+        Raises:
+            UserError: it says of itself what only a check can tell.
+        """
+        described = {"kind": OUTSIDE, **source.describe()}
+        for found in self.located.values():
+            if found.real == source:
+                return described | found.facts
+        if described["kind"] == REAL:
+            raise UserError(f"{source.label} describes itself as {REAL}, and nobody has checked it: give another kind")
+        return described
 
     def locate(self, domain: Domain) -> Located:
         """Find and read a domain's real data set, once.
@@ -193,7 +213,7 @@ class Setting:
                 f"{name}: {folder} is not the published set: {'; '.join(gaps)}. "
                 "Copy it again, or go on with --accept-counts"
             )
-        kind = "real" if published and not gaps and whole.version != "V2" else "folder"
+        kind = REAL if published and not gaps and whole.version != "V2" else "folder"
         real = Real(name, digest(whole), self.subset, domain.variant)
         self.located[domain] = Located(whole.root, real, kind, whole.version)
         return self.located[domain]
@@ -231,30 +251,20 @@ class Setting:
         """
         final = list(stages)
         reached = closure(final)
-        fields = [value for stage in reached for value in vars(stage).items()]
-        named = {getattr(stage, "weights", None) for stage in reached if hasattr(stage, "weights")}
+        started = {getattr(stage, "weights", None) for stage in reached}
+        named = {f"those of {start.name}" if isinstance(start, Stage) else start for start in started} - {None}
+        named |= {SCRATCH} if self.weights == SCRATCH or not named else set()
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
         precisions -= {"float32"}
         groups = {getattr(stage, "bn_group", None) for stage in reached if hasattr(stage, "bn_group")}
+        entries = [(source.label, self._described(source)) for source in sources(final)]
         data: dict[str, Any] = {}
-        for _, value in fields:
-            if isinstance(value, StandIn):
-                data[value.domain] = {
-                    "kind": "stand-in",
-                    "world": value.version,
-                    "seed": value.seed,
-                    "size": asdict(value.size),
-                    "dials": asdict(value.dials),
-                }
-            elif isinstance(value, Real):
-                found = self.located[Domain(value.name, value.variant)]
-                data[value.name] = {"kind": found.kind, "folder": found.folder.name, "digest": value.digest}
-                told = {"variant": value.variant, "version": found.version}
-                data[value.name] |= {word: text for word, text in told.items() if text}
+        for label, entry in sorted(entries, key=lambda item: (item[0], json.dumps(item[1], sort_keys=True))):
+            enter(data, label, entry)
         return {
             "scale": self.scale,
             "data": dict(sorted(data.items())),
-            "weights": ", ".join(sorted(name for name in named if name)) or SCRATCH,
+            "weights": ", ".join(sorted(named)),
             "selection": getattr(final[0], "at", "last") if final else "last",
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,

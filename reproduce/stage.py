@@ -38,8 +38,12 @@ class Env(Protocol):
         """The artifact of a stage that is reachable from the running stage's own fields."""
         ...
 
-    def open(self, domain: object) -> Dataset:
-        """The images of a domain: of a drawn one from the store, of a real one from the folder given by the user."""
+    def open(self, source: object) -> Dataset:
+        """The images of a `reproduce.data.sources.Source` that the running stage or one upstream of it names."""
+        ...
+
+    def place(self, digest: str) -> Path:
+        """The folder of the data set with this digest."""
         ...
 
     def weights(self, name: str) -> Path | None:
@@ -187,18 +191,22 @@ def _fields(value: Any, *, keyed: bool = False) -> dict[str, Any]:
     return described
 
 
-def parents(value: object) -> Iterator[Stage[Any]]:
-    """The stages that the fields of a value name directly."""
+def walk(value: object) -> Iterator[object]:
+    """Everything inside a value, at any depth: items of tuples, fields of dataclasses; of upstream stages no fields."""
     children: Iterable[object] = ()
     if isinstance(value, tuple):
         children = value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         children = (getattr(value, field.name) for field in dataclasses.fields(value))
     for child in children:
-        if isinstance(child, Stage):
-            yield child
-        else:
-            yield from parents(child)
+        yield child
+        if not isinstance(child, Stage):
+            yield from walk(child)
+
+
+def parents(value: object) -> Iterator[Stage[Any]]:
+    """The stages that the fields of a value name directly."""
+    return (part for part in walk(value) if isinstance(part, Stage))
 
 
 def closure(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:

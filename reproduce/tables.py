@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.data.domains import WITHDRAWN, Domain
+from reproduce.data.layouts import FOLDERS
 from reproduce.figures import Draw, of_rows
 from reproduce.figures import Figure as Drawn
 from reproduce.stage import Stage, UserError
@@ -60,13 +61,14 @@ Printed = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Task:
-    """A source and a target domain, such as `m2d`; a supervised row has the same domain twice."""
+    """A source and a target domain, such as `m2d`; a supervised row has the same domain twice, `u2m` has no source."""
 
     name: str
 
     @property
-    def source(self) -> Domain:
-        return Domain(LETTERS[self.name[0]])
+    def source(self) -> Domain | None:
+        """The labelled domain; None where all that is learnt comes from unlabelled images of the target."""
+        return None if self.name[0] == UNLABELLED else Domain(LETTERS[self.name[0]])
 
     @property
     def target(self) -> Domain:
@@ -75,7 +77,7 @@ class Task:
     @property
     def names(self) -> set[str]:
         """The domains that must be there."""
-        return {LETTERS[letter] for letter in (self.name[0], self.name[2]) if letter != UNLABELLED}
+        return {domain.name for domain in (self.source, self.target) if domain}
 
     @property
     def withdrawn(self) -> bool:
@@ -116,6 +118,7 @@ class Row:
         runs: the task that was really run for a column, where it is another one (supervised rows).
         source: the source domain printed for a column, where it is not the task's.
         target: the data set that a row of statistics describes.
+        pretrained: the data set whose images its network was pre-trained on, where the paper names one.
         ticks: which of the table's tick columns are ticked.
         stage, ref: further columns as printed.
         ours: whether the system is one that this project builds; a row of another is no case.
@@ -143,6 +146,7 @@ class Row:
     band_why: str = BAND_WHY[BAND]
     note: str = ""
     collapses: bool = False
+    pretrained: str = ""
 
 
 @dataclass(frozen=True)
@@ -398,6 +402,11 @@ class Case:
     def id(self) -> str:
         id = f"{self.task}-{self.row.id}"
         return id if _is_task(self.column) else f"{id}-{self.column}"
+
+    @property
+    def names(self) -> set[str]:
+        """The data sets that must be there to do all that the paper did."""
+        return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())
 
     @property
     def printed(self) -> Printed:
@@ -659,6 +668,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "band",
         "band_why",
         "collapses",
+        "pretrained",
         "note",
     )
     place.only(raw, *known, *names)
@@ -697,6 +707,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         place.take(raw, "band_why", str, BAND_WHY.get(band)),
         place.take(raw, "note", str, ""),
         place.take(raw, "collapses", bool, False),
+        place.one_of(raw, "pretrained", ("", *FOLDERS), ""),
     )
 
 

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reproduce.data.layouts import GALLERY, QUERY, TRAIN, VARIANTS, Unlabelled, find, is_layout, parse, version
 from reproduce.data.layouts import JUNK as JUNK
 from reproduce.data.layouts import Image as Image
-from reproduce.stage import UserError
+from reproduce.data.sources import FOLDER, Source
+from reproduce.stage import Env, UserError
 
 BACKGROUND = 0
 """Identity that Market-1501 gives to its distractors: many people and false detections under one number."""
@@ -43,7 +45,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Real:
+class Real(Source):
     """A domain that was read from a folder, identified by its content; where the folder is does not matter.
 
     Attributes:
@@ -58,6 +60,19 @@ class Real:
     subset: int | None = None
     variant: str = ""
 
+    @property
+    def label(self) -> str:
+        usual = self.variant in ("", Domain(self.name).variant)
+        return self.name if usual else f"{self.name} {self.variant}"
+
+    def open(self, env: Env) -> Dataset:
+        dataset = read(env.place(self.digest), self.name, variant=self.variant, subset=self.subset)
+        return replace(dataset, digest=self.digest)
+
+    def describe(self) -> dict[str, Any]:
+        """As of a folder that nobody has checked; what was found out about it is added by `Setting`."""
+        return {"kind": FOLDER, "digest": self.digest, **({"variant": self.variant} if self.variant else {})}
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -71,6 +86,7 @@ class Dataset:
         gallery: images to search in, with junk (pid -1) and distractors (identities that no query has).
         variant: the way in which the set is used.
         version: "V1" or "V2" of MSMT17, where its folder tells.
+        digest: fingerprint of the images, where it is known.
     """
 
     name: str
@@ -80,6 +96,7 @@ class Dataset:
     gallery: Sequence[Image]
     variant: str = ""
     version: str = ""
+    digest: str = ""
 
     @property
     def labelled(self) -> bool:

@@ -196,10 +196,13 @@ class Untrained(Trained):
     """A fixed network whose embedding is a random projection of the image, `maps` two coarse channels of it."""
 
     seed: int = 1
+    domains: tuple[Any, ...] = ()
     input: tuple[int, int] = (32, 16)
     looks: bool = True
 
     def run(self, env: Env) -> Training:
+        for domain in self.domains:
+            env.open(domain)
         return Training({"last": {}})
 
     def embedder(self, training: Training, at: str) -> Any:

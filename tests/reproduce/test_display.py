@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
+from demo_sources import Corridor, Mirror, Pooled
 
 from methods import msplr, supervised
 from reproduce.clustering import DBSCAN
@@ -46,6 +48,18 @@ def test_labels_say_which_other_world(world: World, words: str) -> None:
     stage = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")), world)
     assert label(stage) == f"evaluation.Evaluate market, {words}, seed 2, on duke"
     assert label(stage.on) == f"standins.StandIn duke, {words}"  # type: ignore[attr-defined]
+
+
+def test_labels_name_sources_wherever_they_lie() -> None:
+    market, made, outside = Domain("market"), Mirror(Domain("duke"), seed=3), Corridor()
+    stage: Any = Setting("smoke", world_seed=2).resolve(Pooled(((market, outside), made)))
+    assert label(stage) == (
+        "demo_sources.Pooled market, world 2, corridor 2026, duke, seed 3, images made by demo_sources.Mirror, seed 1"
+    )
+    made = stage.domains[1]
+    assert label(made) == "demo_sources.Mirror duke, world 2, seed 3"
+    assert label(Evaluate(supervised.Train(made), on=outside)).endswith("seed 1, on corridor 2026")
+    assert label(Evaluate(supervised.Train(outside), on=made)).endswith("on images made by demo_sources.Mirror")
 
 
 def test_progress_shows_epoch_loss_speed_and_time_left() -> None:

@@ -69,6 +69,10 @@ def test_rows_are_counted_by_what_their_tasks_need(doctor: Doctor) -> None:
     needs = {name: sum(letter in (task[0], task[2]) for task in tasks) for letter, name in LETTERS.items()}
     assert f"duke {needs['duke']}" in line(output, "together ")
     assert f"personx {needs['personx']}" in line(output, "together ")
+    rows = [item.values[0].row for paper in papers.values() for table in paper.tables for item in paper.cases(table)]
+    pretrained = sum(row.pretrained == "luperson" for row in rows)
+    assert line(output, "UP-ReID ").endswith(f"luperson {pretrained}")
+    assert line(output, "together ").endswith(f"luperson {pretrained}")
     kept = sum("d" not in (task[0], task[2]) for task in tasks)
     assert f'DukeMTMC-reID was withdrawn: -m "not withdrawn" leaves {kept} rows, 0 with data' in output
     for paper in papers.values():
@@ -89,7 +93,7 @@ def test_market_only(doctor: Doctor, in_memory: Path) -> None:
     assert "market" not in line(output, "together ")
     assert line(output, "next:") == f'next: pytest suites/ --data-root {in_memory} -k "m2m or u2m" --plan'
     assert line(output, "SPTD ").split()[2] == "0"
-    assert line(output, "UP-ReID ").split()[2] > "0"
+    assert line(output, "UP-ReID ").split()[2] == "4", "INSUP in tables 1b and 2; all others pre-train on LUPerson"
 
 
 def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:

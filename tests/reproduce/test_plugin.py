@@ -411,6 +411,43 @@ def test_an_outside_package_adds_a_method_and_a_paper(suites: Path, tmp_path: Pa
     assert "names 'nowhere', no package" in output
 
 
+def test_an_outside_package_brings_a_data_set(suites: Path, tiny_domain: Path) -> None:
+    """Its images enter a run by themselves and through a stage that makes others of them; nothing here knows it."""
+    path = suites / "test_demo.py"
+    text = path.read_text().replace("import Number", "import Number, Untrained", 1)
+    recipe = "return Evaluate(Untrained(seed, (task.source, Mirror(Corridor(2025)))), on=Corridor())"
+    start, end = text.index("    return Number(10.0"), text.index("def broken")
+    text = f"{text[:start]}    {recipe}\n\n{text[end:]}"
+    imports = "from demo_sources import Corridor, Mirror\nfrom reproduce.evaluation import Evaluate\n"
+    path.write_text(imports + text)
+    environ = {"CORRIDOR": str(tiny_domain)}
+    code, output = run(suites, "-k", "plain and table1 and m2d", "--weights", "scratch", environ=environ)
+    assert code == 0, output
+    (file,) = (suites.parent / "build" / "results").glob("*.json")
+    result = json.loads(file.read_text())
+    data = result["identity"]["data"]
+    assert {name: entry["kind"] for name, entry in data.items()} == {
+        "corridor 2025": "outside",
+        "corridor 2026": "outside",
+        "demo_sources.Mirror": "made",
+        "market": "stand-in",
+    }
+    assert data["corridor 2026"] == {"kind": "outside", "by": "demo_sources.Corridor", "year": 2026}
+    assert result["verdict"] == "not comparable"
+    assert result["reasons"][:3] == [
+        "a data set of demo_sources.Corridor",
+        "images made by demo_sources.Mirror",
+        "stand-in data",
+    ]
+    assert result["measured"]["1"]["queries"] == 8
+    seen = result["stages"][-1]["provenance"]["data"]
+    assert [(name, len(digest)) for name, digest in seen.items()] == [("corridor 2026", 64)]
+    (page,) = (suites.parent / "build" / "report" / "cases").glob("*.html")
+    words = " ".join(page.read_text().split())
+    for shown in ("made by a stage", "set of another package", "images made by demo_sources.Mirror"):
+        assert shown in words
+
+
 def test_junit_carries_verdicts_and_numbers(suites: Path) -> None:
     with_claims(suites)
     code, output = run(

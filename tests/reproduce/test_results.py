@@ -96,6 +96,13 @@ def test_only_the_published_setting_is_comparable() -> None:
     for change, reason in [
         ({"data": {"market": {"kind": "stand-in"}}}, "stand-in data"),
         ({"data": {"market": {"kind": "folder"}}}, "not checked"),
+        (
+            {"data": {**REAL["data"], "rae.Transfer": {"kind": "made", "by": "rae.Transfer"}}},
+            "images made by rae.Transfer",
+        ),
+        ({"data": {**REAL["data"], "hall": {"kind": "outside", "by": "lab.Hall"}}}, "a data set of lab.Hall"),
+        ({"data": {**REAL["data"], "hall": {"kind": "filmed"}}}, "data of another kind (filmed)"),
+        ({"data": {}}, "no data that its stages name"),
         ({"scale": "trial"}, "scale trial"),
         ({"weights": "scratch"}, "from scratch"),
         ({"subset": 10}, "subset of 10"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reproduce.data.domains import Domain
 from reproduce.evaluation import Evaluate
 from reproduce.figures import Network, RankLists
+from reproduce.scales import PUBLISHED_IDS
 from reproduce.stage import UserError
 from reproduce.tables import BAND_WHY, LETTERS, UNLABELLED, Column, Task, read, read_all
 
@@ -136,6 +137,7 @@ def test_cases_of_withdrawn_data_are_marked() -> None:
         ('id = "a"', 'id = "a"\ngain = ["b", "a"]', "gain names the row 'b'"),
         ('id = "a"', 'id = "a"\nticks = ["CC"]', "ticks 'CC', which is no tick column"),
         ('id = "a"', 'id = "a"\nsource = { m2d = "mars" }', "m2d must be one of market"),
+        ('id = "a"', 'id = "a"\npretrained = "mars"', "pretrained must be one of , market"),
         ('id = "a"', 'id = "A b"', "must be lower-case letters"),
     ],
 )
@@ -222,3 +224,24 @@ def test_no_task_name_contains_another() -> None:
 def test_tasks_name_their_domains() -> None:
     assert (Task("m2d").source.name, Task("m2d").target.name) == ("market", "duke")
     assert Task("t2t").source == Task("t2t").target
+    assert Task("u2m").source is None
+    assert Task("u2m").target == Domain("market")
+
+
+def test_every_task_of_every_paper_names_domains_that_can_be_drawn() -> None:
+    assert UNLABELLED not in LETTERS
+    for paper in read_all(SUITES).values():
+        tasks = {task for figure in paper.figures for task in figure.task}
+        tasks |= {case.values[0].task.name for table in paper.tables for case in paper.cases(table)}
+        for task in map(Task, tasks):
+            assert (
+                task.names == {domain.name for domain in (task.source, task.target) if domain} <= PUBLISHED_IDS.keys()
+            )
+
+
+def test_a_row_needs_the_images_that_its_network_was_pretrained_on() -> None:
+    paper = read_all(SUITES)["upreid"]
+    cases = [case.values[0] for table in paper.tables for case in paper.cases(table)]
+    for case in cases:
+        assert ("luperson" in case.names) is (case.row.id != "insup"), "INSUP starts from ImageNet"
+        assert case.names - {"luperson"} == case.task.names

@@ -1,1 +1,1 @@
-"""A package outside the project: a method, a guest, images that a stage makes, and a paper. CONTRIBUTING walks through it."""
+"""A package outside the project: a method, a guest, images that a stage makes, and a paper; see CONTRIBUTING."""

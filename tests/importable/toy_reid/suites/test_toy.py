@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_reid.guest import Remember
-from toy_reid.images import Darker
-from toy_reid.method import TwoBranches
 
 from methods import supervised
 from reproduce.evaluation import Evaluate
 from reproduce.tables import Case, Task, read
+from toy_reid.guest import Remember
+from toy_reid.images import Darker
+from toy_reid.method import TwoBranches
 
 PAPER = read(Path(__file__).with_name("toy.toml"))
 

@@ -1,0 +1,120 @@
+"""A package outside the project, `tests/importable/toy_reid`, needs no line changed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import run, source
+from toy_reid.guest import Remember
+from toy_reid.images import Darker
+from toy_reid.method import TwoBranches
+
+from methods import msplr
+from reproduce.clustering import KMeans
+from reproduce.data.domains import Domain
+from reproduce.data.transforms import Augment
+from reproduce.setting import Setting
+from reproduce.stage import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def setting(tiny_domain: Path) -> Setting:
+    """The tiny domain as source and as target."""
+    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
+
+
+def tiny(**changes: Any) -> TwoBranches:
+    """The toy method on the tiny domain."""
+    images = Darker(Domain("market"))
+    stage = TwoBranches(
+        replace(source(), domain=images, backbone="narrow"),
+        images,
+        Domain("duke"),
+        Remember(groups=3),
+        P=4,
+        width=16,
+        epochs=4,
+        iterations=3,
+        augment=Augment(pad=2),
+        input=(32, 16),
+    )
+    return replace(stage, **changes)
+
+
+@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.05)])
+def test_it_is_killed_and_goes_on_with_the_same_bits(
+    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+) -> None:
+    """Two optimisers in a dict, a memory, the guest's memory and labels, dropout."""
+    killed_equals_uncut(setting.resolve(tiny()), setting.paths(), message, later)
+
+
+def test_others_continue_it_and_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
+    toy = tiny(epochs=1)
+    adapted = msplr.Adapt(
+        toy,
+        Domain("duke"),
+        KMeans(k=4),
+        steps=1,
+        frozen=1,
+        epochs=1,
+        warmup=0,
+        P=4,
+        input=(32, 16),
+        augment=Augment(pad=2),
+    )
+    left = run(toy, setting, tmp_path).checkpoints["last"]
+    after = run(adapted, setting, tmp_path).checkpoints["last"]
+    assert {f"body.{name}" for name in after} == {name for name in left if name.startswith("body.")}
+    assert not torch.equal(after["neck.weight"], left["body.neck.weight"])
+    resolved = setting.resolve(replace(source(), weights=toy, backbone="narrow"))
+    assert setting.identity([resolved])["weights"] == "scratch, those of method.TwoBranches"
+    with pytest.raises(UserError, match="has no view 'other'; it has own"):
+        toy.at_moment(run(toy, setting, tmp_path), "last", "other")
+
+
+def test_its_paper_runs_like_ours(tmp_path: Path) -> None:
+    """Installed, its cases are collected, run on drawn domains, and told apart by what they were made of."""
+    info = tmp_path / "site" / "toy_reid-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-reid\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[reproduce.suites]\ntoy = toy_reid.suites\n")
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    places = [tmp_path / "site", ROOT / "tests" / "importable", ROOT, os.environ.get("PYTHONPATH", "")]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "REID_DATA"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "suites/", "-k", "toy", "--scale", "smoke", "--gpus", "0", "-p", "no:xdist"],
+        cwd=tmp_path,
+        env={**environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "build" / "results").glob("*.json"))]
+    again, own, shared = found
+    for result in found:
+        assert {name: entry["kind"] for name, entry in result["identity"]["data"].items()} == {
+            "duke": "stand-in",
+            "images.Darker": "made",
+            "market": "stand-in",
+        }
+        assert "images made by images.Darker" in result["reasons"]
+    assert own["measured"]["1"]["mAP"] != shared["measured"]["1"]["mAP"]
+    assert again["identity"]["weights"] == "those of method.TwoBranches"
+    assert "From nothing, since there is no paper." in shared["deviations"]
+    (page,) = (tmp_path / "build" / "report").glob("toy*.html")
+    assert "Own branch" in page.read_text()

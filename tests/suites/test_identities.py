@@ -1,0 +1,40 @@
+"""Recorded results are found again: what runs today has the identities that they were recorded under."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce import results
+from reproduce.setting import Setting
+from reproduce.tables import Case
+
+ROOT = Path(__file__).parents[2]
+RECORDED = results.read(ROOT / "reports" / "results")
+
+
+@cache
+def cases(paper: str) -> dict[tuple[str, str, str], Case]:
+    """The cases of a suite that can be run, by table, row and task."""
+    path = ROOT / "suites" / f"test_{paper}.py"
+    spec = importlib.util.spec_from_file_location(f"suite_{paper}", path)
+    assert spec
+    assert spec.loader
+    suite: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(suite)
+    found = [each.values[0] for table, recipes in suite.TABLES.items() for each in suite.PAPER.cases(table, **recipes)]
+    return {(case.table, case.row.id, case.task.name): case for case in found if case.recipe}
+
+
+@pytest.mark.parametrize("result", RECORDED, ids=results.file_name)
+def test_a_recorded_identity_is_that_of_its_case_today(result: results.Result) -> None:
+    told, identity = result["case"], result["identity"]
+    case = cases(told["paper"])[told["table"], told["row"], told["task"]]
+    assert case.recipe
+    setting = Setting(identity["scale"], weights=identity["weights"])
+    stages = [setting.resolve(case.recipe(case.task, int(seed))) for seed in result["measured"]]
+    assert setting.identity(stages) == identity
