@@ -252,7 +252,7 @@ class Setting:
         final = list(stages)
         reached = closure(final)
         started = {getattr(stage, "weights", None) for stage in reached}
-        named = {f"those of {start.name}" if isinstance(start, Stage) else start for start in started} - {None}
+        named = {f"those of {start.name}" if isinstance(start, Stage) else str(start) for start in started if start}
         named |= {SCRATCH} if self.weights == SCRATCH or not named else set()
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
         precisions -= {"float32"}

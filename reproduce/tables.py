@@ -537,7 +537,8 @@ def paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found = [path for place in (folder, *outside()) for path in sorted(place.glob("*.toml"))]
+    places = dict.fromkeys(place.resolve() for place in (folder, *outside()))
+    found = [path for place in places for path in sorted(place.glob("*.toml"))]
     if not found:
         raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
     return found
