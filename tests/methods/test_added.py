@@ -24,7 +24,7 @@ ADDED = {
 def dataclasses_here() -> Iterator[type[Any]]:
     for package in (methods, reproduce):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not found.name.endswith("__main__"):
+            if found.name not in ("reproduce.__main__", "reproduce.compiled"):  # runs; needs numba, and holds none
                 module = importlib.import_module(found.name)
                 yield from (each for each in vars(module).values() if dataclasses.is_dataclass(each))
 
