@@ -51,6 +51,7 @@ class Campaign:
     drawn: dict[Path, Result] = field(default_factory=dict)
     measured: dict[Case, Result] = field(default_factory=dict)
     compared: dict[ClaimCase, list[claims.Compared]] = field(default_factory=dict)
+    spreads: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
     recorded: list[Result] = field(default_factory=list)
     engine: Engine | None = None
     report: Path | None = None
@@ -375,8 +376,11 @@ class Campaign:
         except UserError as error:
             return {**result, "verdict": "error", "error": str(error)}
         measured = {str(seed): found.numbers for seed, found in scores.items()}
-        verdict = "not comparable" if reasons else results.judge(case.printed, list(measured.values()), case.row.band)
+        verdict = "not comparable"
         result = {**result, "measured": measured}
+        if not reasons:
+            result["table_spread"] = self._spread_of_table(case)
+            verdict = results.judge(case.printed, measured, case.row.band, result["table_spread"])
         if baseline := results.baseline(result, self.recorded):
             result["baseline"] = baseline
             if baseline["drift"] and not self.config.option.update_baselines:
@@ -384,6 +388,27 @@ class Campaign:
         if collapsed := [f"seed {seed}: {found.collapsed}" for seed, found in scores.items() if found.collapsed]:
             verdict = "drifted" if verdict == "drifted" else "collapsed"
         return {**result, "verdict": verdict, "collapsed": collapsed}
+
+    def _spread_of_table(self, case: Case) -> dict[str, dict[str, float]]:
+        """The spread between seeds that the selected rows of a case's table share, all of them waited for."""
+        assert self.engine
+        table = case.paper, case.table
+        if table not in self.spreads:
+            plans = {
+                (cell.row.id, cell.column): list(plan.values())
+                for cell, plan in self.plans.items()
+                if (cell.paper, cell.table, cell.world) == (*table, None) and len(plan) > 1
+            }
+            rows = []
+            for stages in plans.values():
+                ended = [self._wait(stage).status != "failed" for stage in stages]
+                if not all(ended) or results.reasons_against(self.setting.identity(stages)):
+                    continue
+                with contextlib.suppress(UserError):  # what is damaged is told where its own row is judged
+                    scores = [self.engine.store.load(stage) for stage in stages]
+                    rows += [] if any(seed.collapsed for seed in scores) else [[seed.numbers for seed in scores]]
+            self.spreads[table] = results.pool(rows)
+        return self.spreads[table]
 
     def _compared(self, case: Case, result: Result) -> str:
         measured = means(result)
@@ -396,7 +421,8 @@ class Campaign:
             for name, value in case.printed.items()
             if value is not None
         ]
-        return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}"
+        more = "; more seeds may tell" if result["verdict"] == "inconclusive" else ""
+        return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}{more}"
 
     def _command(self, case: Case | ClaimCase | FigureCase, test: str) -> str:
         option = self.config.option
