@@ -250,13 +250,19 @@ class Campaign:
         p, direction = found[case]
         p_adjusted = adjusted[list(found).index(case)]
         verdict, reasons = claims.verdict(direction, p_adjusted, len(self.seeds))
+        described = self._described(case)
+        if verdict == "undecided":
+            reasons += claims.fallen(case.claim, compared[case])
+        comparable = not results.reasons_against(described["identity"]) and len(self.seeds) >= claims.FEWEST_SEEDS
+        size = claims.beside_stated(compared[case]) if comparable and verdict != "contradicted" else ""
         collapsed = [
             f"{cell.table}/{cell.row.id}, {text}" for cell in case.cells for text in measured[cell]["collapsed"]
         ]
         self._keep_claim(
             {
-                **self._described(case),
+                **described,
                 "verdict": verdict,
+                "second": [word for word in (size,) if word],
                 "reasons": reasons,
                 "compared": [claims.as_json(one) for one in compared[case]],
                 "p": p,

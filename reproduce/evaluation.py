@@ -257,6 +257,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
         first=np.where(matched, first, 0),
         queries=queries,
         unmatched=int(queries - matched.sum()),
+        pids=people.query_pids,
     )
 
 
@@ -332,7 +333,7 @@ class Evaluate(Stage[Scores]):
         rerank: how distances are re-ranked; None for not.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     train: Trained
     on: Any

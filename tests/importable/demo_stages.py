@@ -45,7 +45,9 @@ class Number(Stage[Scores]):
                 env.log(3, loss=torch.tensor([1.0, float("nan"), 2.0]))
         env.log(1, loss=total)
         told = {"health": {"clusters": 1.0, "portion": 12.5}, "collapsed": "1 clusters were left at step 1"}
-        scores = Scores(total, total, total, total, total, np.array([total / 100, np.nan]), np.array([1, 0]), 2, 1)
+        scores = Scores(
+            total, total, total, total, total, np.array([total / 100, np.nan]), np.array([1, 0]), 2, 1, np.array([1, 2])
+        )
         return replace(scores, **told) if self.trouble == "collapsed" else scores
 
 
@@ -60,7 +62,18 @@ class Counted(Stage[Scores]):
         import numpy as np
 
         images = len(env.open(self.domain).train)
-        return Scores(images, images, images, images, images, np.array([images / 100, np.nan]), np.array([1, 0]), 2, 1)
+        return Scores(
+            images,
+            images,
+            images,
+            images,
+            images,
+            np.array([images / 100, np.nan]),
+            np.array([1, 0]),
+            2,
+            1,
+            np.array([1, 2]),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Timed(Stage[Scores]):
         import numpy as np
 
         time.sleep(0.5 * self.epochs)
-        return Scores(1.0, 1.0, 1.0, 1.0, 1.0, np.array([0.01]), np.array([1]), 1, 0)
+        return Scores(1.0, 1.0, 1.0, 1.0, 1.0, np.array([0.01]), np.array([1]), 1, 0, np.array([1]))
 
 
 @dataclass(frozen=True)

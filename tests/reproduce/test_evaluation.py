@@ -6,7 +6,7 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce import evaluation
+from reproduce.artifacts import Scores
 from reproduce.data import images as decoding
 from reproduce.data.domains import read
 from reproduce.data.standins import StandIn
@@ -24,9 +25,6 @@ from reproduce.evaluation import Evaluate, Retrieval, evaluate_ranking
 from reproduce.figures import ActivationMaps, Network
 from reproduce.runner import Site, Store, build
 from reproduce.stage import UserError, closure
-
-if TYPE_CHECKING:
-    from reproduce.artifacts import Scores
 
 Problem = tuple[Any, Any, Any, Any, Any]
 
@@ -422,6 +420,7 @@ def test_evaluations_on_drawn_images_say_where_networks_look(drawn: tuple[StandI
         found = Store(tmp_path).load(stage)
         assert set(found.by_query) == {"separation", *(("on_person", "on_others") if looks else ())}
         assert all(len(values) == len(data.query) for values in found.by_query.values())
+        assert found.pids.tolist() == [image.pid for image in data.query]
         assert ("on_person" in found.numbers) is looks
         if looks:
             figure = ActivationMaps((Network(stage.train, "last"),), domain, number=5)
@@ -448,3 +447,16 @@ def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.Mon
     assert sorted(decoded) == sorted(image.path.rpartition("/")[2] for image in (*data.query, *data.gallery))
     assert found == [Retrieval(data, (32, 16), "cpu").score(net).numbers for net in nets]
     assert found[0] != found[1]
+
+
+def test_scores_without_identities_of_queries_are_refused(tmp_path: Path) -> None:
+    """As they were stored before claims needed them: every query would count as another person."""
+    from safetensors.numpy import load_file, save_file
+
+    evaluate_ranking(*problem(1)).save(tmp_path)
+    arrays = load_file(tmp_path / "queries.safetensors")
+    np.testing.assert_array_equal(Scores.load(tmp_path).pids, problem(1)[1])
+    del arrays["pids"]
+    save_file(arrays, tmp_path / "queries.safetensors")
+    with pytest.raises(UserError, match="tell no identities of queries: delete that folder"):
+        Scores.load(tmp_path)
