@@ -72,6 +72,10 @@ class Train(Trained):
     eval_every: int = role("period", 10)
 
     @property
+    def labelled(self) -> Any:
+        return self.domain
+
+    @property
     def work(self) -> float:
         return 1000.0 * self.epochs
 

@@ -23,6 +23,9 @@ ALPHA = 0.05
 FEWEST_SEEDS = 3
 """With fewer nothing is decided."""
 
+TRAINED = 0.8
+"""The share of supervised training's mAP on its own source that a baseline must reach."""
+
 DRAWS = 2000
 """Of the bootstrap over people."""
 

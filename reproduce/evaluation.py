@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Scores, Training
 from reproduce.data.domains import JUNK
-from reproduce.stage import Env, Stage, UserError
+from reproduce.stage import Env, Stage, UserError, closure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -303,6 +303,11 @@ class Trained(Stage[Training]):
     input: tuple[int, int]
     """Height and width of its input, in pixels."""
 
+    @property
+    def labelled(self) -> Any:
+        """The domain whose labels it learns; None where it goes on from another training."""
+        return None
+
     def embedder(self, training: Training, at: str) -> nn.Module:
         """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
 
@@ -358,6 +363,70 @@ class Evaluate(Stage[Scores]):
             scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
+
+
+@dataclass(frozen=True)
+class OnSource(Stage[Scores]):
+    """Test a network on the domain whose labels it learned, with batch statistics of that domain's training images.
+
+    How well it learned them shows only so: statistics that follow a target, or a mixture, are no fault of the training.
+
+    Attributes:
+        train: what trained the network.
+        at: the moment of the training.
+    """
+
+    train: Trained
+    at: str = "last"
+
+    def run(self, env: Env) -> Scores:
+        from reproduce.data.images import Images
+
+        data = env.open(self.train.labelled)
+        net = self.train.at_moment(env.get(self.train), self.at).to(env.device)
+        renew_statistics(net, Images(data.root, data.train, self.train.input, env.device))
+        return Retrieval(data, self.train.input, env.device).score(net)
+
+
+def source_models(evaluated: Stage[Any]) -> list[OnSource]:
+    """The tests, where they learned, of the trainings on labels behind an evaluation; none for another stage."""
+    if not isinstance(evaluated, Evaluate):
+        return []
+    train = evaluated.train
+    if train.labelled is not None:
+        return [OnSource(train, evaluated.at)]
+    at = getattr(train, "at", "last")
+    behind = [stage for stage in closure([train]) if isinstance(stage, Trained) and stage.labelled is not None]
+    return [OnSource(stage, at) for stage in behind]
+
+
+def renew_statistics(net: nn.Module, images: Images, *, batch: int = 64) -> None:
+    """Put means over batches of images in place of a network's batch statistics.
+
+    Args:
+        net: in evaluation mode, and left in it.
+        images: the batches are drawn evenly from them, each image at most once.
+        batch: images that are normalised together.
+    """
+    from functools import partial
+
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from reproduce.data.sampling import shuffled_batches
+
+    norms: list[Any] = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.forward = partial(_BatchNorm.forward, norm)  # of whole batches, whatever its groups were in training
+        norm.train()
+    blocks = shuffled_batches(len(images), min(batch, len(images)), seed=1, epoch=0)
+    _passed(net, images, lambda inputs: net(inputs)[:0], blocks)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        del norm.forward
+        norm.eval()
 
 
 class Retrieval:
@@ -446,14 +515,21 @@ def embed(net: nn.Module, images: Images, *, flip: bool = False, unit: bool = Tr
     return normalize(embeddings) if unit else embeddings
 
 
-def _passed(net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], *, batch: int = 128) -> Tensor:
-    """What is made of normalised images in the network's type, batch by batch, one after the other."""
+def _passed(
+    net: nn.Module,
+    images: Images,
+    what: Callable[[Tensor], Tensor],
+    blocks: Sequence[Sequence[int]] = (),
+    *,
+    batch: int = 128,
+) -> Tensor:
+    """What is made of normalised images in the network's type, batch by batch; of all in turn without blocks."""
     import torch
 
     from reproduce.data.transforms import normalise
 
     dtype = next(net.parameters()).dtype
-    blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
+    blocks = blocks or [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     with torch.inference_mode():
         found = [what(normalise(pixels).to(dtype)) for pixels in images.batches(blocks)]
     return torch.cat(found)

@@ -180,3 +180,21 @@ class Untrained(Trained):
                 return torch.nn.functional.avg_pool2d(images, 8)[:, :2]
 
         return (Looking if self.looks else Net)(self.seed, self.input[0] * self.input[1]).eval()
+
+
+@dataclass(frozen=True)
+class Learned(Untrained):
+    """As `Untrained`, for one that says what it learned from; where it is blind, it sees one pixel alone."""
+
+    domain: Any = None
+    blind: bool = False
+
+    @property
+    def labelled(self) -> Any:
+        return self.domain
+
+    def embedder(self, training: Training, at: str) -> Any:
+        net = super().embedder(training, at)
+        if self.blind:
+            net.weight.data[:, 1:] = 0
+        return net

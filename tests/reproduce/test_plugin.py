@@ -318,6 +318,46 @@ def test_a_claims_size_is_told_where_it_can_be_compared(suites: Path) -> None:
     assert claims_of(suites)["better"]["second"] == [], "below three seeds nothing is said"
 
 
+BASELINE_TESTS = """
+from demo_stages import Learned
+from reproduce.evaluation import Evaluate
+
+def weak(task, seed):
+    return Evaluate(Learned(seed, domain=task.source, blind=BLIND), on=task.target)
+
+def strong(task, seed):
+    return Evaluate(Learned(seed, domain=task.source), on=task.target)
+
+def supervised(task, seed):
+    return Learned(10 + seed, domain=task.source)
+
+HELD = {"plain": supervised, "later": supervised}
+
+@pytest.mark.parametrize("case", PAPER.claim_cases({"1": {"plain": weak, "later": strong}}, HELD))
+def test_claims(case, judge):
+    judge(case)
+"""
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_baseline_that_never_learned_its_source_is_told(suites: Path, blind: bool) -> None:
+    (suites / "demo.toml").write_text(TOML + CLAIMS)
+    (suites / "test_demo.py").write_text(SUITE + BASELINE_TESTS.replace("BLIND", str(blind)))
+    options = ["-k", "claims and not world2 and not camera"]
+    code, output = run(suites, *options, "--plan")
+    assert output.count("evaluation.OnSource") == 2 + blind, "the distinct rows and the supervised training"
+    code, output = run(suites, *options)
+    assert code == 0, output
+    found = claims_of(suites)
+    told = [reason for reason in found["better"]["reasons"] if "source model" in reason]
+    assert found["better"]["second"] == ["baseline untrained"] * blind
+    assert len(told) == blind
+    assert not told or re.fullmatch(
+        r"the source model of 'Plain' reaches mAP \d+\.\d on market, supervised training \d+\.\d", told[0]
+    )
+    assert found["worse"]["second"] == [], "its baseline has learned"
+
+
 def test_a_claim_about_where_people_are_is_tried_on_drawn_images_alone(suites: Path, tiny_domain: Path) -> None:
     with_claims(suites)
     toml = suites / "demo.toml"
