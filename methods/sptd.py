@@ -186,6 +186,10 @@ class Pretrain(Trained):
             raise ValueError("bn_target passes target images through the network: name a target")
 
     @property
+    def labelled(self) -> Any:
+        return self.source
+
+    @property
     def guest(self) -> Guest | None:
         """The objective, if there is a target to have one."""
         return None if self.target is None else self.objective

@@ -76,6 +76,10 @@ class Train(Trained):
         return True
 
     @property
+    def labelled(self) -> Any:
+        return self.domain
+
+    @property
     def work(self) -> float:
         return 1000.0 * self.epochs
 

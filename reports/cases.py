@@ -193,7 +193,7 @@ class Case:
             return self.baseline.text
         if self.collapsed:
             return f"collapsed at {'; '.join(self.collapsed)}"
-        if self.verdict.word == "below":
+        if self.verdict.word in ("below", "inconclusive"):
             judged = [
                 f"{metric(name)} {self.text(name)}, printed {percent(self.printed.get(name))}" for name in HEADLINE
             ]

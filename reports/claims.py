@@ -77,17 +77,24 @@ class Trial:
 
     Attributes:
         world: which world, in words; `where` adds scale and data.
+        second: what stands beside the verdict, such as "smaller than stated".
         p: the probability that chance alone gives as much, before and after the correction for many claims.
     """
 
     world: str
     where: str
     verdict: Verdict
+    second: tuple[str, ...]
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     p: str
     collapsed: tuple[str, ...]
     command: str
+
+    @property
+    def text(self) -> str:
+        """The verdict with what stands beside it."""
+        return ", ".join([self.verdict.text, *self.second])
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -180,6 +187,7 @@ def _trial(record: Mapping[str, Any], span: tuple[float, float], labels: Labels)
         world=_world(str(record.get("world") or ""), identity),
         where=identity.where,
         verdict=claim_verdict(str(record.get("verdict"))),
+        second=tuple(str(word) for word in record.get("second") or ()),
         reasons=tuple(str(reason) for reason in record.get("reasons") or ()),
         comparisons=tuple(_comparison(entry, span, labels) for entry in record.get("compared") or ()),
         p=_p(record),

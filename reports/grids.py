@@ -94,7 +94,7 @@ def claim_lines(claims: Sequence[Claim]) -> str:
     lines = []
     for claim in claims:
         for trial in claim.trials:
-            head = [words.markdown(text) for text in (claim.says, f"{trial.world} ({trial.where})", trial.verdict.text)]
+            head = [words.markdown(text) for text in (claim.says, f"{trial.world} ({trial.where})", trial.text)]
             for found in trial.comparisons:
                 parts = (f"{found.metric}, {found.against}", found.stated, found.text, found.seeds)
                 lines.append(head + [words.markdown(text) for text in parts])

@@ -25,7 +25,7 @@ from reproduce.tables import Paper as Described
 
 Papers = Mapping[str, Mapping[str, Any]]
 
-TROUBLE = ("error", "drifted", "collapsed", "below")
+TROUBLE = ("error", "drifted", "collapsed", "below", "inconclusive")
 """What needs a look, the worst first."""
 
 

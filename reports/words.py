@@ -33,10 +33,25 @@ class Verdict:
 VERDICTS: Mapping[str, Verdict] = {
     verdict.word: verdict
     for verdict in (
-        Verdict("reproduced", "✓", "good", "the mean over at least three seeds lies inside the band around the paper"),
-        Verdict("consistent", "≈", "good", "inside the band, but from too few seeds to say more"),
-        Verdict("above", "▲", "high", "better than the band around the printed number; counts as a pass"),
-        Verdict("below", "▼", "low", "worse than the band around the printed number"),
+        Verdict(
+            "reproduced",
+            "✓",
+            "good",
+            "three seeds or more, and the 90 % interval of their mean lies inside the band around the printed number",
+        ),
+        Verdict(
+            "consistent", "≈", "good", "mean and spread of the seeds lie in the band, but they are too few to say more"
+        ),
+        Verdict(
+            "above", "▲", "high", "the 90 % interval of the mean lies above the band around the printed number; a pass"
+        ),
+        Verdict("below", "▼", "low", "the 90 % interval of the mean lies below the band around the printed number"),
+        Verdict(
+            "inconclusive",
+            "?",
+            "plain",
+            "the mean or the spread of the seeds lies outside the band, but the seeds are too few to say more; no pass",
+        ),
         Verdict("collapsed", "✕", "bad", "training fell apart, as when clustering puts everything into one cluster"),
         Verdict("drifted", "Δ", "bad", "outside the band around the result that was recorded for exactly this case"),
         Verdict("error", "!", "bad", "a stage ended with an error; there is no number"),
@@ -50,7 +65,7 @@ VERDICTS: Mapping[str, Verdict] = {
         ),
     )
 }
-COMPARED = frozenset({"reproduced", "consistent", "above", "below", "collapsed"})
+COMPARED = frozenset({"reproduced", "consistent", "above", "below", "inconclusive", "collapsed"})
 
 CLAIM_VERDICTS: Mapping[str, Verdict] = {
     verdict.word: verdict

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from reproduce.stage import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -74,6 +76,7 @@ class Scores(Artifact):
         first: rank of each query's first match (Q,), from 1; 0 where a query has no match.
         queries: how many queries were ranked.
         unmatched: how many of them have no match in the gallery.
+        pids: identity of each query (Q,).
         by_query: what else was measured for each query (Q,), in percent, by name; NaN where it is not defined. See
             `evaluation.evaluate_ranking` and `evaluation.Retrieval.looks`.
         health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
@@ -90,6 +93,7 @@ class Scores(Artifact):
     first: NDArray[np.int64]
     queries: int
     unmatched: int
+    pids: NDArray[np.int64]
     health: Mapping[str, float] = dataclasses.field(default_factory=dict)
     collapsed: str = ""
     by_query: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
@@ -112,8 +116,9 @@ class Scores(Artifact):
 
         arrays = {name: np.ascontiguousarray(values, np.float64) for name, values in self.by_query.items()}
         arrays |= {"ap": np.ascontiguousarray(self.ap, np.float64), "first": np.ascontiguousarray(self.first, np.int64)}
+        arrays |= {"pids": np.ascontiguousarray(self.pids, np.int64)}
         save_file(arrays, folder / "queries.safetensors")
-        apart = {"ap", "first", "by_query"}
+        apart = {"ap", "first", "pids", "by_query"}
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in apart}
         _write_json(folder / "scores.json", told | {"health": dict(self.health)})
 
@@ -122,8 +127,10 @@ class Scores(Artifact):
         from safetensors.numpy import load_file
 
         arrays: dict[str, Any] = load_file(folder / "queries.safetensors")
-        ap, first = arrays.pop("ap"), arrays.pop("first")
-        return cls(ap=ap, first=first, by_query=arrays, **_read_json(folder / "scores.json"))
+        if "pids" not in arrays:
+            raise UserError(f"the scores in {folder} tell no identities of queries: delete that folder, and run again")
+        told = {name: arrays.pop(name) for name in ("ap", "first", "pids")}
+        return cls(**told, by_query=arrays, **_read_json(folder / "scores.json"))
 
 
 @dataclass(frozen=True)

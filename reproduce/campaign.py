@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
 from reproduce import baselines, claims, results
 from reproduce.display import SHOWN, Display, claims_summary, counted, label, means, recorded_summary, summary
 from reproduce.engine import Engine, Job, Lease, lease_gpus, visible_gpus
-from reproduce.evaluation import Trained
+from reproduce.evaluation import OnSource, Trained, source_models
 from reproduce.planning import plan
 from reproduce.results import Result
 from reproduce.runner import Site, Store
@@ -46,12 +47,14 @@ class Campaign:
     plans: dict[Case, dict[int, Stage[Any]]] = field(default_factory=dict)
     drawings: dict[FigureCase, Figure] = field(default_factory=dict)
     blocked: dict[Case | FigureCase, Blocked] = field(default_factory=dict)
+    sources: dict[Case, tuple[list[OnSource], list[OnSource]]] = field(default_factory=dict)
     claim_cases: list[ClaimCase] = field(default_factory=list)
     results: dict[Path, Result] = field(default_factory=dict)
     tried: dict[Path, Result] = field(default_factory=dict)
     drawn: dict[Path, Result] = field(default_factory=dict)
     measured: dict[Case, Result] = field(default_factory=dict)
     compared: dict[ClaimCase, list[claims.Compared]] = field(default_factory=dict)
+    spreads: dict[tuple[str, str], dict[str, dict[str, float]]] = field(default_factory=dict)
     recorded: list[Result] = field(default_factory=list)
     engine: Engine | None = None
     report: Path | None = None
@@ -87,6 +90,7 @@ class Campaign:
             if set(claim.claim.metrics) & set(ON_DRAWN) and not self.setting.on_stand_ins:
                 unknown = Blocked("world", "asks where people are in images, which is known of drawn ones alone")
                 self.blocked |= dict.fromkeys(claim.cells, unknown)
+        held = dict(pair for claim in self.claim_cases for pair in claim.baselines)
         for case in cases:
             if case in self.blocked:
                 continue
@@ -95,6 +99,11 @@ class Campaign:
                 self.plans[case] = {
                     seed: self.setting.resolve(case.recipe(case.task, seed), case.world) for seed in self.seeds
                 }
+                if supervised := held.get(case):
+                    own = [model for stage in self.plans[case].values() for model in source_models(stage)]
+                    trained = [supervised(case.task, seed) for seed in self.seeds]
+                    others = [OnSource(cast("Trained", self.setting.resolve(each, case.world))) for each in trained]
+                    self.sources[case] = own, others
             except Blocked as blocked:
                 self.blocked[case] = blocked
         for figure in figures:
@@ -103,7 +112,7 @@ class Campaign:
                 self.drawings[figure] = replace(drawing, pictures=option.pictures or drawing.shows_nobody)
             except Blocked as blocked:
                 self.blocked[figure] = blocked
-        final = [*(stage for plan in self.plans.values() for stage in plan.values()), *self.drawings.values()]
+        final = [*(stage for case in self.plans for stage in self._needed(case)), *self.drawings.values()]
         if option.plan:
             self._show_plan(Store(site.store))
             return
@@ -130,6 +139,10 @@ class Campaign:
     def _leases(self) -> list[Lease]:
         wanted = self.config.option.gpus
         return [] if wanted == 0 else lease_gpus(wanted)
+
+    def _needed(self, case: Case) -> list[Stage[Any]]:
+        """The final stages of a row: what evaluates it, and what tells whether a baseline was trained."""
+        return [*self.plans[case].values(), *(stage for stages in self.sources.get(case, ()) for stage in stages)]
 
     def _say(self, reporter: Any, line: str) -> None:
         reporter.ensure_newline()
@@ -162,7 +175,7 @@ class Campaign:
 
     def _show_plan(self, store: Store) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
-        rows = [list(plan.values()) for plan in self.plans.values()]
+        rows = [self._needed(case) for case in self.plans]
         here = self.out / "results"
         earlier = [*self.recorded, *(results.read(here) if here.is_dir() else ())]
         earlier += [*results.read_figures(self.baselines), *results.read_figures(self.out / "figures")]
@@ -236,9 +249,11 @@ class Campaign:
         sound = [claim for claim in family if all(measured[cell]["measured"] for cell in claim.cells)]
         if case not in sound:
             broken = next(measured[cell] for cell in case.cells if not measured[cell]["measured"])
-            self._keep_claim({**self._described(case), "verdict": "error", "reasons": [broken["error"]]})
-            properties.append(("verdict", "error"))
-            pytest.fail(broken["error"], pytrace=False)
+            self._break(case, broken["error"], properties)
+        try:
+            untrained = [text for cell in case.right if (text := self._untrained(cell))]
+        except UserError as error:
+            self._break(case, str(error), properties)
         compared = {claim: several for claim in sound if (several := self._differences(claim))}
         if case not in compared:
             reasons = [f"no query here has a value of {' and '.join(case.claim.metrics)}"]
@@ -250,14 +265,20 @@ class Campaign:
         p, direction = found[case]
         p_adjusted = adjusted[list(found).index(case)]
         verdict, reasons = claims.verdict(direction, p_adjusted, len(self.seeds))
+        described = self._described(case)
+        if verdict == "undecided":
+            reasons += claims.fallen(case.claim, compared[case])
+        comparable = not results.reasons_against(described["identity"]) and len(self.seeds) >= claims.FEWEST_SEEDS
+        size = claims.beside_stated(compared[case]) if comparable and verdict != "contradicted" else ""
         collapsed = [
             f"{cell.table}/{cell.row.id}, {text}" for cell in case.cells for text in measured[cell]["collapsed"]
         ]
         self._keep_claim(
             {
-                **self._described(case),
+                **described,
                 "verdict": verdict,
-                "reasons": reasons,
+                "second": [word for word in (size, "baseline untrained" if untrained else "") if word],
+                "reasons": [*reasons, *untrained],
                 "compared": [claims.as_json(one) for one in compared[case]],
                 "p": p,
                 "p_adjusted": p_adjusted,
@@ -266,6 +287,31 @@ class Campaign:
             }
         )
         properties += [("verdict", verdict), ("p", p_adjusted)]
+
+    def _untrained(self, cell: Case) -> str:
+        """That a baseline's source model stays behind supervised training on its source; empty where it does not.
+
+        Raises:
+            UserError: a stage that would tell has failed.
+        """
+        assert self.engine
+        if not (models := self.sources.get(cell)) or not all(models):
+            return ""
+        jobs = [self._wait(stage) for stages in models for stage in stages]
+        if failed := [job for job in jobs if job.status == "failed"]:
+            raise UserError(failed[0].error)
+        own, supervised = (fmean(self.engine.store.load(stage).mAP for stage in stages) for stages in models)
+        if own >= claims.TRAINED * supervised:
+            return ""
+        assert cell.task.source  # without one there is no source model
+        place = f"mAP {own:.1f} on {cell.task.source.name}, supervised training {supervised:.1f}"
+        return f"the source model of {cell.row.label!r} reaches {place}"
+
+    def _break(self, case: ClaimCase, error: str, properties: list[tuple[str, object]]) -> NoReturn:
+        """Keep a claim, and fail its test, for a stage that has failed."""
+        self._keep_claim({**self._described(case), "verdict": "error", "reasons": [error]})
+        properties.append(("verdict", "error"))
+        pytest.fail(error, pytrace=False)
 
     def _draw(self, case: FigureCase) -> None:
         """Wait for a figure and keep what it shows."""
@@ -377,8 +423,11 @@ class Campaign:
         except UserError as error:
             return {**result, "verdict": "error", "error": str(error)}
         measured = {str(seed): found.numbers for seed, found in scores.items()}
-        verdict = "not comparable" if reasons else results.judge(case.printed, list(measured.values()), case.row.band)
+        verdict = "not comparable"
         result = {**result, "measured": measured}
+        if not reasons:
+            result["table_spread"] = self._spread_of_table(case)
+            verdict = results.judge(case.printed, measured, case.row.band, result["table_spread"])
         if collapsed := [f"seed {seed}: {found.collapsed}" for seed, found in scores.items() if found.collapsed]:
             verdict = "collapsed"
         result = {**result, "collapsed": collapsed}
@@ -387,6 +436,27 @@ class Campaign:
             result["baseline"] = beside
             verdict = "drifted" if beside["drift"] and not option.update_baselines else verdict
         return {**result, "verdict": verdict}
+
+    def _spread_of_table(self, case: Case) -> dict[str, dict[str, float]]:
+        """The spread between seeds that the selected rows of a case's table share, all of them waited for."""
+        assert self.engine
+        table = case.paper, case.table
+        if table not in self.spreads:
+            plans = {
+                (cell.row.id, cell.column): list(plan.values())
+                for cell, plan in self.plans.items()
+                if (cell.paper, cell.table, cell.world) == (*table, None) and len(plan) > 1
+            }
+            rows = []
+            for stages in plans.values():
+                ended = [self._wait(stage).status != "failed" for stage in stages]
+                if not all(ended) or results.reasons_against(self.setting.identity(stages)):
+                    continue
+                with contextlib.suppress(UserError):  # what is damaged is told where its own row is judged
+                    scores = [self.engine.store.load(stage) for stage in stages]
+                    rows += [] if any(seed.collapsed for seed in scores) else [[seed.numbers for seed in scores]]
+            self.spreads[table] = results.pool(rows)
+        return self.spreads[table]
 
     def _compared(self, case: Case, result: Result) -> str:
         measured = means(result)
@@ -399,7 +469,8 @@ class Campaign:
             for name, value in case.printed.items()
             if value is not None
         ]
-        return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}"
+        more = "; more seeds may tell" if result["verdict"] == "inconclusive" else ""
+        return f"{result['verdict']}: {', '.join(pairs)}; band {case.row.band}{more}"
 
     def _command(self, case: Case | ClaimCase | FigureCase, test: str) -> str:
         option = self.config.option

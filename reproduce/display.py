@@ -222,7 +222,7 @@ def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
         table.add_column(head, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for record in tried:
         name = f"{record['claim']['paper']} {record['claim']['id']} {record['world']}".strip()
-        first = {"name": name, "verdict": record["verdict"]}
+        first = {"name": name, "verdict": ", ".join([record["verdict"], *record.get("second", ())])}
         for one in record["compared"] or [None]:
             stated = "" if one is None or one["stated"] is None else f"{one['stated']:+.1f}"
             found = "-" if one is None else f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"

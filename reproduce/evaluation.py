@@ -9,7 +9,7 @@ from reproduce.artifacts import Scores, Training
 from reproduce.data.domains import JUNK
 from reproduce.data.sources import Covered
 from reproduce.data.transforms import IMAGENET, Pixels
-from reproduce.stage import Env, Stage, UserError, added
+from reproduce.stage import Env, Stage, UserError, added, closure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -258,6 +258,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
         first=np.where(matched, first, 0),
         queries=queries,
         unmatched=int(queries - matched.sum()),
+        pids=people.query_pids,
     )
 
 
@@ -317,6 +318,11 @@ class Trained(Stage[Training]):
     def steady(self) -> bool:
         """Whether rounding barely moves its accuracy: the labels it learns from are given, none are guessed."""
         return False
+
+    @property
+    def labelled(self) -> Any:
+        """The domain whose labels it learns; None where it goes on from another training."""
+        return None
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
@@ -413,7 +419,7 @@ class Evaluate(Stage[Scores]):
         distance: what takes the place of the cosine distance; None for nothing.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     train: Trained
     on: Any
@@ -446,6 +452,72 @@ class Evaluate(Stage[Scores]):
             scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
+
+
+@dataclass(frozen=True)
+class OnSource(Stage[Scores]):
+    """Test a network on the domain whose labels it learned, with batch statistics of that domain's training images.
+
+    How well it learned them shows only so: statistics that follow a target, or a mixture, are no fault of the training.
+
+    Attributes:
+        train: what trained the network.
+        at: the moment of the training.
+    """
+
+    train: Trained
+    at: str = "last"
+
+    def run(self, env: Env) -> Scores:
+        from reproduce.data.images import Images
+
+        data = env.open(self.train.labelled)
+        net = self.train.at_moment(env.get(self.train), self.at).to(env.device)
+        pixels = self.train.pixels
+        renew_statistics(net, Images(data.root, data.train, self.train.input, env.device), pixels)
+        return Retrieval(data, self.train.input, env.device, pixels).score(net)
+
+
+def source_models(evaluated: Stage[Any]) -> list[OnSource]:
+    """The tests, where they learned, of the trainings on labels behind an evaluation; none for another stage."""
+    if not isinstance(evaluated, Evaluate):
+        return []
+    train = evaluated.train
+    if train.labelled is not None:
+        return [OnSource(train, evaluated.at)]
+    at = getattr(train, "at", "last")
+    behind = [stage for stage in closure([train]) if isinstance(stage, Trained) and stage.labelled is not None]
+    return [OnSource(stage, at) for stage in behind]
+
+
+def renew_statistics(net: nn.Module, images: Images, pixels: Pixels = IMAGENET, *, batch: int = 64) -> None:
+    """Put means over batches of images in place of a network's batch statistics.
+
+    Args:
+        net: in evaluation mode, and left in it.
+        images: the batches are drawn evenly from them, each image at most once.
+        pixels: statistics by which images are normalised.
+        batch: images that are normalised together.
+    """
+    from functools import partial
+
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from reproduce.data.sampling import shuffled_batches
+
+    norms: list[Any] = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.forward = partial(_BatchNorm.forward, norm)  # of whole batches, whatever its groups were in training
+        norm.train()
+    blocks = shuffled_batches(len(images), min(batch, len(images)), seed=1, epoch=0)
+    _passed(net, images, lambda inputs: net(inputs)[:0], pixels, blocks)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        del norm.forward
+        norm.eval()
 
 
 class Retrieval:
@@ -548,15 +620,21 @@ def embed(
 
 
 def _passed(
-    net: nn.Module, images: Images, what: Callable[[Tensor], Tensor], pixels: Pixels, *, batch: int = 128
+    net: nn.Module,
+    images: Images,
+    what: Callable[[Tensor], Tensor],
+    pixels: Pixels,
+    blocks: Sequence[Sequence[int]] = (),
+    *,
+    batch: int = 128,
 ) -> Tensor:
-    """What is made of normalised images in the network's type, batch by batch, one after the other."""
+    """What is made of normalised images in the network's type, batch by batch; of all in turn without blocks."""
     import torch
 
     from reproduce.data.transforms import normalise
 
     dtype = next(net.parameters()).dtype
-    blocks = [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
+    blocks = blocks or [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     with torch.inference_mode():
         found = [what(normalise(shown, pixels).to(dtype)) for shown in images.batches(blocks)]
     return torch.cat(found)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.baselines import Runs
+from reproduce.baselines import ROUNDING, Runs
 from reproduce.data import sources
 from reproduce.stage import UserError
-from reproduce.tables import Case, Printed, full_label
+from reproduce.tables import METRICS, Case, Printed, full_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,13 @@ JUDGED = ("mAP", "rank1")
 """The metrics that a verdict looks at."""
 
 SEEDS_FOR_A_REPRODUCTION = 3
+
+FREEDOM_TO_POOL = 10
+"""Degrees of freedom from which the spread between seeds is that of a whole table."""
+
+LIKE_ITS_TABLE = 2.0
+"""The most times the table's spread that a row's own may be."""
+
 PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 Result = dict[str, Any]
@@ -64,23 +73,86 @@ def _unlike_published(entry: Mapping[str, Any]) -> str:
     return f"data of another kind ({entry['kind']})"
 
 
-def judge(printed: Printed, measured: Sequence[Mapping[str, float]], band: float) -> str:
+def judge(
+    printed: Printed,
+    measured: Mapping[str, Mapping[str, float]],
+    band: float,
+    pooled: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """Compare seed means with printed numbers (both in percent) that they are comparable with.
 
+    Each metric has a 90 % t interval of its mean: inside the band, it passes two one-sided tests at 5 % (Schuirmann,
+    1987). Judged are mAP and rank-1, or what a row prints that prints neither.
+
+    Args:
+        printed: the row's numbers by metric.
+        measured: by training seed, what it measured; none collapsed.
+        band: percent points around a printed number.
+        pooled: the spread of the table, as `pool` has it. The interval takes it where it has the degrees of freedom and
+            the row's own is at most twice as wide, else the row's own.
+
     Returns:
-        "below" or "above" where a metric lies outside the band; else "reproduced", or "consistent" with fewer than
-        three seeds.
+        "reproduced": three seeds or more, numbered from 1, every interval inside the band, no row's own spread more
+        than twice the table's. "below" or "above": an interval wholly outside. Else "consistent": every mean inside the
+        band, and every standard deviation at most as large. Else "inconclusive".
     """
-    gaps = [
-        statistics.fmean(seed[metric] for seed in measured) - value
-        for metric in JUDGED
-        if (value := printed.get(metric)) is not None
-    ]
-    if any(gap < -band for gap in gaps):
+    names = [metric for metric in JUDGED if printed.get(metric) is not None]
+    names = names or [metric for metric in METRICS if printed.get(metric) is not None]
+    seeds = list(measured.values())
+    found = []
+    for metric in names:
+        gaps = [seed[metric] - value for seed in seeds if (value := printed[metric]) is not None]
+        found.append(_Gap.of(gaps, (pooled or {}).get(metric)))
+    if any(gap.high < -band for gap in found):
         return "below"
-    if any(gap > band for gap in gaps):
+    if any(gap.low > band for gap in found):
         return "above"
-    return "reproduced" if len(measured) >= SEEDS_FOR_A_REPRODUCTION else "consistent"
+    in_turn = sorted(map(int, measured)) == list(range(1, len(seeds) + 1))
+    inside = all(-band <= gap.low and gap.high <= band and gap.ordinary for gap in found)
+    if found and inside and in_turn and len(seeds) >= SEEDS_FOR_A_REPRODUCTION:
+        return "reproduced"
+    near = all(abs(gap.mean) <= band + ROUNDING and gap.own <= band for gap in found)
+    return "consistent" if found and near else "inconclusive"
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Measured less printed: the mean, its 90 % interval, the row's own spread, and whether the table's is like it."""
+
+    mean: float
+    low: float
+    high: float
+    own: float
+    ordinary: bool
+
+    @classmethod
+    def of(cls, gaps: Sequence[float], pooled: Mapping[str, float] | None) -> _Gap:
+        from scipy import stats
+
+        count, mean = len(gaps), statistics.fmean(gaps)
+        own = statistics.stdev(gaps) if count > 1 else 0.0
+        wide = pooled if pooled and pooled["freedom"] >= FREEDOM_TO_POOL else None
+        ordinary = not wide or own <= LIKE_ITS_TABLE * wide["sd"]
+        sd, freedom = (wide["sd"], wide["freedom"]) if wide and ordinary else (own, count - 1)
+        reach = float(stats.t.ppf(0.95, freedom)) * sd / math.sqrt(count) if freedom else math.inf
+        return cls(mean, mean - reach, mean + reach, own, ordinary)
+
+
+def pool(rows: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """The standard deviation between training seeds that rows share, and its degrees of freedom, by metric.
+
+    Args:
+        rows: what the seeds of each row measured, in percent.
+    """
+    several = [row for row in rows if len(row) > 1]
+    freedom = sum(len(row) - 1 for row in several)
+    if not freedom:
+        return {}
+    squares = {
+        metric: sum(statistics.variance([seed[metric] for seed in row]) * (len(row) - 1) for row in several)
+        for metric in METRICS
+    }
+    return {metric: {"sd": math.sqrt(total / freedom), "freedom": freedom} for metric, total in squares.items()}
 
 
 def passes(result: Result) -> bool:

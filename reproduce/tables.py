@@ -313,7 +313,9 @@ class Paper:
                 params.append(pytest.param(case, id=case.id, marks=marks))
         return params
 
-    def claim_cases(self, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
+    def claim_cases(
+        self, tables: Mapping[str, Mapping[str, Recipe]], baselines: Mapping[str, Recipe] | None = None
+    ) -> list[Any]:
         """The claims that cases can try, as parameters for `parametrize("case", ...)`.
 
         Each is tried in the world that was asked for (or on real data), in a second drawn world and, where it names a
@@ -321,6 +323,8 @@ class Paper:
 
         Args:
             tables: recipes by row, by table, as `cases` takes them.
+            baselines: by the id of a row that claims compare with, the supervised training on its source which its own
+                source model should come near to.
         """
         import pytest
 
@@ -340,7 +344,9 @@ class Paper:
         for claim in found:
             for world in (None, OTHER_WORLD, *([World(off=claim.cause)] if claim.cause else [])):
                 left, *right = (replace(known[cell], world=world) for cell in (claim.left, *claim.right))
-                case = ClaimCase(self.id, claim, left, tuple(right), family[claim.table], world)
+                named = baselines or {}
+                held = tuple((cell, named[cell.row.id]) for cell in right if cell.row.id in named)
+                case = ClaimCase(self.id, claim, left, tuple(right), family[claim.table], world, held)
                 marks = [pytest.mark.withdrawn] if any(cell.task.withdrawn for cell in (left, *right)) else []
                 params.append(pytest.param(case, id=case.id, marks=marks))
         return params
@@ -421,6 +427,7 @@ class ClaimCase:
     Attributes:
         family: how many claims about the same table can be tried.
         world: the change of the drawn world in which it is tried; None for the world that was asked for, or real data.
+        baselines: cells on the right with the supervised training that their source models are held against.
     """
 
     paper: str
@@ -429,6 +436,7 @@ class ClaimCase:
     right: tuple[Case, ...]
     family: int
     world: World | None = None
+    baselines: tuple[tuple[Case, Recipe], ...] = ()
 
     @property
     def id(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from methods import mmt, simclr, sptd
+from methods import mmt, simclr, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.evaluation import Evaluate
 from reproduce.figures import ActivationMaps, Projection, RankLists
@@ -94,6 +94,14 @@ TABLES = {
     },
 }
 
+
+def source_alone(task: Task, seed: int) -> supervised.Train:
+    """What the source models of baselines are held against."""
+    return supervised.Train(task.source, seed=seed)
+
+
+BASELINES = {"baseline": source_alone, "mmt-dbscan": source_alone}
+
 FIGURES = {"4": ActivationMaps, "5": Projection, "6": RankLists}
 
 
@@ -137,6 +145,6 @@ def test_figures(case: FigureCase, judge: Callable[[FigureCase], None]) -> None:
     judge(case)
 
 
-@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES))
+@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES, BASELINES))
 def test_claims(case: ClaimCase, judge: Callable[[ClaimCase], None]) -> None:
     judge(case)

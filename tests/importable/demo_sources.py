@@ -84,7 +84,9 @@ class Pooled(Stage[Scores]):
 
         found = [env.open(domain) for domain in self.domains]
         images = float(sum(len(data.train) for data in found))
-        return Scores(images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0)
+        return Scores(
+            images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0, np.array([1])
+        )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,9 @@ class Number(Stage[Scores]):
                 env.log(3, loss=torch.tensor([1.0, float("nan"), 2.0]))
         env.log(1, loss=total)
         told = {"health": {"clusters": 1.0, "portion": 12.5}, "collapsed": "1 clusters were left at step 1"}
-        scores = Scores(total, total, total, total, total, np.array([total / 100, np.nan]), np.array([1, 0]), 2, 1)
+        scores = Scores(
+            total, total, total, total, total, np.array([total / 100, np.nan]), np.array([1, 0]), 2, 1, np.array([1, 2])
+        )
         return replace(scores, **told) if self.trouble == "collapsed" else scores
 
 
@@ -60,7 +62,18 @@ class Counted(Stage[Scores]):
         import numpy as np
 
         images = len(env.open(self.domain).train)
-        return Scores(images, images, images, images, images, np.array([images / 100, np.nan]), np.array([1, 0]), 2, 1)
+        return Scores(
+            images,
+            images,
+            images,
+            images,
+            images,
+            np.array([images / 100, np.nan]),
+            np.array([1, 0]),
+            2,
+            1,
+            np.array([1, 2]),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Timed(Stage[Scores]):
         import numpy as np
 
         time.sleep(0.5 * self.epochs)
-        return Scores(1.0, 1.0, 1.0, 1.0, 1.0, np.array([0.01]), np.array([1]), 1, 0)
+        return Scores(1.0, 1.0, 1.0, 1.0, 1.0, np.array([0.01]), np.array([1]), 1, 0, np.array([1]))
 
 
 @dataclass(frozen=True)
@@ -223,3 +236,21 @@ class Untrained(Trained):
                 return torch.nn.functional.avg_pool2d(images, 8)[:, :2]
 
         return (Looking if self.looks else Net)(self.seed, self.input[0] * self.input[1]).eval()
+
+
+@dataclass(frozen=True)
+class Learned(Untrained):
+    """As `Untrained`, for one that says what it learned from; where it is blind, it sees one pixel alone."""
+
+    domain: Any = None
+    blind: bool = False
+
+    @property
+    def labelled(self) -> Any:
+        return self.domain
+
+    def embedder(self, training: Training, at: str) -> Any:
+        net = super().embedder(training, at)
+        if self.blind:
+            net.weight.data[:, 1:] = 0
+        return net

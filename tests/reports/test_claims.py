@@ -118,6 +118,14 @@ def test_a_claim_is_shown_in_every_world_the_one_asked_for_first(tmp_path: Path)
     assert "world seed 2" in text
 
 
+def test_second_words_stand_beside_the_verdict(tmp_path: Path) -> None:
+    words = ["smaller than stated", "baseline untrained"]
+    folder, markdown = shown(tmp_path, [trial(verdict="supported", second=words), trial("world2", "supported")])
+    text = plain((folder / "demo.html").read_text())
+    assert text.count("✓ supported smaller than stated baseline untrained") == 2, "the claim's and the first world's"
+    assert markdown.count("✓ supported, smaller than stated, baseline untrained") == 1
+
+
 def test_claims_without_a_trial_say_why(tmp_path: Path) -> None:
     folder, markdown = shown(tmp_path, THREE_WORLDS)
     text = plain((folder / "demo.html").read_text())
@@ -181,7 +189,15 @@ def test_least_record_and_one_with_an_error_can_be_shown(tmp_path: Path) -> None
 
 
 def test_claims_are_escaped(tmp_path: Path) -> None:
-    hostile = trial("no-" + HOSTILE, HOSTILE, reasons=[HOSTILE], collapsed=[HOSTILE], family=HOSTILE, command=HOSTILE)
+    hostile = trial(
+        "no-" + HOSTILE,
+        HOSTILE,
+        reasons=[HOSTILE],
+        second=[HOSTILE],
+        collapsed=[HOSTILE],
+        family=HOSTILE,
+        command=HOSTILE,
+    )
     hostile["claim"] |= dict.fromkeys(("id", "says", "where", "left", "cause", "why"), HOSTILE)
     hostile["claim"] |= {"testable": "part", "right": [HOSTILE]}
     hostile["compared"][0] |= {"right": HOSTILE, "metric": HOSTILE, "interval": HOSTILE, "by_seed": {HOSTILE: 1.0}}

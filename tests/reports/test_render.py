@@ -526,12 +526,20 @@ def test_stand_ins_show_a_badge_and_no_comparison(tmp_path: Path) -> None:
 
 
 def test_stand_ins_never_compare_whatever_the_record_says(tmp_path: Path) -> None:
-    for verdict in ("reproduced", "above", "below", "consistent", "collapsed"):
+    for verdict in ("reproduced", "above", "below", "consistent", "inconclusive", "collapsed"):
         case = Case(result("direct", "m2d", verdict=verdict, reasons=[]))
         assert not case.comparable
         assert case.verdict.word == ("collapsed" if verdict == "collapsed" else "not comparable")
     reader, _ = shown(tmp_path, [result("direct", "m2d", verdict="reproduced", reasons=[])])
     assert "✓ reproduced" not in reader.body
+
+
+def test_an_inconclusive_row_needs_a_look(tmp_path: Path) -> None:
+    reader, markdown = shown(tmp_path, [on_paper("supervised", "d2m", "inconclusive", seeds=(1,))])
+    for text in (reader.text, markdown):
+        assert "? inconclusive" in text
+    (case,) = pages.page([on_paper("supervised", "d2m", "inconclusive", seeds=(1,))], PAPERS, "x").attention
+    assert "printed" in case.why
 
 
 def test_other_scales_and_subsets_never_compare() -> None:

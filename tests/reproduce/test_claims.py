@@ -12,10 +12,30 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reproduce.artifacts import Scores
-from reproduce.claims import Compared, Difference, by_query, compare, difference, holm, p_value, verdict
+from reproduce.claims import (
+    Compared,
+    Difference,
+    beside_stated,
+    by_person,
+    by_query,
+    compare,
+    fallen,
+    holm,
+    p_value,
+    verdict,
+)
+from reproduce.claims import difference as between_people
 from reproduce.tables import Claim
 
 QUERIES = 120
+
+ALIKE = 0.31
+"""How far differences of AP within an identity correlate."""
+
+
+def difference(left: Any, right: Any, *, paired: bool) -> Difference:
+    """Where every query is of another person."""
+    return between_people(left, right, (np.arange(left.shape[1]), np.arange(right.shape[1])), paired=paired)
 
 
 def layout(draw: Any, seeds: int, mean: float, seed_noise: float, query_noise: float, rest: float = 30.0) -> Any:
@@ -35,6 +55,67 @@ def test_intervals_cover_what_they_say(seeds: int, seed_noise: float, query_nois
         found = difference(sample, np.zeros_like(sample), paired=True)
         covered += found.low <= 7.0 <= found.high
     assert 0.93 <= covered / trials <= 0.995
+
+
+def crowd(draw: Any, seeds: int, people: int, mean: float, noise: tuple[float, float, float]) -> tuple[Any, Any]:
+    """Differences (S, Q) and whose queries they are (Q,): 1 to 26 a person, which are alike.
+
+    Args:
+        noise: of seeds, of queries and of both.
+    """
+    pids = np.repeat(np.arange(people), np.minimum(draw.geometric(0.25, people), 26))
+
+    def alike(rows: int) -> Any:
+        own, shared = draw.standard_normal((rows, len(pids))), draw.standard_normal((rows, people))[:, pids]
+        return np.sqrt(1 - ALIKE) * own + np.sqrt(ALIKE) * shared
+
+    of_seeds, of_queries, of_both = noise
+    return mean + of_seeds * draw.standard_normal((seeds, 1)) + of_queries * alike(1) + of_both * alike(seeds), pids
+
+
+@pytest.mark.parametrize(("people", "mean"), [(50, 0.0), (50, 7.0), (700, 7.0)])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("noise", [(0.3, 30.0, 30.0), (1.0, 30.0, 5.0), (3.0, 10.0, 20.0)])
+def test_intervals_cover_where_queries_of_a_person_are_alike(
+    noise: tuple[float, float, float], seeds: int, people: int, mean: float
+) -> None:
+    """At least 93 %, less three standard errors of the trials."""
+    draw = np.random.default_rng([seeds, people, int(mean), int(10 * noise[0])])
+    trials, covered = 600, 0
+    for _ in range(trials):
+        sample, pids = crowd(draw, seeds, people, mean, noise)
+        found = between_people(sample, np.zeros_like(sample), (pids, pids), paired=True)
+        covered += found.low <= mean <= found.high
+    assert covered / trials >= 0.93 - 3 * np.sqrt(0.07 * 0.93 / trials)
+
+
+def test_the_bootstrap_of_one_seed_draws_people() -> None:
+    draw = np.random.default_rng(7)
+    trials, covered = 300, 0
+    for _ in range(trials):
+        (left, pids), (right, others) = (crowd(draw, 1, 100, mean, (0.0, 30.0, 0.0)) for mean in (50.0, 43.0))
+        found = between_people(left, right, (pids, others), paired=False)
+        covered += found.low <= 7.0 <= found.high
+    assert covered / trials >= 0.9
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=12).filter(lambda pids: len(set(pids)) > 1),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
+def test_a_persons_value_keeps_the_mean_and_is_the_linearised_ratio(pids: list[int], seeds: int, seed: int) -> None:
+    values = np.random.default_rng(seed).standard_normal((seeds, len(pids)))
+    people = sorted(set(pids))
+    found = by_person(values, np.array(pids))
+    assert found.shape == (seeds, len(people))
+    np.testing.assert_allclose(found.mean(1), values.mean(1), atol=1e-12)
+    for place, person in enumerate(people):
+        above = sum(values[:, at] - values.mean() for at, pid in enumerate(pids) if pid == person)
+        np.testing.assert_allclose(found[:, place], values.mean() + len(people) / len(pids) * above, atol=1e-12)
+    alone = np.arange(len(pids))[::-1]
+    np.testing.assert_allclose(by_person(values, alone), values[:, ::-1], atol=1e-12)
 
 
 def test_the_interval_of_different_queries_covers_too() -> None:
@@ -75,7 +156,7 @@ def test_one_seed_speaks_of_this_training_only() -> None:
     assert found.low < 5 < found.high
     assert found.high - found.low < 0.5
     assert (found.above, found.below) == (1, 1)
-    assert found.kind == "95 % query bootstrap, this training only"
+    assert found.kind == "95 % bootstrap over identities, this training only"
     apart = difference(left, left - 5, paired=False)
     assert apart.high - apart.low == pytest.approx(2 * 1.96 * 20 * (2 / 400) ** 0.5, rel=0.15)
 
@@ -167,7 +248,8 @@ def test_nothing_is_decided_below_three_seeds() -> None:
 
 def scores(ap: list[float], first: list[int], **health: float) -> Scores:
     found = np.array(ap)
-    return Scores(100 * float(np.nanmean(found)), 0, 0, 0, 0, found, np.array(first), len(ap), 0, health)
+    pids = np.arange(len(ap))
+    return Scores(100 * float(np.nanmean(found)), 0, 0, 0, 0, found, np.array(first), len(ap), 0, pids, health)
 
 
 def test_what_is_compared_query_by_query() -> None:
@@ -191,3 +273,86 @@ def test_what_is_compared_query_by_query() -> None:
     assert found[1].difference.mean == -10
     assert found[1].difference.kind == "95 % t interval over 2 seeds"
     assert p_value(found)[1] == "supported"
+
+
+def test_people_are_those_of_the_queries_that_have_a_value() -> None:
+    """Twice as many queries of the same people, each like another, make nothing surer."""
+    draw = np.random.default_rng(3)
+    claim = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("mAP",))
+
+    def cell(copies: int, values: Any) -> dict[int, Scores]:
+        def one(ap: Any) -> Scores:
+            told = np.append(np.repeat(ap, copies), np.nan)
+            made = scores(list(told), [1] * len(told))
+            return replace(made, pids=np.append(np.repeat(np.arange(len(ap)), copies), 99))
+
+        return {seed: one(ap) for seed, ap in enumerate(values, 1)}
+
+    left, right = draw.random((2, 3, 40))
+    for paired in (True, False):
+        (once,) = compare(claim, cell(1, left), [cell(1, right)], paired=paired)
+        (twice,) = compare(claim, cell(2, left), [cell(2, right)], paired=paired)
+        assert twice.difference.low == pytest.approx(once.difference.low)
+        assert twice.difference.high == pytest.approx(once.difference.high)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "stated", "direction", "named"),
+    [
+        ((90.0, ""), (50.0, "1 cluster"), None, "undecided", "1/b/m2d"),
+        ((90.0, "1 cluster"), (50.0, ""), None, "supported", ""),
+        ((50.0, "1 cluster"), (90.0, ""), None, "contradicted", ""),
+        ((50.0, ""), (90.0, "1 cluster"), None, "contradicted", "1/b/m2d"),
+        ((50.0, "1 cluster"), (90.0, ""), -30.0, "undecided", "1/a/m2d"),
+        ((50.0, ""), (90.0, "1 cluster"), -30.0, "supported", ""),
+    ],
+)
+def test_what_collapsed_supports_nothing_by_being_lower(
+    left: tuple[float, str], right: tuple[float, str], stated: float | None, direction: str, named: str
+) -> None:
+    """But it keeps its mAP, and a claim that puts it higher is contradicted. One seed that collapsed is enough."""
+    draw = np.random.default_rng(4)
+
+    def cell(mean: float, collapsed: str) -> dict[int, Scores]:
+        def one(seed: int) -> Scores:
+            ap = (mean + 5 * draw.standard_normal(60)) / 100
+            return replace(scores(list(ap), [1] * 60), collapsed=collapsed if seed == 2 else "")
+
+        return {seed: one(seed) for seed in (1, 2, 3)}
+
+    told = None if stated is None else {"mAP": stated}
+    claim = Claim("c", "", "", "gain", "1/a/m2d", ("1/b/m2d",), told, ("mAP",))
+    compared = compare(claim, cell(*left), [cell(*right)], paired=True)
+    p, way = p_value(compared)
+    assert verdict(way, p, 3)[0] == direction
+    assert fallen(claim, compared) == ([f"{named} collapsed: that it is lower supports nothing"] if named else [])
+
+
+@pytest.mark.parametrize(
+    ("stated", "interval", "changes", "word"),
+    [
+        (7.5, (5.0, 7.4), {}, "smaller than stated"),
+        (7.5, (5.0, 7.6), {}, ""),
+        (7.5, (7.6, 9.0), {}, "larger than stated"),
+        (7.5, (7.6, 9.0), {"at_least": True}, ""),
+        (7.5, (7.6, 9.0), {"collapsed": True}, ""),
+        (7.5, (5.0, 7.4), {"at_least": True}, "smaller than stated"),
+        (7, (5.0, 6.6), {}, ""),
+        (7, (5.0, 6.4), {}, "smaller than stated"),
+        (-7.5, (-7.0, -5.0), {}, "smaller than stated"),
+        (-7.5, (-9.0, -8.0), {}, "larger than stated"),
+        (7.5, (-9.0, -8.0), {}, "smaller than stated"),
+        (None, (5.0, 7.4), {}, ""),
+    ],
+)
+def test_a_size_is_told_where_the_interval_excludes_the_stated_one(
+    stated: float | None, interval: tuple[float, float], changes: dict[str, bool], word: str
+) -> None:
+    low, high = interval
+    one = Compared("", "mAP", stated, {}, between(low, (low + high) / 2, high), **changes)
+    assert beside_stated([one]) == word
+
+
+def test_sizes_of_several_metrics_are_told_together() -> None:
+    several = [Compared("", "mAP", stated, {}, between(5.0, 6.0, 7.0)) for stated in (4.0, 8.0, 6.0)]
+    assert beside_stated(several) == "larger and smaller than stated"

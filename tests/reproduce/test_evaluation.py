@@ -8,28 +8,39 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from demo_stages import Untrained
+from demo_stages import Learned, Untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import pretraining, source
 
+from methods import mmt, msplr
+from methods.blocks.norm import group_batch_norm
 from reproduce import evaluation
+from reproduce.artifacts import Scores
+from reproduce.clustering import KMeans
 from reproduce.data import images as decoding
-from reproduce.data.domains import Real, read
+from reproduce.data.domains import Domain, Real, read
 from reproduce.data.standins import StandIn
-from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels
+from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels, normalise
 from reproduce.data.world import Size
-from reproduce.evaluation import Evaluate, Rerank, Retrieval, Seen, evaluate_ranking
+from reproduce.evaluation import (
+    Evaluate,
+    OnSource,
+    Rerank,
+    Retrieval,
+    Seen,
+    evaluate_ranking,
+    renew_statistics,
+    source_models,
+)
 from reproduce.figures import ActivationMaps, Network
 from reproduce.runner import Site, Store, build
 from reproduce.stage import UserError, added, closure
-
-if TYPE_CHECKING:
-    from reproduce.artifacts import Scores
 
 Problem = tuple[Any, Any, Any, Any, Any]
 
@@ -425,6 +436,7 @@ def test_evaluations_on_drawn_images_say_where_networks_look(drawn: tuple[StandI
         found = Store(tmp_path).load(stage)
         assert set(found.by_query) == {"separation", *(("on_person", "on_others") if looks else ())}
         assert all(len(values) == len(data.query) for values in found.by_query.values())
+        assert found.pids.tolist() == [image.pid for image in data.query]
         assert ("on_person" in found.numbers) is looks
         if looks:
             figure = ActivationMaps((Network(stage.train, "last"),), domain, number=5)
@@ -518,3 +530,72 @@ def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_
     assert plain.detail == ""
     assert replace(plain, view="negative", distance=CameraOnly()).detail == "negative by CameraOnly"
     assert replace(plain, view="").key == plain.key
+
+
+def test_scores_without_identities_of_queries_are_refused(tmp_path: Path) -> None:
+    """As they were stored before claims needed them: every query would count as another person."""
+    from safetensors.numpy import load_file, save_file
+
+    evaluate_ranking(*problem(1)).save(tmp_path)
+    arrays = load_file(tmp_path / "queries.safetensors")
+    np.testing.assert_array_equal(Scores.load(tmp_path).pids, problem(1)[1])
+    del arrays["pids"]
+    save_file(arrays, tmp_path / "queries.safetensors")
+    with pytest.raises(UserError, match="tell no identities of queries: delete that folder"):
+        Scores.load(tmp_path)
+
+
+class Normed(torch.nn.Module):
+    """Two normalisations, one of them of groups, which remember another domain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.BatchNorm2d(3)
+        self.second = group_batch_norm(torch.nn.BatchNorm2d(3), 2)
+        for norm in (self.first, self.second):
+            norm.running_mean.fill_(50.0)
+            norm.running_var.fill_(9.0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images).square()).mean((2, 3))
+
+
+def test_renewed_statistics_are_those_of_the_images(drawn: tuple[StandIn, Any]) -> None:
+    _, data = drawn
+    images = decoding.Images(data.root, data.train[:24], (64, 32), "cpu")
+    net = Normed().eval()
+    renew_statistics(net, images, batch=24)
+    (pixels,) = images.batches([range(24)])
+    inputs = normalise(pixels)
+    torch.testing.assert_close(net.first.running_mean, inputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(net.first.running_var, inputs.transpose(0, 1).flatten(1).var(1), rtol=1e-3, atol=0)
+    middle = torch.nn.functional.batch_norm(inputs, None, None, training=True).square()
+    torch.testing.assert_close(net.second.running_mean, middle.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert not any(module.training for module in net.modules())
+    assert (net.first.momentum, net.second.momentum) == (0.1, 0.1)
+    kept = net.first.running_mean.clone()
+    net.train()(inputs)
+    assert not torch.equal(net.first.running_mean, kept), "training goes on as before"
+    renew_statistics(net.eval(), images, batch=8)
+    torch.testing.assert_close(net.first.running_mean, inputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_source_models_are_found_behind_an_evaluation(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
+    domain, _ = drawn
+    inits = (pretraining(seed=1), pretraining(seed=2, objective=None, bn_target=True))
+    adapted = mmt.Adapt(inits, Domain("duke"), KMeans(2))
+    assert source_models(Evaluate(inits[1], on=Domain("duke"), at="best on source")) == [
+        OnSource(inits[1], "best on source")
+    ]
+    assert source_models(Evaluate(adapted, on=Domain("duke"), at="best on target")) == [
+        OnSource(init, "best on source") for init in inits
+    ]
+    assert source_models(Evaluate(msplr.Adapt(source(), Domain("duke"), KMeans(2)), on=Domain("duke"))) == [
+        OnSource(source(), "last")
+    ]
+    assert source_models(Evaluate(Untrained(), on=domain)) == source_models(Untrained()) == []
+    (stage,) = source_models(Evaluate(Learned(domain=domain, input=(64, 32)), on=domain))
+    for needed in closure([stage, Evaluate(stage.train, on=domain)]):
+        build(needed, Site(tmp_path), lambda _: None)
+    plain = Store(tmp_path).load(Evaluate(stage.train, on=domain))
+    assert Store(tmp_path).load(stage).mAP == plain.mAP, "a network without batch statistics"

@@ -128,16 +128,44 @@ def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
     assert [error["verdict"] for error in errors] == ["error"]
 
 
-def test_a_comparable_number_below_its_band_fails_with_both_numbers(suites: Path) -> None:
+def comparable(suites: Path, plain: str) -> None:
+    """Let every result be comparable with its paper, and the row called plain measure this."""
     (suites / "conftest.py").write_text(
         "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
     )
+    path = suites / "test_demo.py"
+    path.write_text(path.read_text().replace('Number(10.0 * seed + (task.name == "d2m"), (Number(0.5),)', plain))
+
+
+def test_a_comparable_number_below_its_band_fails_with_both_numbers(suites: Path) -> None:
+    comparable(suites, "Number(10.0 + 0.1 * seed")
     code, output = run(suites, "-k", "plain and table1 and m2d", "--seeds", "1,2,3")
-    assert code == 0
-    assert " above" in output
+    assert code == 1
+    assert "below: mAP 10.2 (printed 10.0), R1 10.2 (printed 20.0); band 2.0" in output
     code, output = run(suites, "-k", "plain and table1 and m2d")
     assert code == 1
-    assert "below: mAP 10.5 (printed 10.0), R1 10.5 (printed 20.0); band 2.0" in output
+    message = "inconclusive: mAP 10.1 (printed 10.0), R1 10.1 (printed 20.0); band 2.0; more seeds may tell"
+    assert message in output, "one seed alone is below nothing"
+    code, output = run(suites, "-k", "plain and table1 and d2m", "--seeds", "1,2,3")
+    assert code == 0, output
+    assert " reproduced" in output, "its rank-1 is not printed"
+
+
+def test_the_spread_between_seeds_is_that_of_the_selected_rows(suites: Path) -> None:
+    """Whatever the order in which they end, and without a row that fails or collapses."""
+    comparable(suites, "Number(9.0 + seed * (0.1 if task.name == 'd2m' else 0.8), sleep=0.5 * (task.name == 'd2m')")
+    kept = suites.parent / "build" / "results"
+    seeds = ["--seeds", ",".join(map(str, range(1, 7)))]
+    verdicts = {}
+    for chosen in ("d2m and plain", "plain or broken"):
+        run(suites, "-k", f"table1 and ({chosen})", *seeds)
+        (path,) = kept.glob("*d2m-plain*.json")
+        verdicts[chosen] = (result := json.loads(path.read_text()))["verdict"], result["table_spread"]["mAP"]
+    own, both = (0.01 * 3.5) ** 0.5, (0.65 * 3.5 / 2) ** 0.5
+    assert verdicts["d2m and plain"] == ("reproduced", {"sd": pytest.approx(own), "freedom": 5})
+    assert verdicts["plain or broken"] == ("consistent", {"sd": pytest.approx(both), "freedom": 10})
+    (path,) = kept.glob("*m2d-plain*.json")
+    assert json.loads(path.read_text())["table_spread"]["mAP"] == verdicts["plain or broken"][1]
 
 
 def test_a_collapsed_training_is_a_verdict_with_counts(suites: Path) -> None:
@@ -258,6 +286,78 @@ def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> N
     assert claims_of(suites)["worse"]["reasons"] == ["2 seeds: nothing is decided below 3"]
 
 
+def test_a_row_that_collapsed_supports_no_claim_that_another_is_better(suites: Path) -> None:
+    """And one that says that it is better itself is contradicted."""
+    with_claims(suites)
+    path = suites / "test_demo.py"
+    path.write_text(
+        path.read_text().replace("seed=seed)\n\ndef broken", "seed=seed, trouble='collapsed')\n\ndef broken")
+    )
+    code, output = run(suites, "-k", "claims and not world2 and not camera", "--seeds", "1,2,3")
+    assert code == 0, output
+    found = claims_of(suites)
+    assert (found["better"]["verdict"], found["worse"]["verdict"]) == ("undecided", "contradicted")
+    assert "1/plain/m2d collapsed: that it is lower supports nothing" in found["better"]["reasons"]
+
+
+def test_a_claims_size_is_told_where_it_can_be_compared(suites: Path) -> None:
+    with_claims(suites)
+    options = ["-k", "claims and not world2 and not camera", "--seeds", "1,2,3"]
+    assert run(suites, *options)[0] == 0
+    assert claims_of(suites)["better"]["second"] == []
+    comparable(suites, "Number(10.0 * seed")
+    code, output = run(suites, *options)
+    assert code == 0, output
+    found = claims_of(suites)
+    assert (found["better"]["verdict"], found["better"]["second"]) == ("supported", ["larger than stated"])
+    assert (found["worse"]["verdict"], found["worse"]["second"]) == ("contradicted", [])
+    assert "supported, larger than stated" in " ".join(output.split())
+    assert "larger than stated" in (suites.parent / "build" / "report" / "demo.html").read_text()
+    assert "supported, larger than stated" in (suites.parent / "build" / "report.md").read_text()
+    run(suites, *options[:2], "--seeds", "1,2")
+    assert claims_of(suites)["better"]["second"] == [], "below three seeds nothing is said"
+
+
+BASELINE_TESTS = """
+from demo_stages import Learned
+from reproduce.evaluation import Evaluate
+
+def weak(task, seed):
+    return Evaluate(Learned(seed, domain=task.source, blind=BLIND), on=task.target)
+
+def strong(task, seed):
+    return Evaluate(Learned(seed, domain=task.source), on=task.target)
+
+def supervised(task, seed):
+    return Learned(10 + seed, domain=task.source)
+
+HELD = {"plain": supervised, "later": supervised}
+
+@pytest.mark.parametrize("case", PAPER.claim_cases({"1": {"plain": weak, "later": strong}}, HELD))
+def test_claims(case, judge):
+    judge(case)
+"""
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_baseline_that_never_learned_its_source_is_told(suites: Path, blind: bool) -> None:
+    (suites / "demo.toml").write_text(TOML + CLAIMS)
+    (suites / "test_demo.py").write_text(SUITE + BASELINE_TESTS.replace("BLIND", str(blind)))
+    options = ["-k", "claims and not world2 and not camera"]
+    code, output = run(suites, *options, "--plan")
+    assert output.count("evaluation.OnSource") == 2 + blind, "the distinct rows and the supervised training"
+    code, output = run(suites, *options)
+    assert code == 0, output
+    found = claims_of(suites)
+    told = [reason for reason in found["better"]["reasons"] if "source model" in reason]
+    assert found["better"]["second"] == ["baseline untrained"] * blind
+    assert len(told) == blind
+    assert not told or re.fullmatch(
+        r"the source model of 'Plain' reaches mAP \d+\.\d on market, supervised training \d+\.\d", told[0]
+    )
+    assert found["worse"]["second"] == [], "its baseline has learned"
+
+
 def test_a_claim_about_where_people_are_is_tried_on_drawn_images_alone(suites: Path, tiny_domain: Path) -> None:
     with_claims(suites)
     toml = suites / "demo.toml"
@@ -362,7 +462,7 @@ class Fixed(Stage[Scores]):
         import numpy as np
 
         value = self.value
-        return Scores(value, value, value, value, value, np.array([value / 100]), np.array([1]), 1, 0)
+        return Scores(value, value, value, value, value, np.array([value / 100]), np.array([1]), 1, 0, np.array([1]))
 """
     )
     (package / "outside.toml").write_text(TOML.replace('"demo"', '"outside"'))
