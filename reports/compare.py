@@ -14,7 +14,7 @@ from reports.tables import short_name
 from reports.templating import environment
 from reports.words import MINUS, NOTHING, count, metric, percent, signed
 from reproduce import baselines
-from reproduce.baselines import ROUNDING
+from reproduce.baselines import ROUNDING, setting_of
 
 OUTCOMES = {
     "drifted": "beyond its band: a run fails by it",
@@ -128,7 +128,7 @@ def text(comparison: Comparison) -> str:
 def _by_identity(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], Case]:
     cases = (Case(result) for result in sorted(results, key=lambda found: json.dumps(found, sort_keys=True)))
     return {
-        (case.paper, case.table, case.row, case.column, json.dumps(case.identity.record, sort_keys=True)): case
+        (case.paper, case.table, case.row, case.column, json.dumps(setting_of(case.result), sort_keys=True)): case
         for case in cases
     }
 

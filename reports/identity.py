@@ -87,6 +87,11 @@ class Identity:
         )
 
     @property
+    def older(self) -> bool:
+        """Whether nothing tells its recipe: it was recorded before identities did."""
+        return bool(self.record) and "recipe" not in self.record
+
+    @property
     def turned(self) -> tuple[str, ...]:
         """The dials of its drawn worlds that are not at 1, such as "camera dial at 0"."""
         dials = {
@@ -162,6 +167,8 @@ def setting_words(identities: Sequence[Identity]) -> str:
     weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.get("weights")))
     if weights:
         parts.append(f"weights {', '.join(weights)}")
+    if any(identity.older for identity in identities):
+        parts.append("recorded for an older recipe")
     return ", ".join(part for part in parts if part)
 
 

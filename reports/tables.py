@@ -307,6 +307,9 @@ def _setting_order(case: Case) -> tuple[Any, ...]:
     return not case.measured, not case.comparable, case.identity.rank, case.order
 
 
+ALIKE = ("subset", "weights", "precision")
+
+
 def _agree(case: Case, other: Case) -> bool:
     one, two = case.identity, other.identity
     if (case.row, case.column) == (other.row, other.column) or one.scale != two.scale:
@@ -315,7 +318,7 @@ def _agree(case: Case, other: Case) -> bool:
         return False
     if not case.measured or not other.measured:
         return True
-    if any(one.record.get(name) != two.record.get(name) for name in ("subset", "weights", "precision")):
+    if one.older != two.older or any(one.record.get(name) != two.record.get(name) for name in ALIKE):
         return False
     return all(entry == two.data.get(domain, entry) for domain, entry in one.data.items())
 

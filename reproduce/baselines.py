@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -23,6 +24,11 @@ LEVEL = 0.99
 
 ROUNDING = 1e-6
 """Percentage points by which a number that is the same may differ."""
+
+ROWS_OWN = ("data", "selection", "recipe")
+"""What the identities of two rows of a table may differ in and their seeds spread alike."""
+
+OLDER = "recorded for an older recipe"
 
 Numbers = Mapping[str, float]
 Record = Mapping[str, Any]
@@ -78,12 +84,15 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         `commit`: that recorded it; `recorded_on`: the processors, in words; `same_machine`;
         `recorded_seeds`, `seeds`: those compared;
         `metrics`: of each metric old, new, band (None if unknown), and how many runs before and after;
-        `unjudged`: why it is not judged, else empty; `outside`: whether a metric is beyond its band; `drift`.
+        `unjudged`: why it is not judged, else empty; `outside`: whether a metric is beyond its band; `drift`. What was
+        recorded for another recipe is not judged, and is drift where it must hold.
     """
-    same = [old for old in recorded if old["identity"] == result["identity"] and old.get("measured")]
-    old = next((old for old in same if _cell(old) == _cell(result)), None)
-    if old is None or not result.get("measured"):
+    own = [old for old in recorded if _cell(old) == _cell(result) and old.get("measured")]
+    own = [old for old in own if setting_of(old) == setting_of(result)]
+    if not own or not result.get("measured"):
         return None
+    old = max(own, key=lambda old: old["identity"].get("recipe") == result["identity"].get("recipe"))
+    older = old["identity"].get("recipe") != result["identity"].get("recipe")
     now, sides = Runs.of(result), _sides(old)
     here = next((side for side in sides if side.on == now.on), None)
     compared = [here] if here else sides
@@ -101,9 +110,11 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
                 "before": len(before),
                 "after": len(after),
             }
-    unjudged = _unstable(sides) or ("" if here or must_hold else _elsewhere(sides, steady=bool(result.get("steady"))))
-    if any(one["band"] is None for one in metrics.values()):
-        unjudged = unjudged or "too few seeds were recorded to tell its spread"
+    unjudged = OLDER if older else _unstable(sides)
+    if not unjudged and not here and not must_hold:
+        unjudged = _elsewhere(sides, steady=bool(result.get("steady")))
+    if not unjudged and any(one["band"] is None for one in metrics.values()):
+        unjudged = "too few seeds were recorded to tell its spread"
     outside = any(abs(one["new"] - one["old"]) > (one["band"] or 0.0) + ROUNDING for one in metrics.values())
     provenance = [stage.get("provenance") or {} for stage in _stages(old)]
     return {
@@ -114,9 +125,14 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         "seeds": sorted(int(seed) for seed in common or now.measured),
         "metrics": metrics,
         "unjudged": unjudged,
-        "outside": outside,
-        "drift": outside and not unjudged,
+        "outside": outside and not older,
+        "drift": (outside and not unjudged) or (older and must_hold),
     }
+
+
+def setting_of(record: Record) -> dict[str, Any]:
+    """The identity of a result, claim or figure without the digest of its recipe."""
+    return {name: value for name, value in (record.get("identity") or {}).items() if name != "recipe"}
 
 
 def told(found: Record) -> str:
@@ -126,6 +142,8 @@ def told(found: Record) -> str:
         band = "" if one["band"] is None else f" (band {one['band']:.1f})"
         moved.append(f"{metric} was {one['old']:.1f} and is {one['new']:.1f}{band}")
     numbers = ", ".join(moved)
+    if found["drift"] and found["unjudged"] == OLDER:
+        return f"drifted: {OLDER}; {numbers}; pass --update-baselines"
     if found["drift"]:
         commit = str(found["commit"] or "unknown")[:12]
         return f"drifted: {numbers}; recorded by commit {commit}; if intended, pass --update-baselines"
@@ -195,6 +213,8 @@ def _alike(one: Record, other: Record) -> bool:
     settings, worlds = [], []
     for identity in (one["identity"], other["identity"]):
         data = (identity.get("data") or {}).values()
-        settings.append({name: value for name, value in identity.items() if name not in ("data", "selection")})
-        worlds.append({(of.get("kind"), of.get("world"), of.get("seed"), str(of.get("dials"))) for of in data})
+        settings.append({name: value for name, value in identity.items() if name not in ROWS_OWN})
+        worlds.append(
+            {json.dumps([of.get(name) for name in ("kind", "world", "seed", "dials")], sort_keys=True) for of in data}
+        )
     return settings[0] == settings[1] and worlds[0] == worlds[1]

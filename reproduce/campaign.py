@@ -365,7 +365,9 @@ class Campaign:
             "format": results.FORMAT,
             "claim": {"paper": case.paper, **told, "right": list(claim.right), "testable": claim.testable},
             "world": str(case.world or ""),
-            "identity": self.setting.identity([stage for cell in case.cells for stage in self.plans[cell].values()]),
+            "identity": self.setting.identity(
+                [stage for cell in case.cells for stage in self.plans[cell].values()], cells=len(case.cells)
+            ),
             "seeds": list(self.seeds),
             "compared": [],
             "collapsed": [],
@@ -411,6 +413,7 @@ class Campaign:
         stages = [job.stage for job in jobs.values()]
         identity = self.setting.identity(stages)
         reasons = results.reasons_against(identity)
+        reasons += ["a row that the paper quotes, run here for reference"] * case.quoted
         result = self._blank(case, identity) | {
             "reasons": reasons,
             **_made_of(stages, store),

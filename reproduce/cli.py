@@ -83,7 +83,11 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=audit)
 
     command = commands.add_parser("results", help="keep the results of a run under reports/results")
-    command.add_argument("--record", action="store_true", required=True, help="write them there")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--record", action="store_true", help="write them there")
+    what.add_argument(
+        "--migrate", action="store_true", help="carry records over that earlier versions wrote, by what they keep"
+    )
     command.add_argument(
         "--elsewhere", action="store_true", help="add their numbers to the records that another processor made"
     )
@@ -189,10 +193,11 @@ def stage(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     """Print the results of a folder as a table, or the papers' claims."""
     from reproduce.display import summary
+    from reproduce.planning import collected
     from reproduce.printed import claims_page
 
     if options.claims:
-        print(claims_page(read_all(options.suites).values()), end="")
+        print(claims_page(read_all(options.suites).values(), collected(options.suites)), end="")
         return
 
     found = results.read(options.folder)
@@ -222,6 +227,12 @@ def audit(options: argparse.Namespace) -> None:
 
 def record(options: argparse.Namespace) -> None:
     """Copy a run's results to where they are committed: numbers, never pictures."""
+    if options.migrate:
+        moved = [(old, new) for old, new in results.migrate(options.into)]
+        for old, new in moved:
+            print(f"{old} -> {new.name}")
+        print(f"{counted(len(moved), 'record')} carried over; next: git add {options.into}")
+        return
     folder = options.out / "results"
     found = results.read(folder) if folder.is_dir() else []
     kept = [result for result in found if result["measured"]]

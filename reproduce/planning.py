@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from reproduce.data.world import CAUSES
@@ -13,10 +14,38 @@ from reproduce.results import Result
 from reproduce.runner import Store
 from reproduce.scales import SCALES, at_scale
 from reproduce.setting import Setting
-from reproduce.stage import Stage, closure, rewrite
+from reproduce.stage import Stage, UserError, closure, rewrite
 
 TRIAL = "trial"
 """The scale whose times tell what `paper` will take."""
+
+
+def collected(suites: Path) -> list[object]:
+    """Every case of a folder of suites and of those that other packages bring, run or not, as pytest collects them.
+
+    Raises:
+        UserError: they cannot be collected; the message is pytest's.
+    """
+    import contextlib
+    import io
+
+    import pytest
+
+    class Collector:
+        def __init__(self) -> None:
+            self.cases: list[object] = []
+
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            params = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
+            self.cases = [found["case"] for found in params if "case" in found]
+
+    collector, told = Collector(), io.StringIO()
+    arguments = [str(suites), "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    with contextlib.redirect_stdout(told):
+        ended = pytest.main(arguments, plugins=[collector])
+    if ended != pytest.ExitCode.OK:
+        raise UserError(f"{suites} cannot be collected:\n{told.getvalue()}")
+    return collector.cases
 
 
 def plan(

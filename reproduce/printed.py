@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import groupby
 
 from reproduce.audit import Finding
-from reproduce.tables import COUNTS, Claim, Column, Paper, Row, Table, full_label
+from reproduce.tables import COUNTS, Case, Claim, ClaimCase, Column, Paper, Row, Table, full_label
 
 HEADINGS = {
     "mAP": "mAP",
@@ -33,7 +34,7 @@ WORDS = (
     "means from Market-1501 to DukeMTMC-reID, and so on: m Market-1501, d DukeMTMC-reID, t MSMT17."
 )
 
-TESTABLE = {"yes": "cases try it", "part": "cases try a part of it", "no": "no case can try it"}
+TRIED = {"yes": "cases try it", "part": "cases try a part of it", "no": "cases try it, by a row that the paper quotes"}
 
 
 def as_csv(papers: Iterable[Paper]) -> str:
@@ -110,18 +111,43 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def claims_page(papers: Iterable[Paper]) -> str:
-    """Every conclusion of the papers, in our own words."""
+def claims_page(papers: Iterable[Paper], collected: Iterable[object]) -> str:
+    """Every conclusion of the papers, in our own words, and whether a case tries it.
+
+    Args:
+        papers: the papers.
+        collected: the cases of their suites, as `reproduce.planning.collected` gives them.
+    """
+    cases = list(collected)
+    tried = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
+    rows = [case for case in cases if isinstance(case, Case)]
+    run = {(case.paper, f"{case.table}/{case.row.id}/{case.column}") for case in rows if case.recipe}
     parts = [WORDS]
     for paper in papers:
-        parts.append(f"# {paper.name}: {paper.title}\n\n{len(paper.claims)} conclusions, in our own words.")
+        own = sum((paper.id, claim.id) in tried for claim in paper.claims)
+        counts = f"{len(paper.claims)} conclusions, in our own words; cases try {own} of them."
+        parts.append(f"# {paper.name}: {paper.title}\n\n{counts}")
         for where, claims in groupby(paper.claims, lambda claim: claim.where):
-            parts.append(f"## {where}\n\n" + "\n".join(_claim(claim) for claim in claims))
+            lines = [_claim(claim, (paper.id, claim.id) in tried, _missing(paper, claim, run)) for claim in claims]
+            parts.append(f"## {where}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _claim(claim: Claim) -> str:
-    notes = [TESTABLE[claim.testable]]
+def _missing(paper: Paper, claim: Claim, run: AbstractSet[tuple[str, str]]) -> list[str]:
+    """The cells that a claim compares and nothing here computes."""
+    compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
+    return [cell for cell in compared if (paper.id, cell) not in run]
+
+
+def _claim(claim: Claim, tried: bool, missing: Sequence[str]) -> str:
+    if tried:
+        notes = [TRIED[claim.testable]]
+    elif claim.testable != "no" and missing:
+        notes = [f"no case tries it yet: nothing here computes {', '.join(missing)}"]
+    elif claim.testable != "no":
+        notes = ["no case tries it: it is not told as a comparison of cells"]
+    else:
+        notes = ["no case can try it"]
     if claim.cause:
         notes.append(f"the cause it names: {claim.cause}")
     if claim.why:

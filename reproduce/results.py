@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.baselines import ROUNDING, Runs
+from reproduce.baselines import ROUNDING, Runs, setting_of
 from reproduce.data import sources
+from reproduce.recipe import digest_of_record
 from reproduce.stage import UserError
 from reproduce.tables import METRICS, Case, Printed, full_label
 
@@ -190,7 +192,7 @@ def _digest(identity: Mapping[str, Any]) -> str:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """Write a result whole or not at all."""
+    """Write a result whole or not at all, in place of those of the same case and setting by another recipe."""
     return _write(result, folder / file_name(result))
 
 
@@ -261,7 +263,35 @@ def _write(document: Result, path: Path) -> Path:
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
     temporary.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
     temporary.replace(path)
+    for other in path.parent.glob(f"{path.stem.rpartition('-')[0]}-????????.json"):
+        with contextlib.suppress(UserError):  # a broken one is told when it is read
+            if other != path and setting_of(_read(other)) == setting_of(document):
+                other.unlink()
+                other.with_suffix(".png").unlink(missing_ok=True)
     return path
+
+
+def migrate(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the records of a folder that have no digest of their recipe the one of the stages that they keep.
+
+    Yields:
+        Where each lay and where it lies now.
+
+    Raises:
+        UserError: a record does not keep all of its stages.
+    """
+    for path, document in [(path, _read(path)) for path in _paths(folder)]:
+        if "claim" in document or "recipe" in document["identity"] or not document.get("stages"):
+            continue
+        try:
+            digest = digest_of_record(document)
+        except KeyError as error:
+            raise UserError(f"{path} names a stage {error} that it does not keep: run its case again") from None
+        carried = {**document, "identity": {**document["identity"], "recipe": digest}}
+        if "figure" in document:
+            yield path, write_figure(carried, None, path.parent)
+        else:
+            yield path, write(carried, path.parent)
 
 
 def read(folder: Path) -> list[Result]:
@@ -291,8 +321,12 @@ def read_figure(path: Path) -> Result:
 
 
 def _documents(folder: Path) -> list[Result]:
+    return [_read(path) for path in _paths(folder)]
+
+
+def _paths(folder: Path) -> list[Path]:
     found = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
-    return [_read(folder / path) for path in found if not any(part.startswith(".") for part in path.parts)]
+    return [folder / path for path in found if not any(part.startswith(".") for part in path.parts)]
 
 
 def _read(path: Path) -> Result:

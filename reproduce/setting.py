@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reproduce import weights
+from reproduce import recipe, weights
 from reproduce.clustering import Tuned
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
@@ -243,11 +243,13 @@ class Setting:
             f"give --weights DIR, or --weights {SCRATCH} to do without",
         )
 
-    def identity(self, stages: Iterable[Stage[Any]]) -> dict[str, Any]:
+    def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> dict[str, Any]:
         """What makes results of one cell comparable with each other: everything but the training seed.
 
         Args:
-            stages: the resolved stages of one case, one a seed.
+            stages: the resolved stages of one case, one a seed; or of several, one after the other.
+            cells: how many cases they are of. Of each the first stage tells the recipe, which has its training seed
+                in fields of that name alone.
         """
         final = list(stages)
         reached = closure(final)
@@ -269,4 +271,5 @@ class Setting:
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,
             **({"precision": ", ".join(sorted(precisions))} if precisions else {}),
+            **({"recipe": recipe.digest(final[:: len(final) // cells])} if final else {}),
         }

@@ -170,8 +170,8 @@ def spec(value: object, *, keyed: bool = False) -> Any:
 
 
 def full_spec(stage: Stage[Any]) -> Any:
-    """A stage's own fields as plain JSON (`spec` of a stage is only its name and key)."""
-    return _fields(stage)
+    """A stage's own fields as plain JSON, as its key has them (`spec` of a stage is only its name and key)."""
+    return _fields(stage, keyed=True)
 
 
 def _fields(value: Any, *, keyed: bool = False) -> dict[str, Any]:

@@ -255,17 +255,18 @@ class Paper:
         Args:
             table: the table's id.
             recipes: what produces each row, by row id with underscores for other signs; a row without one is skipped
-                with that reason.
+                with that reason. A row that the paper quotes is a case where it has one, for reference.
 
         Raises:
             UserError: a recipe names no such row of the table.
         """
         import pytest
 
-        rows = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows if row.executed != "no" and row.ours}
+        every = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows}
+        rows = {name: row for name, row in every.items() if (row.executed != "no" and row.ours) or name in recipes}
         if unknown := sorted(set(recipes) - set(rows)):
-            known = ", ".join(rows)
-            raise UserError(f"{self.id} table {table} has no executed row {unknown[0]!r}: its rows are {known}")
+            known = ", ".join(every)
+            raise UserError(f"{self.id} table {table} has no row {unknown[0]!r}: its rows are {known}")
         cases = [
             Case(self.id, table, row, column.id, Task(row.runs.get(column.id, column.task)), recipes.get(name))
             for name, row in rows.items()
@@ -337,7 +338,8 @@ class Paper:
         found = [
             claim
             for claim in self.claims
-            if claim.kind in ("gain", "order") and claim.testable != "no" and known.keys() >= {claim.left, *claim.right}
+            if claim.kind in ("gain", "order") and known.keys() >= {claim.left, *claim.right}
+            if claim.testable != "no" or any(known[cell].quoted for cell in (claim.left, *claim.right))
         ]
         family = Counter(claim.table for claim in found)
         params = []
@@ -413,6 +415,11 @@ class Case:
     def names(self) -> set[str]:
         """The data sets that must be there to do all that the paper did."""
         return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())
+
+    @property
+    def quoted(self) -> bool:
+        """Whether the paper took its numbers from another, so that a run of ours stands beside them for reference."""
+        return self.row.executed == "no"
 
     @property
     def printed(self) -> Printed:

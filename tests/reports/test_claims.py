@@ -139,7 +139,9 @@ def test_the_overview_counts_each_claim_once(tmp_path: Path) -> None:
     page = pages.page([], {"demo": PAPER}, "x", THREE_WORLDS)
     assert [(word.word, number) for word, number in page.whole.claims] == [("undecided", 1), ("not tried", 2)]
     folder, _ = shown(tmp_path, THREE_WORLDS)
-    assert "claims that cases can try 2 of 3 ? undecided 1 – not tried 2" in plain((folder / "index.html").read_text())
+    assert "claims about what the papers ran 2 of 3 ? undecided 1 – not tried 2" in plain(
+        (folder / "index.html").read_text()
+    )
 
 
 def test_a_case_names_the_claims_that_compare_it(tmp_path: Path) -> None:

@@ -220,3 +220,31 @@ def test_a_second_processor_is_added_to_a_record(tmp_path: Path, capsys: pytest.
         results.record_elsewhere(record(50.0, row="new", on=OTHER), kept)
     again = copy.deepcopy(record(60.0, 61.0))
     assert "elsewhere" not in json.loads(results.record(again, kept).read_text()), "new numbers, no old companions"
+
+
+def test_another_recipe_is_told_and_fails_where_records_must_hold() -> None:
+    old = record(50.0, 50.5, 51.0)
+    for recipes in (("a", "b"), (None, "b")):
+        before, now = (
+            each | {"identity": {**IDENTITY, **({"recipe": name} if name else {})}}
+            for each, name in zip((old, record(90.0)), recipes, strict=True)
+        )
+        beside = found(now, [before])
+        assert (beside["outside"], beside["drift"]) == (False, False)
+        assert told(beside).endswith("not judged: recorded for an older recipe")
+        strict = found(now, [before], must_hold=True)
+        assert strict["drift"]
+        assert told(strict).startswith("drifted: recorded for an older recipe; mAP was 50.0 and is 90.0")
+        current = now | {"measured": record(51.0)["measured"]}
+        assert found(now, [before, current])["metrics"]["mAP"]["old"] == 51.0, "one of its own recipe comes first"
+
+
+def test_the_order_of_dials_is_no_difference_between_rows() -> None:
+    """Records come from JSON, whose keys are sorted; results of a run do not."""
+    worlds = [
+        {"kind": "stand-in", "world": 1, "seed": 1, "dials": dials} for dials in ({"a": 1, "b": 1}, {"b": 1, "a": 1})
+    ]
+    here, there = ({**IDENTITY, "data": {"duke": world}} for world in worlds)
+    other = record(50.0, 51.0, 52.0, row="b", identity=there)
+    beside = found(record(53.0, identity=here), [record(50.0, identity=there), other])
+    assert beside["metrics"]["mAP"]["band"] > 2.0, "the table's spread, not the row's own band"

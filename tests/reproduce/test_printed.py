@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from reproduce.cli import main
-from reproduce.tables import METRICS, read_all
+from reproduce.planning import collected
+from reproduce.tables import METRICS, ClaimCase, read_all
 
 SUITES = Path(__file__).parents[2] / "suites"
 TABLES = {
@@ -69,6 +71,24 @@ def test_every_claim_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     claims = [claim for paper in papers.values() for claim in paper.claims]
     assert len(claims) > 300
     assert all(f"`{claim.id}`" in page and claim.says in page for claim in claims)
+
+
+def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "show", "--claims")
+    tried = {(case.paper, case.claim.id) for case in collected(SUITES) if isinstance(case, ClaimCase)}
+    papers = re.split(r"^# ", page, flags=re.MULTILINE)[1:]
+    lines = [line for part in papers for line in part.splitlines() if line.startswith("- `")]
+    said = {
+        (part.partition(":")[0].lower().replace("-", ""), line.split("`")[1])
+        for part in papers
+        for line in part.splitlines()
+        if line.startswith("- `") and "cases try" in line.rpartition("*(")[2]
+    }
+    assert said == tried
+    assert len(tried) == sum(int(count) for count in re.findall(r"cases try (\d+) of them", page))
+    lacking = [line for line in lines if "nothing here computes" in line]
+    assert lacking, "as long as rows have no method here"
+    assert all(re.search(r"computes \w+/[\w+-]+/\w+", line) for line in lacking)
 
 
 def test_every_executed_row_and_task_is_a_case() -> None:

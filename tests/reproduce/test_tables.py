@@ -202,7 +202,7 @@ def test_no_value_of_a_cell_crashes_the_reader(tmp_path_factory: pytest.TempPath
 
 def test_recipes_must_fit_the_rows(tmp_path: Path) -> None:
     paper = read(write(tmp_path, GOOD))
-    with pytest.raises(UserError, match="p table 1 has no executed row 'b': its rows are a"):
+    with pytest.raises(UserError, match="p table 1 has no row 'b': its rows are a"):
         paper.cases("1", b=lambda task, seed: None)  # type: ignore[arg-type, return-value]
     (case,) = paper.cases("1")
     assert case.id == "m2d-a"
@@ -245,3 +245,22 @@ def test_a_row_needs_the_images_that_its_network_was_pretrained_on() -> None:
     for case in cases:
         assert ("luperson" in case.names) is (case.row.id != "insup"), "INSUP starts from ImageNet"
         assert case.names - {"luperson"} == case.task.names
+
+
+def test_a_quoted_row_is_a_case_where_it_has_a_recipe_and_its_claims_can_be_tried(tmp_path: Path) -> None:
+    quoted = '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "no"\nwhy = "quoted"\nm2d = [2.0, 3.0]\n'
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "section 2"\nsays = "A is better."\nkind = "order"\ntestable = "no"\n'
+        'why = "B is quoted"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
+    )
+    paper = read(write(tmp_path, GOOD + quoted + claim))
+
+    def recipe(task: Task, seed: int) -> Evaluate:
+        return Evaluate(Untrained(seed), on=task.target)
+
+    assert [param.values[0].row.id for param in paper.cases("1", a=recipe)] == ["a"]
+    assert paper.claim_cases({"1": {"a": recipe}}) == []
+    cases = [param.values[0] for param in paper.cases("1", a=recipe, b=recipe)]
+    assert [(case.row.id, case.quoted) for case in cases] == [("a", False), ("b", True)]
+    found = [param.values[0].claim.id for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
+    assert set(found) == {"c"}

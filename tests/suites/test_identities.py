@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reproduce import results
+from reproduce import recipe, results
 from reproduce.setting import Setting
 from reproduce.tables import Case
 
@@ -37,4 +37,24 @@ def test_a_recorded_identity_is_that_of_its_case_today(result: results.Result) -
     assert case.recipe
     setting = Setting(identity["scale"], weights=identity["weights"])
     stages = [setting.resolve(case.recipe(case.task, int(seed))) for seed in result["measured"]]
-    assert setting.identity(stages) == identity
+    today = setting.identity(stages)
+    assert today | {"recipe": None} == identity | {"recipe": None}
+
+
+@pytest.mark.parametrize("result", RECORDED, ids=results.file_name)
+def test_a_record_tells_its_recipe_by_what_it_keeps(result: results.Result) -> None:
+    told = result["identity"].get("recipe")
+    digest = recipe.digest_of_record(result)
+    assert told in (None, digest)
+
+
+def test_what_make_reproduce_runs_is_recorded_for_today_s_recipe() -> None:
+    found = [each for each in RECORDED if each["case"]["table"] == "3" and each["case"]["task"] == "m2d"]
+    assert len(found) == 5
+    for result in found:
+        told, identity = result["case"], result["identity"]
+        case = cases(told["paper"])[told["table"], told["row"], told["task"]]
+        assert case.recipe
+        setting = Setting(identity["scale"], weights=identity["weights"])
+        today = setting.identity([setting.resolve(case.recipe(case.task, 1))])
+        assert identity == today, "record it again: its recipe has changed"
