@@ -508,8 +508,7 @@ class Campaign:
             reporter.write(summary(found, width, colour=reporter.hasmarkup))
         if any("baseline" in result for result in found):
             reporter.section("beside recorded results", sep="-")
-            for line in recorded_summary(found):
-                reporter.write_line(line)
+            reporter.write("".join(f"{line}\n" for line in recorded_summary(found)))
         if tried:
             reporter.section("claims", sep="-")
             reporter.write(claims_summary(tried, width, colour=reporter.hasmarkup))

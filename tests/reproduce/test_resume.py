@@ -194,7 +194,7 @@ def test_nested_states_round_trip(tmp_path_factory: pytest.TempPathFactory, valu
         torch.tensor([math.nan, -0.0, math.inf]),
         torch.tensor([1 + 2j]),
     ],
-    ids=str,
+    ids=["turned", "channels last", "a part", "expanded", "scalar", "empty", "not finite", "complex"],
 )
 def test_tensors_keep_bits_and_the_order_of_their_memory(tmp_path: Path, tensor: torch.Tensor) -> None:
     other = returned(tmp_path, SimpleNamespace(queue=tensor), SimpleNamespace())
