@@ -160,41 +160,45 @@ def gallery(size: Size, columns: int, noise: float = 3.0) -> tuple[Array, ...]:
 # Contenders: each prepares its data and returns what is measured
 
 
-def _kernel(low: bool, loops: bool) -> Callable[[Size, int], Work | None]:
-    """Jaccard distances and clusters, with products in float32 or with candidates from bfloat16."""
+def _kernel(**choice: bool) -> Callable[[Size, int], Work | None]:
+    """Jaccard distances and clusters: as a user gets them, all that a fresh process finds out included, or forced."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
         from reproduce.clustering import DBSCAN
 
-        if not _use(low, loops):
+        if not _able(**choice):
             return None
         rows = _on_device(embeddings(size[0], columns)[0])
-        cluster = DBSCAN(EPS, MIN_SAMPLES)
 
-        def work() -> Any:
-            return cluster.labels(neighbours.jaccard_graph(rows, K1, K2))
+        def work(rows: Tensor = rows) -> Any:
+            with neighbours.using(**choice):
+                return DBSCAN(EPS, MIN_SAMPLES).labels(neighbours.jaccard_graph(rows, K1, K2))
 
-        neighbours.jaccard_graph(rows[:FEW], K1, K2)
+        work(rows[:FEW])
         return work
 
     return prepare
 
 
-def _after(loops: bool) -> Callable[[Size, int], Work | None]:
+def _after(compiled: bool) -> Callable[[Size, int], Work | None]:
     """As above from neighbour lists on."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
         from reproduce.clustering import DBSCAN
 
+        if not _able(compiled=compiled):
+            return None
         rows = _on_device(embeddings(size[0], columns)[0])
         ranks = neighbours.nearest(rows, K1)
-        if not _use(False, loops):
-            return None
-        cluster = DBSCAN(EPS, MIN_SAMPLES)
-        neighbours.jaccard_graph(rows[:FEW], K1, K2)
-        return lambda: cluster.labels(neighbours.jaccard_graph(rows, K1, K2, ranks=ranks))
+
+        def work(rows: Tensor = rows, ranks: Array = ranks) -> Any:
+            with neighbours.using(compiled=compiled):
+                return DBSCAN(EPS, MIN_SAMPLES).labels(neighbours.jaccard_graph(rows, K1, K2, ranks=ranks))
+
+        work(rows[:FEW], neighbours.nearest(rows[:FEW], K1))
+        return work
 
     return prepare
 
@@ -221,7 +225,7 @@ def _product(low: bool) -> Callable[[Size, int], Work | None]:
     def prepare(size: Size, columns: int) -> Work | None:
         import torch
 
-        if not _use(low, False):
+        if not _able(bfloat16=low):
             return None
         rows = _on_device(embeddings(sum(size), columns)[0])
         left, right = (rows, rows) if len(size) == 1 else (rows[: size[0]], rows[size[0] :])
@@ -283,15 +287,20 @@ def _dense_evaluate(size: Size, columns: int) -> Work:
     return lambda: dense_scores(distances, *labels)
 
 
-def _rerank(low: bool, loops: bool) -> Callable[[Size, int], Work | None]:
+def _rerank(**choice: bool) -> Callable[[Size, int], Work | None]:
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
 
-        if not _use(low, loops):
+        if not _able(**choice):
             return None
         query, images = map(_on_device, gallery(size, columns)[:2])
-        list(neighbours.rerank(query[:FEW], images[:FEW]))
-        return lambda: sum(len(block) for block in neighbours.rerank(query, images))
+
+        def work(query: Tensor = query, images: Tensor = images) -> int:
+            with neighbours.using(**choice):
+                return sum(len(block) for block in neighbours.rerank(query, images))
+
+        work(query[:FEW], images[:FEW])
+        return work
 
     return prepare
 
@@ -367,10 +376,11 @@ def _pictures(shape: tuple[int, int], device: str, *, resident: bool) -> Any:
 
 CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
     "neighbours": {
-        "kernel, bfloat16, compiled": _kernel(True, True),
-        "kernel, bfloat16": _kernel(True, False),
-        "kernel, float32, compiled": _kernel(False, True),
-        "kernel, float32": _kernel(False, False),
+        "kernel, as shipped": _kernel(),
+        "kernel, bfloat16, compiled": _kernel(bfloat16=True, compiled=True),
+        "kernel, bfloat16": _kernel(bfloat16=True, compiled=False),
+        "kernel, float32, compiled": _kernel(bfloat16=False, compiled=True),
+        "kernel, float32": _kernel(bfloat16=False, compiled=False),
         "kernel after k-NN, compiled": _after(True),
         "kernel after k-NN": _after(False),
         "dense reference": _dense_neighbours,
@@ -385,10 +395,11 @@ CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
         "product, float32": _product(False),
     },
     "rerank": {
-        "kernel, bfloat16, compiled": _rerank(True, True),
-        "kernel, bfloat16": _rerank(True, False),
-        "kernel, float32, compiled": _rerank(False, True),
-        "kernel, float32": _rerank(False, False),
+        "kernel, as shipped": _rerank(),
+        "kernel, bfloat16, compiled": _rerank(bfloat16=True, compiled=True),
+        "kernel, bfloat16": _rerank(bfloat16=True, compiled=False),
+        "kernel, float32, compiled": _rerank(bfloat16=False, compiled=True),
+        "kernel, float32": _rerank(bfloat16=False, compiled=False),
         "dense reference": _dense_rerank,
         "product, bfloat16": _all_pairs(True),
         "product, float32": _all_pairs(False),
@@ -479,17 +490,18 @@ def _check_neighbours(size: Size, columns: int) -> dict[str, Any]:
     from sklearn import cluster
 
     from reproduce.clustering import DBSCAN
-    from reproduce.neighbours import jaccard_graph, nearest
+    from reproduce.neighbours import jaccard_graph, nearest, using
 
     rows = embeddings(size[0], columns)[0]
     ranks = nearest(rows, K1)
     expected = dense_jaccard(rows, ranks)
     labels = cluster.DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed").fit_predict(expected)
     found: dict[str, Any] = {}
-    for loops in (False, True):
-        if _use(False, loops):
-            graph = jaccard_graph(rows, K1, K2, ranks=ranks)
-            name = ", compiled" if loops else ""
+    for compiled in (False, True):
+        if _able(compiled=compiled):
+            with using(compiled=compiled):
+                graph = jaccard_graph(rows, K1, K2, ranks=ranks)
+            name = ", compiled" if compiled else ""
             found["largest difference" + name] = _difference(graph, expected)
             found["labels that differ" + name] = int(np.sum(DBSCAN(EPS, MIN_SAMPLES).labels(graph) != labels))
     return found
@@ -523,15 +535,16 @@ def _check_evaluate(size: Size, columns: int) -> dict[str, Any]:
 def _check_rerank(size: Size, columns: int) -> dict[str, Any]:
     import numpy as np
 
-    from reproduce.neighbours import rerank
+    from reproduce.neighbours import rerank, using
 
     query, images = gallery(size, columns)[:2]
     expected = dense_rerank(query, images)
     found = {}
-    for loops in (False, True):
-        if _use(False, loops):
-            off = np.abs(np.concatenate(list(rerank(query, images))) - expected)
-            name = ", compiled" if loops else ""
+    for compiled in (False, True):
+        if _able(compiled=compiled):
+            with using(bfloat16=False, compiled=compiled):
+                off = np.abs(np.concatenate(list(rerank(query, images))) - expected)
+            name = ", compiled" if compiled else ""
             found["largest difference" + name] = float(off.max())
             found["share above 1e-5" + name] = float((off > 1e-5).mean())
     return found
@@ -605,18 +618,15 @@ def _on_device(rows: Array) -> Tensor:
     return torch.from_numpy(rows).to(_device())
 
 
-def _use(low: bool, loops: bool) -> bool:
-    """Have the kernels take bfloat16 and compiled loops, or neither; False where they could not here."""
+def _able(*, bfloat16: bool = False, compiled: bool = False) -> bool:
+    """Whether this machine multiplies bfloat16 fast, and has a compiler, where they are asked for."""
     import importlib.util
 
     from reproduce import neighbours
 
-    able = not (low and (_device() != "cpu" or not neighbours._bfloat16_is_fast()))
-    if not able or (loops and not importlib.util.find_spec("numba")):
+    if bfloat16 and (_device() != "cpu" or not neighbours.bfloat16_is_fast()):
         return False
-    neighbours._bfloat16_is_fast = lambda: low  # type: ignore[assignment]
-    neighbours._COMPILED = 0 if loops else sys.maxsize
-    return True
+    return not compiled or bool(importlib.util.find_spec("numba"))
 
 
 def _machine(threads: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of many images by compiled loops where numba is installed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -31,6 +32,9 @@ Metric: TypeAlias = Literal["cosine", "euclidean"]
 
 _TILE = 1024
 """Rows and columns of a tile of products."""
+
+_BLOCK = 512
+"""Rows and columns that a CPU multiplies at a time."""
 
 _CELLS = 1 << 22
 """Products, or terms of a sparse sum, that are held at a time."""
@@ -289,6 +293,51 @@ def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | No
     return graph
 
 
+# Processors
+
+
+@functools.cache
+def bfloat16_is_fast() -> bool:
+    """Whether this processor has bfloat16 and multiplies it over 1.5 times as fast as float32, by trial.
+
+    Support alone does not tell: there are processors that convert bfloat16 and multiply float32.
+    """
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (available and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+
+    def seconds(matrix: Tensor) -> float:
+        spent = []
+        for _ in range(3):
+            start = time.thread_time()
+            torch.mm(matrix, matrix)
+            spent.append(time.thread_time() - start)
+        return min(spent)
+
+    matrix = torch.ones(512, 512)
+    return 1.5 * seconds(matrix.bfloat16()) < seconds(matrix)
+
+
+_forced: dict[str, bool] = {}
+
+
+@contextlib.contextmanager
+def using(**choice: bool) -> Iterator[None]:
+    """Override what the processor and the number of images decide, to measure or test it.
+
+    Args:
+        choice: `bfloat16`, whether a CPU's products may be in it, and `compiled`, whether loops are, where numba is
+            installed; what is not given is left alone.
+    """
+    before = dict(_forced)
+    _forced.update(choice)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
 # Embeddings
 
 
@@ -313,7 +362,13 @@ class _Points:
 
     def closeness(self, rows: Any, columns: Any = slice(None)) -> Tensor:
         """Minus half the squared distances (R, C) between some rows and others."""
-        return _product(self.rows[rows], self.rows[columns]).sub_(self.half[columns]).sub_(self.half[rows, None])
+        return _product(self.take(rows), self.take(columns)).sub_(self.half[columns]).sub_(self.half[rows, None])
+
+    def take(self, rows: Any) -> Tensor:
+        """Some rows (R, D): a view of a slice, a copy of those listed."""
+        if isinstance(rows, slice):
+            return self.rows[rows]
+        return self.rows.index_select(0, torch.as_tensor(rows, device=self.rows.device))  # faster than self.rows[rows]
 
 
 def checked(embeddings: Embeddings, name: str = "embeddings") -> Tensor:
@@ -363,11 +418,25 @@ def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Poin
 
 
 def _product(rows: Tensor, columns: Tensor) -> Tensor:
-    """Inner products (R, C); on a CPU a tile at a time, which its matrix products like best."""
-    step = _TILE if rows.device.type == "cpu" else len(columns)
+    """Inner products (R, C); in float32 a CPU takes a block at a time, which it multiplies fastest."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return rows @ columns.T
     product = rows.new_empty(len(rows), len(columns))
-    for at in range(0, len(columns), step):
-        torch.mm(rows, columns[at : at + step].T, out=product[:, at : at + step])
+    for at in range(0, len(rows), _BLOCK):
+        for to in range(0, len(columns), _BLOCK):
+            block = product[at : at + _BLOCK, to : to + _BLOCK]
+            torch.mm(rows[at : at + _BLOCK], columns[to : to + _BLOCK].T, out=block)
+    return product
+
+
+def _own_product(rows: Tensor) -> Tensor:
+    """Inner products (R, R) of some rows with each other, most pairs multiplied once."""
+    product = rows.new_empty(len(rows), len(rows))
+    step = _BLOCK // 2
+    for at in range(0, len(rows), step):
+        end = at + step
+        torch.mm(rows[at:end], rows[at:].T, out=product[at:end, at:])
+        product[end:, at:end] = product[at:end, end:].T
     return product
 
 
@@ -390,16 +459,15 @@ def _strips(count: int, columns: int) -> list[slice]:
 # Nearest neighbours
 
 
-def _neighbours(
-    points: _Points, k: int, *, farthest: bool = False, low: bool | None = None
-) -> tuple[Array, NDArray[np.float32] | None]:
+def _neighbours(points: _Points, k: int, *, farthest: bool = False) -> tuple[Array, NDArray[np.float32] | None]:
     """Lists of nearest neighbours (N, min(k, N)) and, if asked for, the largest squared distance from each row (N,)."""
     n = len(points)
     k = min(k, n)
     if points.rows.device.type != "cpu" or n <= 2 * _TILE or 8 * k > _TILE:
         lists, largest = _plain(points, np.arange(n), k)
         return lists, largest if farthest else None
-    return _tiled(points, k, farthest, _bfloat16_is_fast() if low is None else low)
+    low = _forced["bfloat16"] if "bfloat16" in _forced else bfloat16_is_fast()
+    return _tiled(points, k, farthest, low)
 
 
 def _plain(points: _Points, rows: Array, k: int) -> tuple[Array, NDArray[np.float32]]:
@@ -436,29 +504,13 @@ def _in_order(close: Tensor, at: Tensor) -> Array:
 
 def _loops(images: int) -> Any:
     """The module of compiled loops, if there are images enough for it, and numba; None otherwise."""
-    if images < _COMPILED:
+    if not _forced.get("compiled", images >= _COMPILED):
         return None
     try:
         from reproduce import compiled
     except ImportError:
         return None
     return compiled
-
-
-@functools.cache
-def _bfloat16_is_fast() -> bool:
-    """Whether this processor multiplies bfloat16 well over 1.5 times as fast as float32, by trial."""
-
-    def seconds(matrix: Tensor) -> float:
-        spent = []
-        for _ in range(3):
-            start = time.perf_counter()
-            torch.mm(matrix, matrix)
-            spent.append(time.perf_counter() - start)
-        return min(spent)
-
-    matrix = torch.ones(1024, 1024)
-    return 1.5 * seconds(matrix.bfloat16()) < seconds(matrix)
 
 
 def _tiled(points: _Points, k: int, farthest: bool, low: bool) -> tuple[Array, NDArray[np.float32] | None]:
@@ -499,16 +551,18 @@ def _tiled(points: _Points, k: int, farthest: bool, low: bool) -> tuple[Array, N
 
 
 def _by_pivot(points: _Points, low: bool) -> Array:
-    """All rows, sorted by which of some pivots is nearest."""
+    """All rows, sorted by which of some pivots is nearest.
+
+    With c the centre of the pivots, that is the p for which x.(p - c) - (p - c).(p + c) / 2 is largest.
+    """
     n, columns = points.rows.shape
-    pivots = np.arange(0, n, max(1, math.isqrt(n) // 2))
     dtype = torch.bfloat16 if low else torch.float32
-    centre = points.rows.mean(0)
-    at = (points.rows[pivots] - centre).to(dtype)
-    half = at.float().square().sum(1) / 2
-    nearest = [
-        (((points.rows[part] - centre).to(dtype) @ at.T).float() - half).argmax(1) for part in _strips(n, columns)
-    ]
+    pivots = points.rows[:: math.isqrt(n)]
+    centre = pivots.mean(0)
+    at = pivots - centre
+    half = (at * (pivots + centre)).sum(1) / 2
+    at = at.to(dtype)
+    nearest = [((points.rows[part].to(dtype) @ at.T).float() - half).argmax(1) for part in _strips(n, columns)]
     return np.argsort(torch.cat(nearest).numpy(), kind="stable").astype(np.int32)
 
 
@@ -528,24 +582,24 @@ class _Matrix:
     def __init__(self, points: _Points, tiles: list[Array], low: bool) -> None:
         self.points, self.tiles, self.low = points, tiles, low
         self.half, self.error = points.half, torch.zeros(len(points))
-        self._rounded: list[Tensor] = []
-        if low:
-            length, lost = torch.empty(len(points)), torch.empty(len(points))
-            centre = points.rows.mean(0)
-            for rows in tiles:
-                exact = points.rows[rows].sub_(centre)
-                self._rounded.append(exact.bfloat16())
-                length[rows] = torch.linalg.vector_norm(exact, dim=1)
-                lost[rows] = torch.linalg.vector_norm(exact.sub_(self._rounded[-1]), dim=1)
-            self.half = length.square() / 2
-            self.error = _error(length, lost, points.rows.shape[1])
+        if not low:
+            self._rows = [points.take(rows) for rows in tiles]
+            return
+        self._rows = []
+        length, lost = torch.empty(len(points)), torch.empty(len(points))
+        centre = points.rows.mean(0)
+        for rows in tiles:
+            exact = points.take(rows).sub_(centre)
+            self._rows.append(exact.bfloat16())
+            length[rows] = torch.linalg.vector_norm(exact, dim=1)
+            lost[rows] = torch.linalg.vector_norm(exact.sub_(self._rows[-1]), dim=1)
+        self.half = length.square() / 2
+        self.error = _error(length, lost, points.rows.shape[1])
 
     def products(self, a: int, b: int) -> Tensor:
         """The closeness (A, B) of the rows of two tiles."""
-        if self.low:
-            close = (self._rounded[a] @ self._rounded[b].T).float()
-        else:
-            close = self.points.rows[self.tiles[a]] @ self.points.rows[self.tiles[b]].T
+        rows, columns = self._rows[a], self._rows[b]
+        close = (_own_product(rows) if a == b else _product(rows, columns)).float()
         return close.sub_(self.half[self.tiles[a], None]).sub_(self.half[self.tiles[b]])
 
     def reach(self, a: int, best: Tensor) -> Tensor:
@@ -813,7 +867,8 @@ def _overlaps(
             )  # fmt: skip
             yield slice(row, stop), sparse.csr_array((sums, indices, pointers), shape=shape)
         else:
-            at = np.repeat(start[part] - ends[:-1][part], counts[part]) + np.arange(terms[row], terms[stop])
+            first = (start[part] - (ends[:-1][part] - terms[row])).astype(np.int32)
+            at = np.repeat(first, counts[part]) + np.arange(terms[stop] - terms[row], dtype=np.int32)
             least = np.minimum(lists.data[at], np.repeat(codes.data[part], counts[part]))
             pointers = (terms[row : stop + 1] - terms[row]).astype(np.int32)
             summed = sparse.csr_array((least, lists.indices[at], pointers), shape=shape) @ identity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,5 @@ def loops(request: pytest.FixtureRequest) -> Iterator[str]:
     """The sparse work once by scipy and once by compiled loops."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="numba is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_COMPILED", 0 if request.param == "compiled" else math.inf)
+    with neighbours.using(compiled=request.param == "compiled"):
         yield request.param

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from reproduce import bench, cli, neighbours
 from reproduce.stage import UserError
@@ -27,8 +28,6 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         return work and bench._measure(work)
 
     monkeypatch.setattr(bench, "_in_a_process", measure)
-    for name in ("_bfloat16_is_fast", "_COMPILED"):
-        monkeypatch.setattr(neighbours, name, getattr(neighbours, name))  # put back what contenders set
 
 
 def test_embeddings_are_clustered_and_the_same_each_time() -> None:
@@ -53,6 +52,7 @@ def test_kernels_agree_with_dense_references(what: str, tmp_path: Path, capsys: 
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
     names = {(record["contender"], tuple(record["size"])) for record in found["records"]}
     assert ("product, float32", larger) in names
+    assert what == "evaluate" or ("kernel, as shipped", larger) in names
     assert {size for name, size in names if name.startswith("dense")} == {size}
     assert set(found["growth"]) == {name for name, at in names if at == larger}
     (difference,) = found["differences"]
@@ -60,6 +60,26 @@ def test_kernels_agree_with_dense_references(what: str, tmp_path: Path, capsys: 
         if "difference" in name or "differ" in name or "share" in name:
             assert value <= 1e-5, name
     assert "processor s" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is asked nothing")
+@pytest.mark.parametrize(("what", "size"), [("neighbours", (2100,)), ("rerank", (100, 2000))])
+def test_a_user_pays_for_the_question_about_bfloat16(what: str, size: bench.Size) -> None:
+    neighbours.bfloat16_is_fast.cache_clear()
+    work = bench.CONTENDERS[what]["kernel, as shipped"](size, 64)
+    assert work is not None
+    assert neighbours.bfloat16_is_fast.cache_info().misses == 0
+    work()
+    assert neighbours.bfloat16_is_fast.cache_info().misses == 1
+
+
+def test_a_forced_kernel_leaves_the_choice_as_it_was() -> None:
+    work = bench.CONTENDERS["neighbours"]["kernel, float32"]((40,), 8)
+    assert work is not None
+    with neighbours.using(bfloat16=True):
+        work()
+        assert neighbours._forced == {"bfloat16": True}
+    assert neighbours._forced == {}
 
 
 @pytest.mark.usefixtures("here")

@@ -62,14 +62,14 @@ def test_few_images_load_no_compiler() -> None:
 
 def test_without_numba_scipy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: Any = np.random.default_rng(0).random((60, 8))
-    monkeypatch.setattr(neighbours, "_COMPILED", 0)
-    assert neighbours._loops(1) is compiled
-    expected = neighbours.jaccard_graph(rows, 10, 3)
-    monkeypatch.delattr("reproduce.compiled")
-    monkeypatch.delitem(sys.modules, "reproduce.compiled")
-    monkeypatch.setitem(sys.modules, "numba", None)
-    assert neighbours._loops(1) is None
-    assert abs(neighbours.jaccard_graph(rows, 10, 3) - expected).max() < 1e-6
+    with neighbours.using(compiled=True):
+        assert neighbours._loops(1) is compiled
+        expected = neighbours.jaccard_graph(rows, 10, 3)
+        monkeypatch.delattr("reproduce.compiled")
+        monkeypatch.delitem(sys.modules, "reproduce.compiled")
+        monkeypatch.setitem(sys.modules, "numba", None)
+        assert neighbours._loops(1) is None
+        assert abs(neighbours.jaccard_graph(rows, 10, 3) - expected).max() < 1e-6
 
 
 def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:

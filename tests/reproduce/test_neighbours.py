@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce import neighbours
+from reproduce.clustering import DBSCAN
 from reproduce.neighbours import Graph, jaccard_graph, nearest
 from reproduce.stage import UserError
 
@@ -148,6 +151,7 @@ def test_tiles_equal_whole_rows(low: bool, data: st.DataObject) -> None:
     points = neighbours._points(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_TILE", data.draw(st.sampled_from([16, 20, 39])))
+        patch.setattr(neighbours, "_BLOCK", data.draw(st.sampled_from([6, 10, 512])))
         patch.setattr(neighbours, "_CANDIDATES", data.draw(st.sampled_from([3, 12, 1000])))
         patch.setattr(neighbours, "_HELD", data.draw(st.sampled_from([1, 6, 1000])))
         found, farthest = neighbours._tiled(points, k, True, low)
@@ -298,13 +302,75 @@ def test_large_problems_take_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = jaccard_graph(rows)
     monkeypatch.setattr(neighbours, "_TILE", 512)
     for low in (False, True):
-        monkeypatch.setattr(neighbours, "_bfloat16_is_fast", lambda low=low: low)
-        assert abs(jaccard_graph(rows) - expected).max() < 1e-6
-        assert abs(jaccard_graph(rows, 20, variant="mmt") - jaccard_graph(rows, 20, variant="mmt")).max() < 1e-6
+        with neighbours.using(bfloat16=low):
+            assert abs(jaccard_graph(rows) - expected).max() < 1e-6
+            assert abs(jaccard_graph(rows, 20, variant="mmt") - jaccard_graph(rows, 20, variant="mmt")).max() < 1e-6
 
 
-def test_whether_bfloat16_is_fast_is_tried_once() -> None:
-    assert neighbours._bfloat16_is_fast() is neighbours._bfloat16_is_fast()
+def test_labels_are_the_same_whatever_is_used() -> None:
+    rows = clustered(3000, 64)
+    ranks = neighbours._plain(neighbours._points(rows), np.arange(len(rows)), 30)[0]
+    expected = DBSCAN().labels(jaccard_graph(rows, ranks=ranks))
+    assert len(np.unique(expected)) > 100
+    for low in (False, True):
+        for compiled in (False, True):
+            with neighbours.using(bfloat16=low, compiled=compiled):
+                np.testing.assert_array_equal(DBSCAN().labels(jaccard_graph(rows)), expected)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The multiplications of each product, by a process that has not asked about bfloat16 yet."""
+    counted: list[int] = []
+    multiply = torch.mm
+
+    def count(one: Any, other: Any, **out: Any) -> Any:
+        counted.append(one.shape[0] * one.shape[1] * other.shape[1])
+        return multiply(one, other, **out)
+
+    monkeypatch.setattr(torch, "mm", count)
+    neighbours.bfloat16_is_fast.cache_clear()
+    yield counted
+    neighbours.bfloat16_is_fast.cache_clear()
+
+
+def support(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    """Have torch say that the processor has bfloat16, or has not."""
+    operations = SimpleNamespace(mkldnn=SimpleNamespace(_is_mkldnn_bf16_supported=lambda: supported))
+    monkeypatch.setattr(torch, "ops", operations)
+
+
+def test_whether_bfloat16_is_fast_is_asked_once_and_of_small_products(products: list[int]) -> None:
+    neighbours.bfloat16_is_fast()
+    assert sum(products) <= 6 * 512**3
+    neighbours.bfloat16_is_fast.cache_clear()
+    rows = clustered(2100, 64)
+    nearest(rows[:2000], 5)
+    assert neighbours.bfloat16_is_fast.cache_info().misses == 0
+    for _ in range(2):
+        nearest(rows, 5)
+    assert neighbours.bfloat16_is_fast.cache_info().misses == 1
+
+
+def test_without_bfloat16_nothing_is_tried(products: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    support(monkeypatch, False)
+    assert not neighbours.bfloat16_is_fast()
+    assert products == []
+
+
+@pytest.mark.parametrize(("slowdown", "fast"), [(0.5, True), (0.9, False), (3, False)])
+def test_bfloat16_that_is_supported_but_slow_is_not_used(
+    slowdown: float, fast: bool, products: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support(monkeypatch, True)
+    clock = [0.0]
+
+    def multiply(one: Any, other: Any) -> Any:
+        clock[0] += slowdown if one.dtype == torch.bfloat16 else 1
+
+    monkeypatch.setattr(torch, "mm", multiply)
+    monkeypatch.setattr(neighbours.time, "thread_time", lambda: clock[0])
+    assert neighbours.bfloat16_is_fast() is fast
 
 
 # Input of every kind

@@ -93,8 +93,8 @@ def test_tiles_change_nothing(low: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     query, gallery = people(200, seed=1), people(900)
     expected = whole(rerank(query, gallery))
     monkeypatch.setattr(neighbours, "_TILE", 192)
-    monkeypatch.setattr(neighbours, "_bfloat16_is_fast", lambda: low)
-    np.testing.assert_allclose(whole(rerank(query, gallery)), expected, atol=2e-6)
+    with neighbours.using(bfloat16=low):
+        np.testing.assert_allclose(whole(rerank(query, gallery)), expected, atol=2e-6)
 
 
 def test_cosine_rescales_and_euclidean_does_not() -> None:
