@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER, KMeans
@@ -56,6 +56,8 @@ class Adapt(Trained):
         input: height and width in pixels.
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
+
+    version: ClassVar[int] = 2
 
     init: Any
     target: Any
@@ -138,7 +140,8 @@ class Adapt(Trained):
             frozen = epoch < self.frozen
             if epoch in (0, self.frozen):
                 state.optimizer = new_optimizer()
-            rate = 1.0 if frozen else warmup_steps(epoch - self.frozen, warmup=self.warmup, milestones=self.milestones)
+            own = epoch - self.frozen + 1
+            rate = 1.0 if frozen else warmup_steps(own, warmup=self.warmup, milestones=self.milestones)
             for group in state.optimizer.param_groups:
                 group["lr"] = self.lr * rate
             P = min(self.P, state.labels.max() + 1)

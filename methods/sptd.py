@@ -141,7 +141,7 @@ class Pretrain(Trained):
         P, K: identities in a source batch, images of each, from other cameras first.
         target_batch: images in a target batch; the paper gives no number, this is the source's.
         epochs, iterations: how many epochs, of how many batches; the paper gives no iterations, MMT's script 100.
-        milestones, warmup: learning rate times 0.1 at each milestone, after a linear rise over `warmup` epochs.
+        milestones, warmup: as in `supervised.Train`.
         lr, weight_decay: of Adam, index classifier included.
         smoothing: of the source's labels.
         augment: of the source images; no erasing.
@@ -151,6 +151,8 @@ class Pretrain(Trained):
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
         eval_every: epochs between two evaluations on the source.
     """
+
+    version: ClassVar[int] = 2
 
     source: Any
     target: Any = None
@@ -246,7 +248,7 @@ class Pretrain(Trained):
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, best=-1.0, best_weights={})
 
         for epoch in env.epochs(self.epochs, state):
-            rate = warmup_steps(epoch, warmup=self.warmup, milestones=self.milestones)
+            rate = warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * rate
             count, place = self.iterations, {"seed": self.seed, "epoch": epoch}

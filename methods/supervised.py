@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Erase
@@ -37,7 +37,8 @@ class Train(Trained):
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
         P, K: identities in a batch, images of each.
-        epochs, milestones, warmup: learning rate times 0.1 at each milestone, after a linear rise over `warmup` epochs.
+        epochs, milestones, warmup: learning rate times 0.1 from each milestone on (epochs count from 1), after a linear
+            rise to epoch `warmup`.
         lr, weight_decay: of Adam.
         smoothing: of the labels.
         margin: of the triplet loss, on features before the neck.
@@ -47,6 +48,8 @@ class Train(Trained):
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
         eval_every: epochs between two evaluations on the domain itself.
     """
+
+    version: ClassVar[int] = 2
 
     domain: Any
     seed: int = 1
@@ -108,7 +111,7 @@ class Train(Trained):
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})
 
         for epoch in env.epochs(self.epochs, state):
-            rate = warmup_steps(epoch, warmup=self.warmup, milestones=self.milestones)
+            rate = warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * rate
             batches = identity_batches(labels.tolist(), self.P, self.K, seed=self.seed, epoch=epoch)

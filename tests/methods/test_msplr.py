@@ -36,7 +36,7 @@ def tiny(**changes: Any) -> msplr.Adapt:
         steps=2,
         frozen=1,
         epochs=1,
-        milestones=(1,),
+        milestones=(2,),
         warmup=0,
         input=(32, 16),
         augment=Augment(pad=2),
@@ -142,10 +142,10 @@ def test_what_is_frozen_keeps_still_and_the_rest_learns(
 
 
 def test_the_schedule_begins_anew_with_each_step(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(frozen=2, epochs=3, warmup=1, milestones=(2,), lr=1e-3)
+    stage = tiny(frozen=2, epochs=3, warmup=2, milestones=(3,), lr=1e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-5, 1e-3, 1e-4] * 2)
+    assert rates == pytest.approx([1e-3, 1e-3, 5.05e-4, 1e-3, 1e-4] * 2)
 
 
 def test_it_learns(setting: Setting, tmp_path: Path) -> None:
