@@ -7,6 +7,8 @@ Deviates:
     - The number of steps is fixed (10); the paper goes on "until convergence", which takes test labels to see. `until`
       ends the steps when the clusters of two agree.
     - The distance of DBSCAN is not named; it is the cosine distance. k-means clusters the same vectors, of length 1.
+    - Without camera normalisation eps comes from UDAP's rule: the printed ones, tuned for one spread of the data, are of
+      the full method.
     - The features that are clustered are not named; they are the embeddings that are compared at test.
     - The 20 frozen epochs come before the 90 of the schedule, which has a warm-up of its own. What is frozen keeps its
       batch statistics, and the rate meanwhile is the schedule's highest. The text leaves all this open.
