@@ -9,7 +9,6 @@ Deviates:
     - The distance of DBSCAN is not named; it is the cosine distance. k-means clusters the same vectors, of length 1.
     - Without camera normalisation eps comes from UDAP's rule: the printed ones, tuned for one spread of the data, are of
       the full method.
-    - The features that are clustered are not named; they are the embeddings that are compared at test.
     - The 20 frozen epochs come before the 90 of the schedule, which has a warm-up of its own. What is frozen keeps its
       batch statistics, and the rate meanwhile is the schedule's highest. The text leaves all this open.
     - With fewer clusters than P a batch holds all of them; with fewer than two there is nothing to train on, and the
@@ -98,6 +97,7 @@ class Adapt(Trained):
         import numpy as np
         import torch
 
+        from methods.blocks.heads import BeforeNeck
         from methods.blocks.labels import health
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.precision import dtype_of, in_precision
@@ -129,9 +129,8 @@ class Adapt(Trained):
             moment, done = f"step {step + 1}", at + 1
             if epoch == 0:
                 before = state.labels if step else None
-                raw, state.labels, state.eps = self.guess(
-                    embed(net.eval(), images, unit=False, pixels=self.pixels), camids, state.eps
-                )
+                features = embed(BeforeNeck(net.eval()), images, unit=False, pixels=self.pixels)
+                raw, state.labels, state.eps = self.guess(features, camids, state.eps)
                 pids = [image.pid for image in data.train]
                 state.health[moment] = health(raw, state.labels, pids, before=before, eps=state.eps)
                 env.log(done, **state.health[moment])
@@ -180,7 +179,7 @@ class Adapt(Trained):
         """Cluster features (N, D) into labels as clustered and labels to train on, each (N,); and DBSCAN's eps.
 
         Args:
-            features: of the target's training images, as the network gives them.
+            features: of the target's training images, the f of section 3.6: before the neck, of any length.
             camids: (N,) cameras.
             eps: what the first step settled; None at the first step.
         """

@@ -16,9 +16,11 @@ from runs import history, run, source
 from methods import msplr
 from methods.blocks import schedules
 from methods.blocks.labels import normalised_by_camera
+from methods.blocks.precision import in_precision
 from reproduce.clustering import DBSCAN, KMeans, Rho
-from reproduce.data.domains import Domain
-from reproduce.data.transforms import Augment
+from reproduce.data.domains import Domain, read
+from reproduce.data.images import Images
+from reproduce.data.transforms import Augment, normalise
 from reproduce.evaluation import Evaluate
 from reproduce.setting import Setting
 
@@ -102,6 +104,30 @@ def test_kmeans_takes_the_same_vectors() -> None:
     rows = torch.nn.functional.normalize(normalised_by_camera(features, camids))
     np.testing.assert_array_equal(raw, KMeans(k=4).labels(rows))
     assert eps is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])
+def test_features_before_the_neck_are_clustered(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """What the triplet loss learns from, of the source model first, pooled from its maps by hand."""
+    guess, seen = msplr.Adapt.guess, []
+
+    def listening(self: msplr.Adapt, features: torch.Tensor, *arguments: Any) -> Any:
+        seen.append(features)
+        return guess(self, features, *arguments)
+
+    monkeypatch.setattr(msplr.Adapt, "guess", listening)
+    stage = tiny(steps=1, precision=precision)
+    run(stage, setting, tmp_path)
+    net = in_precision(source().embedder(run(source(), setting, tmp_path), "last"), precision)
+    data = setting.locate(Domain("duke"))
+    images = Images(data.folder, read(data.folder, "duke").train, stage.input)
+    [pixels] = images.batches([range(len(images))])
+    with torch.no_grad():
+        expected = net.maps(normalise(pixels).to(seen[0].dtype)).mean((2, 3))
+    assert seen[0].min() >= 0, "the last layer ends in a ReLU, the neck does not"
+    torch.testing.assert_close(seen[0], expected)
 
 
 def test_every_step_is_kept_and_rows_that_share_a_training_read_their_own(setting: Setting, tmp_path: Path) -> None:
