@@ -110,7 +110,7 @@ class Adapt(Trained):
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        retrieval = Retrieval.of(self, data, env.device)
         camids = [image.camid for image in data.train]
         dtype = dtype_of(self.precision)
         nets = [in_precision(source.start_at(env.get(source), self.at), self.precision) for source in self.init]

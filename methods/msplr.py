@@ -25,7 +25,7 @@ from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER, KMeans
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from reproduce.data.images import Resample
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Adapt(Trained):
         smoothing, margin, centre_weight, centre_lr: of the loss, as in `supervised.Train` (equation 5).
         augment: of the training images.
         input: height and width in pixels.
+        resample: how images are brought to that size.
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
 
@@ -82,6 +85,7 @@ class Adapt(Trained):
     centre_lr: float = 0.5
     augment: Augment = Augment(erase=None)
     input: tuple[int, int] = role("input", (256, 128))
+    resample: Resample = added("bicubic", "bilinear")
     precision: str = role("precision", "float32")
 
     @property
@@ -108,8 +112,8 @@ class Adapt(Trained):
         from reproduce.evaluation import Retrieval, embed
 
         data = env.open(self.target)
-        images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        images = Images(data.root, data.train, self.input, env.device, resample=self.resample)
+        retrieval = Retrieval.of(self, data, env.device)
         camids = [image.camid for image in data.train]
         net = in_precision(self.init.start_at(env.get(self.init), "last"), self.precision).to(env.device)
         dtype = dtype_of(self.precision)

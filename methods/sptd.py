@@ -230,7 +230,7 @@ class Pretrain(Trained):
 
         data = env.open(self.source)
         images = unlabelled = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        retrieval = Retrieval.of(self, data, env.device)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
         camids = [image.camid for image in data.train]
