@@ -44,7 +44,7 @@ class Adapt(Trained):
         target: the domain to adapt to; its training labels are read to measure pseudo labels alone: their purity, and
             `first_labels`, the adjusted Rand index in percent of the first epoch's, each outlier a cluster of its own.
         cluster: DBSCAN on Jaccard distances (its eps is settled at the first epoch) or k-means.
-        seed: of batches and augmentation.
+        seed: of batches, augmentation and k-means.
         at: the moment of `init` whose networks are taken.
         k1, k2: of the Jaccard distances, as in `reproduce.neighbours.jaccard_graph`.
         epochs: how often images are clustered and trained on.
@@ -194,7 +194,7 @@ class Adapt(Trained):
 
         rows = (embeddings[0] + embeddings[1]) / 2
         if isinstance(self.cluster, KMeans):
-            return rows, renumbered(self.cluster.labels(rows)), eps
+            return rows, renumbered(self.cluster.labels(rows, self.seed)), eps
         rows = normalize(rows)
         graph = jaccard_graph(rows, self.k1, self.k2, variant="mmt")
         eps = self.cluster.radius(graph) if eps is None else eps

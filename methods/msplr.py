@@ -7,8 +7,8 @@ Deviates:
     - The number of steps is fixed (10); the paper goes on "until convergence", which takes test labels to see. `until`
       ends the steps when the clusters of two agree.
     - The distance of DBSCAN is not named; it is the cosine distance. k-means clusters the same vectors, of length 1.
-    - Without camera normalisation eps comes from UDAP's rule: the printed ones, tuned for one spread of the data, are of
-      the full method.
+    - Without camera normalisation eps comes from UDAP's rule. The printed ones were tuned for one spread of the data,
+      that of the full method.
     - The 20 frozen epochs come before the 90 of the schedule, which has a warm-up of its own. What is frozen keeps its
       batch statistics, and the rate meanwhile is the schedule's highest. The text leaves all this open.
     - With fewer clusters than P a batch holds all of them; with fewer than two there is nothing to train on, and the
@@ -45,7 +45,7 @@ class Adapt(Trained):
         init: what trained the source model; its last network is fine-tuned.
         target: the domain to adapt to; its training labels are read for the purity alone.
         cluster: DBSCAN (its eps is settled at the first step) or k-means.
-        seed: of classifiers, centres, batches and augmentation.
+        seed: of classifiers, centres, batches, augmentation and k-means.
         by_camera: whether features are normalised by camera before clustering (CN).
         select: whether small and one-camera clusters are left out; small is less than K images.
         steps: how often images are clustered and the network fine-tuned.
@@ -194,7 +194,7 @@ class Adapt(Trained):
 
         rows = normalize(normalised_by_camera(features, camids) if self.by_camera else features)
         if isinstance(self.cluster, KMeans):
-            raw = self.cluster.labels(rows)
+            raw = self.cluster.labels(rows, self.seed)
         else:
             cluster = self.cluster if eps is None else replace(self.cluster, eps=eps)
             graph = cosine_graph(rows, **cluster.reach(len(rows)))

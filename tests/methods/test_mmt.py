@@ -111,6 +111,16 @@ def test_kmeans_takes_the_average_as_it_is() -> None:
     assert eps is None
 
 
+@pytest.mark.parametrize("own", [None, 4])
+def test_kmeans_starts_from_the_seed_of_the_run_unless_it_has_its_own(own: int | None) -> None:
+    one, two = embeddings()
+    found = [tiny(cluster=KMeans(k=40, n_init=1, seed=own), seed=seed).guess([one, two], None)[1] for seed in (1, 2)]
+    for labels, seed in zip(found, (1, 2), strict=True):
+        start = sklearn.cluster.KMeans(40, n_init=1, random_state=own or seed).fit(((one + two) / 2).numpy())
+        np.testing.assert_array_equal(labels, start.labels_)
+    assert np.array_equal(*found) == (own is not None)
+
+
 @pytest.mark.parametrize("cluster", [KMeans(k=12), DBSCAN(Rho(1e-2))])
 def test_classifiers_of_all_four_nets_are_the_normalised_means(cluster: Any) -> None:
     stage = tiny(cluster=cluster)

@@ -6,7 +6,6 @@ import pytest
 
 from methods.blocks.schedules import warmup_steps
 
-
 RATES = {
     1: 3.815e-5,
     2: 7.28e-5,
@@ -19,7 +18,7 @@ RATES = {
     70: 3.5e-6,
     120: 3.5e-6,
 }
-"""What the trainers of both give, by epoch: the scheduler steps as it begins, and once before all (torch 1.1 and up)."""
+"""What both trainers have in an epoch: the scheduler steps as it begins, and once before all (torch 1.1 and up)."""
 
 
 @pytest.mark.parametrize("epoch", RATES)
