@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER, KMeans
@@ -60,6 +60,8 @@ class Adapt(Trained):
         input: height and width in pixels.
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
+
+    version: ClassVar[int] = 2
 
     init: tuple[Any, Any]
     target: Any
