@@ -11,6 +11,9 @@ Deviates:
       that of the full method.
     - The 20 frozen epochs come before the 90 of the schedule, which has a warm-up of its own. What is frozen keeps its
       batch statistics, and the rate meanwhile is the schedule's highest. The text leaves all this open.
+    - Images are not erased at random, in the baseline either; the text does not say. Bag of Tricks erases, but the rows
+      quoted beside are its rows without, and the supervised rows lie far below those with.
+    - The standard deviations of equation 4 have 1e-6 added, so that a constant feature becomes 0.
     - With fewer clusters than P a batch holds all of them; with fewer than two there is nothing to train on, and the
       method ends as collapsed. The paper speaks of neither.
 """

@@ -135,7 +135,7 @@ class Pretrain(Trained):
         seed: of initial weights, batches and augmentation. MMT takes two models, of seeds 1 and 2.
         backbone: "resnet50" or "resnet50_ibn_a".
         weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
-        stem_relu: whether the stem of the backbone ends in a ReLU. MMT's ResNet-50 has none, its IBN variant has it.
+        stem_relu: whether the stem of the backbone ends in a ReLU; None as in MMT, whose IBN variant alone has it.
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
         P, K: identities in a source batch, images of each, from other cameras first.
@@ -163,7 +163,7 @@ class Pretrain(Trained):
     seed: int = 1
     backbone: str = role("backbone", "resnet50")
     weights: str | Trained | None = role("weights", "imagenet")
-    stem_relu: bool = False
+    stem_relu: bool | None = None
     last_stride: int = 1
     input: tuple[int, int] = role("input", (256, 128))
     P: int = role("batch", 16)

@@ -15,8 +15,9 @@ from runs import history, run, source
 
 from methods import msplr
 from methods.blocks import schedules
-from methods.blocks.labels import normalised_by_camera
+from methods.blocks.labels import STEADY, normalised_by_camera
 from methods.blocks.precision import in_precision
+from reproduce.campaign import deviations
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain, read
 from reproduce.data.images import Images
@@ -172,6 +173,16 @@ def test_the_schedule_begins_anew_with_each_step(setting: Setting, tmp_path: Pat
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
     assert rates == pytest.approx([1e-3, 1e-3, 5.05e-4, 1e-3, 1e-4] * 2)
+
+
+def test_what_its_text_leaves_open_is_listed() -> None:
+    listed = " ".join(deviations(msplr.Adapt(source(), Domain("duke"), KMeans(4))))
+    assert msplr.Adapt.augment.erase is None
+    assert "not erased at random" in listed
+    assert STEADY == 1e-6
+    assert "standard deviations of equation 4 have 1e-6 added" in listed
+    assert "without camera normalisation" in listed.lower()
+    assert "features that are clustered" not in listed
 
 
 def test_it_learns(setting: Setting, tmp_path: Path) -> None:
