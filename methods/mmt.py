@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER, KMeans
@@ -44,7 +44,7 @@ class Adapt(Trained):
         target: the domain to adapt to; its training labels are read to measure pseudo labels alone: their purity, and
             `first_labels`, the adjusted Rand index in percent of the first epoch's, each outlier a cluster of its own.
         cluster: DBSCAN on Jaccard distances (its eps is settled at the first epoch) or k-means.
-        seed: of batches and augmentation.
+        seed: of batches, augmentation and k-means.
         at: the moment of `init` whose networks are taken.
         k1, k2: of the Jaccard distances, as in `reproduce.neighbours.jaccard_graph`.
         epochs: how often images are clustered and trained on.
@@ -60,6 +60,8 @@ class Adapt(Trained):
         input: height and width in pixels.
         precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
     """
+
+    version: ClassVar[int] = 2
 
     init: tuple[Any, Any]
     target: Any
@@ -110,7 +112,7 @@ class Adapt(Trained):
 
         data = env.open(self.target)
         images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        retrieval = Retrieval.of(self, data, env.device)
         camids = [image.camid for image in data.train]
         dtype = dtype_of(self.precision)
         nets = [in_precision(source.start_at(env.get(source), self.at), self.precision) for source in self.init]
@@ -194,7 +196,7 @@ class Adapt(Trained):
 
         rows = (embeddings[0] + embeddings[1]) / 2
         if isinstance(self.cluster, KMeans):
-            return rows, renumbered(self.cluster.labels(rows)), eps
+            return rows, renumbered(self.cluster.labels(rows, self.seed)), eps
         rows = normalize(rows)
         graph = jaccard_graph(rows, self.k1, self.k2, variant="mmt")
         eps = self.cluster.radius(graph) if eps is None else eps

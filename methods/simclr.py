@@ -5,6 +5,8 @@ Code: google-research/simclr.
 Deviates:
     - It joins another method's training as its objective on unlabelled images (SPTD, table 7), which sets the batch,
       the optimiser and the augmentations; the text says no more than "replace". Its weight there is 1.
+    - The loss is the mean over all 2B views, as the paper's algorithm 1 has it. The published code adds the means over
+      first and over second views, which is twice that.
     - The head is the two-layer one of the paper on the pooled feature, with biases and without batch normalisation.
 """
 

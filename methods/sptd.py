@@ -135,13 +135,13 @@ class Pretrain(Trained):
         seed: of initial weights, batches and augmentation. MMT takes two models, of seeds 1 and 2.
         backbone: "resnet50" or "resnet50_ibn_a".
         weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
-        stem_relu: whether the stem of the backbone ends in a ReLU. MMT's ResNet-50 has none, its IBN variant has it.
+        stem_relu: whether the stem of the backbone ends in a ReLU; None as in MMT, whose IBN variant alone has it.
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
         P, K: identities in a source batch, images of each, from other cameras first.
         target_batch: images in a target batch; the paper gives no number, this is the source's.
         epochs, iterations: how many epochs, of how many batches; the paper gives no iterations, MMT's script 100.
-        milestones, warmup: learning rate times 0.1 at each milestone, after a linear rise over `warmup` epochs.
+        milestones, warmup: as in `supervised.Train`.
         lr, weight_decay: of Adam, index classifier included.
         smoothing: of the source's labels.
         augment: of the source images; no erasing.
@@ -152,6 +152,8 @@ class Pretrain(Trained):
         eval_every: epochs between two evaluations on the source.
     """
 
+    version: ClassVar[int] = 2
+
     source: Any
     target: Any = None
     objective: Guest | None = Index()
@@ -161,7 +163,7 @@ class Pretrain(Trained):
     seed: int = 1
     backbone: str = role("backbone", "resnet50")
     weights: str | Trained | None = role("weights", "imagenet")
-    stem_relu: bool = False
+    stem_relu: bool | None = None
     last_stride: int = 1
     input: tuple[int, int] = role("input", (256, 128))
     P: int = role("batch", 16)
@@ -228,7 +230,7 @@ class Pretrain(Trained):
 
         data = env.open(self.source)
         images = unlabelled = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        retrieval = Retrieval.of(self, data, env.device)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
         camids = [image.camid for image in data.train]
@@ -246,7 +248,7 @@ class Pretrain(Trained):
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, best=-1.0, best_weights={})
 
         for epoch in env.epochs(self.epochs, state):
-            rate = warmup_steps(epoch, warmup=self.warmup, milestones=self.milestones)
+            rate = warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * rate
             count, place = self.iterations, {"seed": self.seed, "epoch": epoch}

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Erase
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from reproduce.data.images import Resample
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Train(Trained):
         stem_relu: whether the stem of the backbone ends in a ReLU.
         last_stride: stride of the backbone's last layer.
         input: height and width in pixels.
+        resample: how images are brought to that size.
         P, K: identities in a batch, images of each.
-        epochs, milestones, warmup: learning rate times 0.1 at each milestone, after a linear rise over `warmup` epochs.
+        epochs, milestones, warmup: learning rate times 0.1 from each milestone on (epochs count from 1), after a linear
+            rise to epoch `warmup`.
         lr, weight_decay: of Adam.
         smoothing: of the labels.
         margin: of the triplet loss, on features before the neck.
@@ -48,6 +52,8 @@ class Train(Trained):
         eval_every: epochs between two evaluations on the domain itself.
     """
 
+    version: ClassVar[int] = 2
+
     domain: Any
     seed: int = 1
     backbone: str = role("backbone", "resnet50")
@@ -55,6 +61,7 @@ class Train(Trained):
     stem_relu: bool = True
     last_stride: int = 1
     input: tuple[int, int] = role("input", (256, 128))
+    resample: Resample = added("bicubic", "bilinear")
     P: int = role("batch", 16)
     K: int = 4
     epochs: int = role("epochs", 120)
@@ -96,8 +103,8 @@ class Train(Trained):
         from reproduce.evaluation import Retrieval
 
         data = env.open(self.domain)
-        images = Images(data.root, data.train, self.input, env.device)
-        retrieval = Retrieval(data, self.input, env.device, self.pixels)
+        images = Images(data.root, data.train, self.input, env.device, resample=self.resample)
+        retrieval = Retrieval.of(self, data, env.device)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
 
@@ -108,7 +115,7 @@ class Train(Trained):
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})
 
         for epoch in env.epochs(self.epochs, state):
-            rate = warmup_steps(epoch, warmup=self.warmup, milestones=self.milestones)
+            rate = warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * rate
             batches = identity_batches(labels.tolist(), self.P, self.K, seed=self.seed, epoch=epoch)

@@ -170,20 +170,24 @@ class KMeans:
         k: how many clusters; or
         images_per_cluster: of N images this many make a cluster on average, k = floor(N / this).
         n_init: how many starts.
-        seed: of the starts.
+        seed: of the starts; None for that of the training.
     """
 
     k: int | None = None
     images_per_cluster: float | None = None
     n_init: int = 10
-    seed: int = 1
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.images_per_cluster is None):
             raise UserError("KMeans takes either k or images_per_cluster")
 
-    def labels(self, embeddings: Embeddings) -> NDArray[np.int64]:
+    def labels(self, embeddings: Embeddings, seed: int = 1) -> NDArray[np.int64]:
         """Cluster embeddings (N, D) by Euclidean distance.
+
+        Args:
+            embeddings: (N, D).
+            seed: of the training.
 
         Returns:
             (N,) labels in 0..k-1; no outliers.
@@ -200,7 +204,8 @@ class KMeans:
         k = self.k or max(1, int(len(rows) // (self.images_per_cluster or 1)))
         if not 1 <= k <= len(rows):
             raise UserError(f"k is {k} and there are {len(rows)} images; give at least 1 and at most as many as images")
-        found = cluster.KMeans(k, n_init=self.n_init, random_state=self.seed, max_iter=300).fit(rows)
+        start = seed if self.seed is None else self.seed
+        found = cluster.KMeans(k, n_init=self.n_init, random_state=start, max_iter=300).fit(rows)
         return np.asarray(found.labels_, np.int64)
 
 

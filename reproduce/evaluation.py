@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reproduce.data.domains import Dataset, Image
-    from reproduce.data.images import Images
+    from reproduce.data.images import Images, Resample
     from reproduce.neighbours import Embeddings, Metric
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
@@ -304,6 +304,9 @@ class Trained(Stage[Training]):
     input: tuple[int, int]
     """Height and width of its input, in pixels."""
 
+    resample: Resample = "bicubic"
+    """How images are brought to that size; MMT's, unless it is a field."""
+
     test_views: ClassVar[tuple[str, ...]] = ()
     """Other ways to test its network, for `Evaluate(view=...)`, such as with the features of two encoders fused."""
 
@@ -444,7 +447,7 @@ class Evaluate(Stage[Scores]):
         dataset = env.open(self.on)
         training = env.get(self.train)
         net = self.train.at_moment(training, self.at, self.view).to(env.device)
-        retrieval = Retrieval(dataset, self.train.input, env.device, self.train.pixels)
+        retrieval = Retrieval.of(self.train, dataset, env.device)
         scores = retrieval.score_distances(
             retrieval.ranking(net, training, flip=self.flip, rerank=self.rerank, distance=self.distance)
         )
@@ -471,11 +474,12 @@ class OnSource(Stage[Scores]):
     def run(self, env: Env) -> Scores:
         from reproduce.data.images import Images
 
-        data = env.open(self.train.labelled)
-        net = self.train.at_moment(env.get(self.train), self.at).to(env.device)
-        pixels = self.train.pixels
-        renew_statistics(net, Images(data.root, data.train, self.train.input, env.device), pixels)
-        return Retrieval(data, self.train.input, env.device, pixels).score(net)
+        train = self.train
+        data = env.open(train.labelled)
+        net = train.at_moment(env.get(train), self.at).to(env.device)
+        images = Images(data.root, data.train, train.input, env.device, resample=train.resample)
+        renew_statistics(net, images, train.pixels)
+        return Retrieval.of(train, data, env.device).score(net)
 
 
 def source_models(evaluated: Stage[Any]) -> list[OnSource]:
@@ -528,14 +532,29 @@ class Retrieval:
         size: height and width in pixels.
         device: where networks are.
         pixels: statistics by which images are normalised: those of the training.
+        resample: how images are brought to that size: the training's.
     """
 
-    def __init__(self, dataset: Dataset, size: tuple[int, int], device: str, pixels: Pixels = IMAGENET) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        size: tuple[int, int],
+        device: str,
+        pixels: Pixels = IMAGENET,
+        resample: Resample = "bicubic",
+    ) -> None:
         from reproduce.data.images import Images
 
         self._dataset, self._pixels = dataset, pixels
         splits = dataset.query, dataset.gallery
-        self._splits = [Images(dataset.root, split, size, device, share=TEST_SHARE) for split in splits]
+        self._splits = [
+            Images(dataset.root, split, size, device, share=TEST_SHARE, resample=resample) for split in splits
+        ]
+
+    @classmethod
+    def of(cls, train: Trained, dataset: Dataset, device: str) -> Retrieval:
+        """The search that tests the networks of a training."""
+        return cls(dataset, train.input, device, train.pixels, train.resample)
 
     def embed(self, net: nn.Module, *, flip: bool = False) -> tuple[Tensor, Tensor]:
         """Embed query (Q, D) and gallery (G, D), as `embed` does it."""

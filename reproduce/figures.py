@@ -151,7 +151,7 @@ class RankLists(Figure):
         queries = [matched[place] for place in self.chosen(len(matched), self.queries, "queries")]
         facts: dict[str, Any] = {"queries": [shown.place(data.query[query]) for query in queries], "rows": []}
         for row in self.rows:
-            retrieval = Retrieval(data, row.train.input, env.device, row.train.pixels)
+            retrieval = Retrieval.of(row.train, data, env.device)
             blocks = retrieval.ranking(
                 row.restored(env), env.get(row.train), flip=row.flip, rerank=row.rerank, distance=row.distance
             )
@@ -206,7 +206,8 @@ class ActivationMaps(Figure):
             net: Any = row.restored(env)
             if not hasattr(net, "maps"):
                 raise UserError(f"the network of {row.train.name} has no `maps`, so nothing shows where it looks")
-            maps = activation(net, Images(data.root, images, row.train.input, env.device), row.train.pixels)
+            own = Images(data.root, images, row.train.input, env.device, resample=row.train.resample)
+            maps = activation(net, own, row.train.pixels)
             largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
             facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
             if isinstance(self.on, Covered):
@@ -252,7 +253,7 @@ class Projection(Figure):
             raise UserError(f"{data.name} has too few test images of too few identities to show them in the plane")
         facts: dict[str, Any] = {"people": people, "rows": []}
         for row in self.rows:
-            own = Images(data.root, images, row.train.input, env.device)
+            own = Images(data.root, images, row.train.input, env.device, resample=row.train.resample)
             rows: NDArray[np.float64] = (
                 embed(row.restored(env), own, flip=row.flip, pixels=row.train.pixels).double().cpu().numpy()
             )

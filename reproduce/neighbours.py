@@ -52,7 +52,7 @@ _LEAST = 2.0**-23
 """Overlap of two codes below which their distance would round to 1."""
 
 _ROUNDING = 1e-6
-"""Jaccard distances, and distances from the source, below this are zero but for rounding."""
+"""Distances from oneself, cosine distances, and distances from the source, below this are zero but for rounding."""
 
 
 class Graph(sparse.csr_array):  # type: ignore[misc]
@@ -128,7 +128,8 @@ def jaccard_graph(
 
     Returns:
         (N, N) float32, the pairs whose distance without the source term is below 1; zeros are stored, the diagonal
-        among them.
+        among them. Of pairs with equal V most are not quite zero, for rounding, as in the published codes, whose rule
+        for eps leaves out zeros alone.
 
     Raises:
         UserError: embeddings as for `nearest`; k2 beyond k1; ranks that are no lists of images; a source that does not
@@ -806,7 +807,9 @@ def _codes(points: _Points, lists: Array, k1: int, k2: int, farthest: NDArray[np
     codes = sparse.csr_array((weights, members.indices, members.indptr), shape=(n, n))
     if k2 == 1:
         return codes
-    return _indicator(lists[:, :k2], np.float32(1 / min(k2, k))) @ codes
+    codes = _indicator(lists[:, :k2], np.float32(1)) @ codes
+    codes.data /= min(k2, k)  # the reciprocal is rounded, and rows would sum to more than 1
+    return codes
 
 
 def _reciprocal(lists: Array) -> sparse.csr_array:
@@ -831,9 +834,12 @@ def _jaccard(codes: sparse.csr_array) -> sparse.csr_array:
     own = np.empty(codes.nnz, np.int32)
     own[numbered.data] = np.arange(codes.nnz)
     upper = sparse.vstack([shared for _, shared in _overlaps(codes, lists, own)], format="csr")
+    image = np.repeat(np.arange(codes.shape[0], dtype=np.int32), np.diff(upper.indptr))
+    upper.data[(upper.indices == image) & (upper.data > 1 - _ROUNDING)] = 1
+    del image
     shared = (upper + sparse.triu(upper, 1).T).tocsr()
     shared.data = 1 - shared.data / (2 - shared.data)
-    shared.data[shared.data < _ROUNDING] = 0
+    np.maximum(shared.data, 0, out=shared.data)
     return shared
 
 

@@ -145,7 +145,7 @@ def build(
     *,
     seed: int,
     last_stride: int = 1,
-    stem_relu: bool = True,
+    stem_relu: bool | None = True,
     weights: Path | Mapping[str, torch.Tensor] | None = None,
 ) -> Backbone:
     """A backbone with channels-last weights, from scratch or with published ones.
@@ -154,7 +154,7 @@ def build(
         name: one of `NAMES`.
         seed: of the initial weights.
         last_stride: stride of layer 4.
-        stem_relu: see `Backbone`.
+        stem_relu: see `Backbone`; None as the MMT and Bag of Tricks code does it, whose IBN-a variant has the ReLU.
         weights: every weight under torchvision's or IBN-Net's names, or a .safetensors file, or a .pth file with
             nothing but tensors, that holds them; a classifier (`fc.`) in it is left out.
 
@@ -164,8 +164,9 @@ def build(
     if name not in NAMES:
         raise UserError(f"no backbone is called {name!r}: choose one of {', '.join(NAMES)}")
     kind = ResNet50 if name.startswith("resnet50") else Narrow
+    ibn = name.endswith("_ibn_a")
     with torch.device("meta"):
-        net = kind(last_stride=last_stride, ibn=name.endswith("_ibn_a"), stem_relu=stem_relu)
+        net = kind(last_stride=last_stride, ibn=ibn, stem_relu=ibn if stem_relu is None else stem_relu)
     net.to_empty(device="cpu")
     initialise(net, seed)
     if weights is not None:

@@ -121,6 +121,18 @@ class ReID(nn.Module):
         return Output(features, embedding, self.classifier(embedding)) if self.training else embedding
 
 
+class BeforeNeck(nn.Module):
+    """A network's features before its neck, not L2-normalised: images (B, 3, H, W) -> (B, D)."""
+
+    def __init__(self, net: ReID) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pool the maps of (B, 3, H, W)."""
+        return pool(self.net.maps(images))
+
+
 def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
     """The network of a training with its initial weights.
 

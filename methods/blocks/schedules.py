@@ -18,11 +18,13 @@ def warmup_steps(
 ) -> float:
     """Multiplier of the base rate: a linear warm-up, then steps (Luo et al., Bag of Tricks, CVPRW 2019, equation 1).
 
-    The defaults are those of the published configuration, which MMT shares; the paper's text starts at 0.1.
+    The defaults are those of the published configuration, which MMT shares; the paper's text starts at 0.1. Both
+    trainers step the scheduler when an epoch begins, after its constructor has done so once (from torch 1.1 on): the
+    first epoch trains at 0.109, the tenth at 1.
 
     Args:
-        epoch: 0-based epoch (or iteration, if the other numbers count iterations).
-        warmup: length of the warm-up; the multiplier rises from `factor` at epoch 0 to 1 at this one.
+        epoch: counted from 1.
+        warmup: length of the warm-up; the multiplier rises from `factor`, which no epoch has, to 1 at this epoch.
         factor: where the warm-up starts.
         milestones: epochs from which on the rate is `gamma` times what it was; one inside the warm-up counts too.
         gamma: that factor.

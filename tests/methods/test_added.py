@@ -13,6 +13,8 @@ import reproduce
 from reproduce.stage import spec
 
 ADDED = {
+    ("methods.msplr.Adapt", "resample"): "bicubic",
+    ("methods.supervised.Train", "resample"): "bicubic",
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,
     ("reproduce.figures.Network", "view"): "",

@@ -15,10 +15,13 @@ from runs import history, run, source
 
 from methods import msplr
 from methods.blocks import schedules
-from methods.blocks.labels import normalised_by_camera
+from methods.blocks.labels import STEADY, normalised_by_camera
+from methods.blocks.precision import in_precision
+from reproduce.campaign import deviations
 from reproduce.clustering import DBSCAN, KMeans, Rho
-from reproduce.data.domains import Domain
-from reproduce.data.transforms import Augment
+from reproduce.data.domains import Domain, read
+from reproduce.data.images import Images
+from reproduce.data.transforms import Augment, normalise
 from reproduce.evaluation import Evaluate
 from reproduce.setting import Setting
 
@@ -36,7 +39,7 @@ def tiny(**changes: Any) -> msplr.Adapt:
         steps=2,
         frozen=1,
         epochs=1,
-        milestones=(1,),
+        milestones=(2,),
         warmup=0,
         input=(32, 16),
         augment=Augment(pad=2),
@@ -104,6 +107,30 @@ def test_kmeans_takes_the_same_vectors() -> None:
     assert eps is None
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])
+def test_features_before_the_neck_are_clustered(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """What the triplet loss learns from, of the source model first, pooled from its maps by hand."""
+    guess, seen = msplr.Adapt.guess, []
+
+    def listening(self: msplr.Adapt, features: torch.Tensor, *arguments: Any) -> Any:
+        seen.append(features)
+        return guess(self, features, *arguments)
+
+    monkeypatch.setattr(msplr.Adapt, "guess", listening)
+    stage = tiny(steps=1, precision=precision)
+    run(stage, setting, tmp_path)
+    net = in_precision(source().embedder(run(source(), setting, tmp_path), "last"), precision)
+    data = setting.locate(Domain("duke"))
+    images = Images(data.folder, read(data.folder, "duke").train, stage.input)
+    [pixels] = images.batches([range(len(images))])
+    with torch.no_grad():
+        expected = net.maps(normalise(pixels).to(seen[0].dtype)).mean((2, 3))
+    assert seen[0].min() >= 0, "the last layer ends in a ReLU, the neck does not"
+    torch.testing.assert_close(seen[0], expected)
+
+
 def test_every_step_is_kept_and_rows_that_share_a_training_read_their_own(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(select=False)
     training = run(stage, setting, tmp_path)
@@ -142,10 +169,20 @@ def test_what_is_frozen_keeps_still_and_the_rest_learns(
 
 
 def test_the_schedule_begins_anew_with_each_step(setting: Setting, tmp_path: Path) -> None:
-    stage = tiny(frozen=2, epochs=3, warmup=1, milestones=(2,), lr=1e-3)
+    stage = tiny(frozen=2, epochs=3, warmup=2, milestones=(3,), lr=1e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-5, 1e-3, 1e-4] * 2)
+    assert rates == pytest.approx([1e-3, 1e-3, 5.05e-4, 1e-3, 1e-4] * 2)
+
+
+def test_what_its_text_leaves_open_is_listed() -> None:
+    listed = " ".join(deviations(msplr.Adapt(source(), Domain("duke"), KMeans(4))))
+    assert msplr.Adapt.augment.erase is None
+    assert "not erased at random" in listed
+    assert STEADY == 1e-6
+    assert "standard deviations of equation 4 have 1e-6 added" in listed
+    assert "without camera normalisation" in listed.lower()
+    assert "features that are clustered" not in listed
 
 
 def test_it_learns(setting: Setting, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_the_schedule(setting: Setting, tmp_path: Path) -> None:
     stage = pretraining(epochs=5, iterations=1, warmup=2, milestones=(3, 4), lr=1.0e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
-    assert rates == pytest.approx([1e-5, 5.05e-4, 1e-3, 1e-4, 1e-5])
+    assert rates == pytest.approx([5.05e-4, 1e-3, 1e-4, 1e-5, 1e-5])
 
 
 def test_the_recipe_of_the_paper() -> None:
@@ -155,8 +155,17 @@ def test_the_recipe_of_the_paper() -> None:
     assert (stage.epochs, stage.iterations, stage.eval_every) == (80, 100, 40)
     assert (stage.lr, stage.weight_decay, stage.milestones, stage.warmup) == (3.5e-4, 5e-4, (40, 70), 10)
     assert stage.augment.erase is None
-    assert not stage.stem_relu
+    assert stage.stem_relu is None
     assert stage.views.of(stage.strengths) == Distort(0.5, 10, Erase(), colour=Colour())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "given", "relu"),
+    [("narrow", None, False), ("narrow_ibn_a", None, True), ("narrow", True, True), ("narrow_ibn_a", False, False)],
+)
+def test_the_stem_is_that_of_the_published_backbone_unless_said(backbone: str, given: bool | None, relu: bool) -> None:
+    net = network(pretraining(backbone=backbone, **({} if given is None else {"stem_relu": given})), 5)
+    assert isinstance(net.backbone.relu, torch.nn.ReLU) == relu
 
 
 def test_statistics_of_the_target_change_nothing_else(setting: Setting, tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_nt_xent(seed: int, images: int, temperature: float) -> None:
     assert nt_xent(5 * first, second, temperature).item() == pytest.approx(found.item(), rel=1e-12, abs=1e-12)
 
 
+def test_nt_xent_is_half_the_sum_of_the_two_means() -> None:
+    """The published code adds the mean over first views to that over second views."""
+    views = [normal(6, 5, seed=seed) for seed in (1, 2)]
+    rows = torch.nn.functional.normalize(torch.cat(views), dim=1)
+    logits = (rows @ rows.T / 0.3).fill_diagonal_(-torch.inf)
+    chance = logits.log_softmax(1)
+    first, second = -chance[range(6), range(6, 12)].mean(), -chance[range(6, 12), range(6)].mean()
+    assert nt_xent(*views, 0.3).item() == pytest.approx((first + second).item() / 2, rel=1e-9)
+
+
 def test_nt_xent_has_its_gradient_in_both_views() -> None:
     views = normal(4, 3).requires_grad_(), normal(4, 3, seed=1).requires_grad_()
     assert gradcheck(lambda *given: nt_xent(*given, 0.5), views)
