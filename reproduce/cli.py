@@ -350,6 +350,8 @@ def take_weights(options: argparse.Namespace) -> None:
     print(f"sha256   {made.sha256}")
     print(f"source   {made.source}, sha256 {made.source_sha256}")
     print(f"holds    a {made.backbone}, from {made.prefix or 'the top'}; {made.left_out} other tensors left out")
+    if not weights.is_published(options.name, made.backbone, made.source_sha256):
+        print(f"note     not known as the published {options.name} weights: results will not be comparable")
     if made.stem_relu is False:
         print("note     its own code runs the stem without a ReLU: stem_relu=False repeats that")
     print(f"next:    --weights {made.path.parent}" if options.into else "next:    runs find it by themselves")

@@ -134,12 +134,16 @@ def _weights(places: Sequence[Path]) -> Iterator[str]:
     yield f"Weights  in {_short(places[0])}"
     yield from (f"     and in {_short(place)}" for place in places[1:])
     makers = {"resnet50": "torchvision", "resnet50_ibn_a": "IBN-Net"}
-    for backbone, marks in weights.IMAGENET.items():
+    for backbone, maker in makers.items():
+        mark = weights.marks("imagenet", backbone)[0]
         found = weights.fitting("imagenet", backbone, places)
-        status, says = "missing", f"{backbone}-{marks[0]}.pth of {makers[backbone]}; blocked(weights) at scale paper"
+        status, says = "missing", f"{backbone}-{mark}.pth of {maker}; blocked(weights) at scale paper"
         if found:
             try:
-                status, says = "ok", f"{found[0].name}, SHA-256 {weights.sha256(found[0])[:12]}"
+                sha256 = weights.sha256(found[0])
+                known = weights.is_published("imagenet", backbone, weights.source_sha256(found[0], sha256))
+                status, unlike = ("ok", "") if known else ("other", f", not {maker}'s: nothing will be comparable")
+                says = f"{found[0].name}, SHA-256 {sha256[:12]}{unlike}"
             except UserError as error:
                 status, says = "broken", str(error).replace(f"{found[0].parent}/", "")
         yield _cut(f"  {'imagenet':10}{status:9}{says}")

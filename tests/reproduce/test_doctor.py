@@ -142,7 +142,8 @@ def test_a_folder_of_ones_own_is_taken_as_it_is(doctor: Doctor, tiny_domain: Pat
 
 def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(weights, "IMAGENET", {"resnet50": (digest[:8],), "resnet50_ibn_a": ("d9d0bb7b",)})
+    digests = {"resnet50": (digest,), "resnet50_ibn_a": ("d9d0bb7b",)}
+    monkeypatch.setattr(weights, "PUBLISHED", {"imagenet": digests})
     (tmp_path / f"resnet50-{digest[:8]}.pth").write_bytes(b"weights")
     (tmp_path / "resnet50_ibn_a-d9d0bb7b.pth").write_bytes(b"half of the weights")
     (tmp_path / "resnet50-luperson.safetensors").touch()
@@ -150,6 +151,10 @@ def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monke
     assert f"imagenet  ok       resnet50-{digest[:8]}.pth, SHA-256 {digest[:12]}" in output
     assert "imagenet  broken   resnet50_ibn_a-d9d0bb7b.pth is damaged" in output
     assert "converted ok       resnet50-luperson" in output
+    (tmp_path / f"resnet50-{digest[:8]}.pth").rename(tmp_path / "resnet50.pth")
+    assert "imagenet  ok       resnet50.pth" in doctor("--weights", tmp_path)[1]
+    (tmp_path / "resnet50.pth").write_bytes(b"from elsewhere")
+    assert "imagenet  other    resnet50.pth, SHA-256" in doctor("--weights", tmp_path)[1]
     assert main(["doctor", "--weights", str(tmp_path / "none")]) == 2
 
 
