@@ -50,6 +50,9 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--data-root", metavar="DIR", help="where the data sets lie (default: REID_DATA)")
     command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="where one of them lies")
     command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
+    command.add_argument(
+        "--deep", action="store_true", help="read all images again: some may have changed under their size and time"
+    )
     command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
     command.set_defaults(run=doctor)
 
@@ -154,7 +157,8 @@ def doctor(options: argparse.Namespace) -> int:
     if options.weights and not options.weights.is_dir():
         raise UserError(f"--weights {options.weights} is no folder: give a folder of weights files")
     papers = read_all(options.suites).values()
-    text, sound = page(papers, data_root(options.data_root), given_folders(options.domain), options.weights)
+    folders = data_root(options.data_root), given_folders(options.domain)
+    text, sound = page(papers, *folders, options.weights, deep=options.deep)
     print(text, end="")
     return 0 if sound else 1
 

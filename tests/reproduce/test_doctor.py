@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import trees
 
 from reproduce import weights
 from reproduce.cli import main
+from reproduce.data.domains import read
+from reproduce.data.manifests import digest
 from reproduce.doctor import HOW_TO_ASK, LINES, WIDTH, examine
 from reproduce.tables import LETTERS, read_all
 
@@ -94,6 +97,27 @@ def test_market_only(doctor: Doctor, in_memory: Path) -> None:
     assert line(output, "next:") == f'next: pytest suites/ --data-root {in_memory} -k "m2m or u2m" --plan'
     assert line(output, "SPTD ").split()[2] == "0"
     assert line(output, "UP-ReID ").split()[2] == "4", "INSUP in tables 1b and 2; all others pre-train on LUPerson"
+
+
+def test_content_that_changed_under_its_size_and_time(doctor: Doctor, tiny_domain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_domain, tmp_path / "market")
+    options = ("--domain", f"market={folder}")
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1.6e9, 1.6e9))
+    digest(read(folder, "market"))
+    names = ("0011_c1s1_000000_00.png", "0012_c1s1_000000_00.png")
+    for path in (folder / "query" / name for name in names):
+        stat, content = path.stat(), path.read_bytes()
+        path.write_bytes(content[:-1] + b"\0")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert doctor(*options)[0] == 0
+    code, output = doctor("--deep", *options)
+    assert code == 1
+    assert line(output, "market ").startswith(f"market broken query/{names[0]} and 1 more changed under the same size")
+    assert "copy the set again, and run with another --store" in " ".join(output.split())
+    assert doctor("--deep", *options)[0] == 0, "what lies there now is remembered"
+    (folder / "query" / names[0]).write_text("<html>Please sign in</html>")
+    assert "is an HTML page" in doctor("--deep", *options)[1]
 
 
 def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:
