@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from reproduce.provenance import settle_arithmetic
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -695,6 +696,7 @@ def _plot(found: dict[str, Any], path: Path) -> None:
 
 def _main(request: str) -> None:
     what, name, size, columns = json.loads(request)
+    settle_arithmetic()
     if not name:
         print(json.dumps(CHECKS[what](tuple(size), columns)))
         return

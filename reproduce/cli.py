@@ -50,6 +50,9 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--data-root", metavar="DIR", help="where the data sets lie (default: REID_DATA)")
     command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="where one of them lies")
     command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
+    command.add_argument(
+        "--deep", action="store_true", help="read all images again: some may have changed under their size and time"
+    )
     command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
     command.set_defaults(run=doctor)
 
@@ -158,7 +161,8 @@ def doctor(options: argparse.Namespace) -> int:
     if options.weights and not options.weights.is_dir():
         raise UserError(f"--weights {options.weights} is no folder: give a folder of weights files")
     papers = read_all(options.suites).values()
-    text, sound = page(papers, data_root(options.data_root), given_folders(options.domain), options.weights)
+    folders = data_root(options.data_root), given_folders(options.domain)
+    text, sound = page(papers, *folders, options.weights, deep=options.deep)
     print(text, end="")
     return 0 if sound else 1
 
@@ -361,6 +365,8 @@ def take_weights(options: argparse.Namespace) -> None:
     print(f"sha256   {made.sha256}")
     print(f"source   {made.source}, sha256 {made.source_sha256}")
     print(f"holds    a {made.backbone}, from {made.prefix or 'the top'}; {made.left_out} other tensors left out")
+    if not weights.is_published(options.name, made.backbone, made.source_sha256):
+        print(f"note     not known as the published {options.name} weights: results will not be comparable")
     if made.stem_relu is False:
         print("note     its own code runs the stem without a ReLU: stem_relu=False repeats that")
     print(f"next:    --weights {made.path.parent}" if options.into else "next:    runs find it by themselves")

@@ -14,7 +14,7 @@ from pathlib import Path
 from reproduce import weights
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Dataset, Domain, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
-from reproduce.data.manifests import HEAD, check_head
+from reproduce.data.manifests import HEAD, check_head, digest, recheck
 from reproduce.engine import visible_gpus
 from reproduce.stage import UserError
 from reproduce.tables import Case, Paper
@@ -52,8 +52,8 @@ class Finding:
     folder: Path | None = None
 
 
-def examine(name: str, root: Path | None, given: Path | None) -> Finding:
-    """Look for a data set, read it, count it and look at some of its images."""
+def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = False) -> Finding:
+    """Look for a data set, read it, count it and look at some of its images; `deep` at all, whatever is remembered."""
     folder = given
     try:
         if folder is None:
@@ -62,6 +62,8 @@ def examine(name: str, root: Path | None, given: Path | None) -> Finding:
             return Finding(name, "missing", HOW_TO_ASK[name])
         whole = read(folder, name)
         _sample(whole)
+        if deep and whole.labelled:
+            _reread(whole)
     except UserError as error:
         says = str(error).removeprefix(f"{name}: ")
         if folder:  # which has a line of its own
@@ -88,6 +90,16 @@ def _sample(whole: Dataset) -> None:
                 raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
 
 
+def _reread(whole: Dataset) -> None:
+    if liars := recheck(whole.root):
+        others = f" and {len(liars) - 1:,} more" if len(liars) > 1 else ""
+        raise UserError(
+            f"{whole.root / liars[0]}{others} changed under the same size and time: "
+            "copy the set again, and run with another --store"
+        )
+    digest(whole)
+
+
 def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
     train = describe(whole).train
     if not whole.labelled:
@@ -98,11 +110,16 @@ def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
 
 
 def page(
-    papers: Iterable[Paper], root: Path | None, given: Mapping[str, Path], weight_folder: Path | None
+    papers: Iterable[Paper],
+    root: Path | None,
+    given: Mapping[str, Path],
+    weight_folder: Path | None,
+    *,
+    deep: bool = False,
 ) -> tuple[str, bool]:
     """The doctor's page, at most `LINES` lines of `WIDTH` columns, and whether all that is here is sound."""
     cases = {paper.name: list(_cases(paper)) for paper in papers}
-    found = [examine(name, root, given.get(name)) for name in FOLDERS]
+    found = [examine(name, root, given.get(name), deep=deep) for name in FOLDERS]
     here = {finding.name for finding in found if finding.status in ("ok", "own")}
     places = [weight_folder] if weight_folder else weights.folders()
     ready = list(dict.fromkeys(case.task.name for own in cases.values() for case in own if case.names <= here))
@@ -134,12 +151,16 @@ def _weights(places: Sequence[Path]) -> Iterator[str]:
     yield f"Weights  in {_short(places[0])}"
     yield from (f"     and in {_short(place)}" for place in places[1:])
     makers = {"resnet50": "torchvision", "resnet50_ibn_a": "IBN-Net"}
-    for backbone, marks in weights.IMAGENET.items():
+    for backbone, maker in makers.items():
+        mark = weights.marks("imagenet", backbone)[0]
         found = weights.fitting("imagenet", backbone, places)
-        status, says = "missing", f"{backbone}-{marks[0]}.pth of {makers[backbone]}; blocked(weights) at scale paper"
+        status, says = "missing", f"{backbone}-{mark}.pth of {maker}; blocked(weights) at scale paper"
         if found:
             try:
-                status, says = "ok", f"{found[0].name}, SHA-256 {weights.sha256(found[0])[:12]}"
+                sha256 = weights.sha256(found[0])
+                known = weights.is_published("imagenet", backbone, weights.source_sha256(found[0], sha256))
+                status, unlike = ("ok", "") if known else ("other", f", not {maker}'s: nothing will be comparable")
+                says = f"{found[0].name}, SHA-256 {sha256[:12]}{unlike}"
             except UserError as error:
                 status, says = "broken", str(error).replace(f"{found[0].parent}/", "")
         yield _cut(f"  {'imagenet':10}{status:9}{says}")

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from reproduce.provenance import settle_arithmetic
 from reproduce.runner import Site, Store, build
 from reproduce.stage import Stage, UserError, parents
 
@@ -354,8 +355,7 @@ def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Co
     import torch
 
     torch.set_num_threads(site.threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    settle_arithmetic()
     try:
         build(stage, site, messages.send)
         messages.send({"event": "done"})

@@ -46,6 +46,20 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def settle_arithmetic() -> None:
+    """Have a GPU compute "float32" in float32, never in TF32 (10 bits of mantissa), and convolve deterministically.
+
+    These names of the settings, not those of `fp32_precision`: where the latter are set, torch refuses to read the
+    former, as its own `torch.backends.cudnn.flags` does.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 def arithmetic(provenance: Mapping[str, Any]) -> str:
     """What decides how a stage's numbers round, in words: processor and torch, or GPU and torch.
 

@@ -54,6 +54,8 @@ def reasons_against(identity: Mapping[str, Any]) -> list[str]:
         reasons.append(f"scale {identity['scale']}")
     if "scratch" in identity["weights"].split(", "):
         reasons.append("trained from scratch")
+    if files := identity.get("unpublished_weights"):
+        reasons += [f"weights that are not the published file (sha256 {sha[:12]})" for sha in files.split(", ")]
     if identity["subset"] is not None:
         reasons.append(f"a subset of {identity['subset']} identities")
     if precision := identity.get("precision"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from reproduce.artifacts import Artifact
-from reproduce.data.manifests import digest
+from reproduce.data.manifests import Manifest, glance, take
 from reproduce.data.sources import Source, enter, sources
 from reproduce.provenance import device_name, machine
 from reproduce.stage import A, Diverged, Stage, UserError, closure, full_spec
@@ -182,6 +182,7 @@ class StageEnv:
         self.folder.mkdir()
         self.history: list[dict[str, float]] = []
         self.data: dict[str, str] = {}
+        self._manifests: dict[str, Manifest] = {}
         self._reachable = {upstream.key for upstream in closure([stage])} - {stage.key}
         self._sources = sources([stage])
         self._stage, self._store, self._site, self._report = stage, store, site, report
@@ -200,8 +201,20 @@ class StageEnv:
         if not isinstance(source, Source) or source not in self._sources:
             raise LookupError(f"{self._stage.name} opened {source!r}, which is no source that its fields name")
         data = source.open(self)
-        enter(self.data, source.label, data.digest or digest(data))
+        digest = data.digest
+        if digest not in self._manifests:
+            manifest = glance(data) if digest else take(data)
+            digest = digest or manifest.digest
+            self._manifests.setdefault(digest, manifest)
+        enter(self.data, source.label, digest)
         return data
+
+    def verify(self, dataset: Dataset, digest: str) -> None:
+        self._manifests.setdefault(digest, take(dataset, wanted=digest))
+
+    def changed(self) -> Path | None:
+        """The first file of the images that were opened which is another now."""
+        return next(filter(None, (manifest.changed() for manifest in self._manifests.values())), None)
 
     def place(self, digest: str) -> Path:
         return self._site.folders[digest]
@@ -281,7 +294,8 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
             env = StageEnv(stage, store, site, draft, report)
             started = datetime.now(UTC)
             processor = time.process_time()
-            artifact = stage.run(env)
+            with _on_the_same_images(stage, store, env):
+                artifact = stage.run(env)
             provenance = {
                 **machine(),
                 "device": device_name(site.device),
@@ -295,6 +309,27 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
             if not any(env.folder.iterdir()):
                 env.folder.rmdir()
             store.publish(stage, draft, artifact, env.history, provenance)
+
+
+@contextlib.contextmanager
+def _on_the_same_images(stage: Stage[Any], store: Store, env: StageEnv) -> Iterator[None]:
+    """Refuse what was computed, and its saved state, where images changed meanwhile; so may what went wrong by it.
+
+    Raises:
+        UserError: they did.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    if changed := env.changed():
+        shutil.rmtree(store.scratch(stage), ignore_errors=True)
+        raise UserError(
+            f"{changed} changed while {stage.name} ran, and nothing of that was kept: run the same command again"
+        ) from error
+    if error:
+        raise error
 
 
 @contextlib.contextmanager

@@ -113,6 +113,8 @@ class Setting:
     """The real data sets that were needed so far."""
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The files of weights that were needed so far, by SHA-256."""
+    unpublished: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Those that are not known to be the published ones."""
 
     @property
     def on_stand_ins(self) -> bool:
@@ -233,8 +235,10 @@ class Setting:
             known = {file: sha256 for sha256, file in self.files.items()}  # each is read once
             sha256 = known.get(path) or weights.sha256(found[0])
             self.files[sha256] = path
+            if not weights.is_published(name, backbone, weights.source_sha256(path, sha256)):
+                self.unpublished.add(sha256)
             return sha256
-        marks = weights.IMAGENET.get(backbone, ()) if name == "imagenet" else ()
+        marks = weights.marks(name, backbone) if name == "imagenet" else []
         wanted = f"{backbone}-{marks[0]}.pth" if marks else f"{backbone}-{name}.safetensors"
         what = f"{len(found)} files might be the" if found else "there are no"
         raise Blocked(
@@ -256,6 +260,7 @@ class Setting:
         started = {getattr(stage, "weights", None) for stage in reached}
         named = {f"those of {start.name}" if isinstance(start, Stage) else str(start) for start in started if start}
         named |= {SCRATCH} if self.weights == SCRATCH or not named else set()
+        unpublished = named & self.unpublished
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
         precisions -= {"float32"}
         groups = {getattr(stage, "bn_group", None) for stage in reached if hasattr(stage, "bn_group")}
@@ -271,5 +276,6 @@ class Setting:
             "bn_group": next(iter(groups - {None}), None),
             "subset": self.subset,
             **({"precision": ", ".join(sorted(precisions))} if precisions else {}),
+            **({"unpublished_weights": ", ".join(sorted(unpublished))} if unpublished else {}),
             **({"recipe": recipe.digest(final[:: len(final) // cells])} if final else {}),
         }

@@ -46,6 +46,14 @@ class Env(Protocol):
         """The folder of the data set with this digest."""
         ...
 
+    def verify(self, dataset: Dataset, digest: str) -> None:
+        """Look whether a data set still has its digest, now and before the stage's artifact is kept.
+
+        Raises:
+            UserError: it has another; the message names what changed.
+        """
+        ...
+
     def weights(self, name: str) -> Path | None:
         """The file behind a `Weights` value's digest."""
         ...

@@ -23,11 +23,19 @@ from reproduce.stage import UserError
 if TYPE_CHECKING:
     import torch
 
-IMAGENET: Mapping[str, tuple[str, ...]] = {"resnet50": ("0676ba61", "19c8e357"), "resnet50_ibn_a": ("d9d0bb7b",)}
-"""How the names of the ImageNet weights that papers of this time start from go on, by backbone.
+PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "imagenet": {
+        "resnet50": (
+            "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+            "19c8e3572231adff6824a2da93fd67b5986919a2e65f8b6007eab4edee220097",
+        ),
+        "resnet50_ibn_a": ("d9d0bb7b",),
+    }
+}
+"""SHA-256 of the files that papers start from, or as much of its beginning as is known, by name and backbone.
 
-They are torchvision's (two files of the same weights) and IBN-Net's. `resnet50-11ad3fa6.pth` holds torchvision's later
-ones, from a better recipe, and is never taken.
+The ImageNet weights are torchvision's (two files of the same weights) and IBN-Net's, whose names hold the first eight
+digits. `resnet50-11ad3fa6.pth` holds torchvision's later ones, from a better recipe, and is never taken.
 """
 
 _FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight")
@@ -35,6 +43,30 @@ _FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight"
 
 _TRUNK, _COUNTER = re.compile(r"(conv1|bn1|layer[1-4])\."), "num_batches_tracked"
 _OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+def marks(name: str, backbone: str) -> list[str]:
+    """What the names of the published files end in."""
+    return [digest[:8] for digest in PUBLISHED.get(name, {}).get(backbone, ())]
+
+
+def is_published(name: str, backbone: str, source_sha256: str) -> bool:
+    """Whether a file, or the one that it was converted from (`source_sha256`), is the published one."""
+    return source_sha256.startswith(PUBLISHED.get(name, {}).get(backbone, ()))
+
+
+def source_sha256(path: Path, own: str) -> str:
+    """SHA-256 of the file that a file of weights was converted from, as `convert` noted it, or else its own.
+
+    Args:
+        path: of the file.
+        own: its SHA-256. A note about other weights does not count.
+    """
+    try:
+        note = json.loads(path.with_suffix(".json").read_bytes())
+        return str(note["source_sha256"]) if path.suffix == ".safetensors" and note["sha256"] == own else own
+    except (OSError, ValueError, KeyError, TypeError):
+        return own
 
 
 def folders() -> list[Path]:
@@ -54,7 +86,7 @@ def fitting(name: str, backbone: str, places: Sequence[Path]) -> list[Path]:
     """
     for place in places:
         if found := [path for path in sorted(place.glob(f"{backbone}*")) if _is_meant(path, name, backbone)]:
-            known = [path for mark in IMAGENET.get(backbone, ()) for path in found if path.stem.endswith(f"-{mark}")]
+            known = [path for mark in marks(name, backbone) for path in found if path.stem.endswith(f"-{mark}")]
             return known[:1] or found
     return []
 
@@ -63,8 +95,8 @@ def _is_meant(path: Path, name: str, backbone: str) -> bool:
     rest = path.stem.removeprefix(backbone)
     if path.suffix == ".safetensors":
         return rest == f"-{name}" or (name == "imagenet" and not rest)
-    marks = IMAGENET.get(backbone, ())
-    return path.suffix == ".pth" and name == "imagenet" and (not rest or rest in {f"-{mark}" for mark in marks})
+    known = {f"-{mark}" for mark in marks(name, backbone)}
+    return path.suffix == ".pth" and name == "imagenet" and (not rest or rest in known)
 
 
 def sha256(path: Path) -> str:

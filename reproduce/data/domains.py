@@ -50,7 +50,7 @@ class Real(Source):
 
     Attributes:
         name: such as "market".
-        digest: fingerprint of the files (`reproduce.data.manifests.digest`).
+        digest: fingerprint of the whole set (`reproduce.data.manifests.digest`).
         subset: how many identities of it are used; None for all.
         variant: the way in which it is used, such as "train+val" of MSMT17.
     """
@@ -66,8 +66,9 @@ class Real(Source):
         return self.name if usual else f"{self.name} {self.variant}"
 
     def open(self, env: Env) -> Dataset:
-        dataset = read(env.place(self.digest), self.name, variant=self.variant, subset=self.subset)
-        return replace(dataset, digest=self.digest)
+        whole = read(env.place(self.digest), self.name, variant=self.variant)
+        env.verify(whole, self.digest)
+        return replace(whole if self.subset is None else part(whole, self.subset), digest=self.digest)
 
     def describe(self) -> dict[str, Any]:
         """As of a folder that nobody has checked; what was found out about it is added by `Setting`."""
@@ -203,9 +204,7 @@ def read(
         root: the data set's folder, or one for `find` to search.
         name: of the domain; any name will do for a folder given directly.
         variant: see `Domain`.
-        subset: keep this many identities to train on and as many to search for, always the same ones, with junk and
-            distractors in proportion; a smaller subset is part of a larger one. None, or more than there are: all.
-            Of an unlabelled set, `UNLABELLED_PER_IDENTITY` images for each.
+        subset: as `part` has it; None for all.
         allow_overlap: accept identities that are both trained on and searched for.
 
     Returns:
@@ -226,11 +225,8 @@ def read(
 
     splits = parse(root, name, domain.variant)
     if isinstance(splits.train, Unlabelled):
-        train: Sequence[Image] = splits.train
-        if subset is not None:
-            kept = _first((image.path for image in train), _positive(name, subset) * UNLABELLED_PER_IDENTITY)
-            train = Unlabelled(map(str, kept))
-        return Dataset(name, root, train, (), ())
+        whole = Dataset(name, root, splits.train, (), ())
+        return whole if subset is None else part(whole, subset)
     train, query = (tuple(image for image in split if image.pid != JUNK) for split in splits[:2])
     for split, people in ((TRAIN, train), (QUERY, query)):
         if not people:
@@ -244,16 +240,26 @@ def read(
             f"{name}: {len(both)} identities of {root} are in {TRAIN} and also in {QUERY} or {GALLERY}, "
             f"such as {both[0]}; remove them from one side, or renumber them if they are different people"
         )
-    return dataset if subset is None else _subset(dataset, _positive(name, subset))
+    return dataset if subset is None else part(dataset, subset)
 
 
-def _positive(name: str, count: int) -> int:
+def part(dataset: Dataset, count: int) -> Dataset:
+    """Some identities to train on and as many to search for, always the same, with junk and distractors in proportion.
+
+    A smaller part is in a larger one.
+
+    Args:
+        dataset: the whole.
+        count: of identities; more than there are: all. Of an unlabelled set, `UNLABELLED_PER_IDENTITY` images for each.
+
+    Raises:
+        UserError: the part would be empty.
+    """
     if count < 1:
-        raise UserError(f"{name}: a subset of {count} identities is empty; give 1 or more")
-    return count
-
-
-def _subset(dataset: Dataset, count: int) -> Dataset:
+        raise UserError(f"{dataset.name}: a subset of {count} identities is empty; give 1 or more")
+    if not dataset.labelled:
+        kept = _first((image.path for image in dataset.train), count * UNLABELLED_PER_IDENTITY)
+        return replace(dataset, train=Unlabelled(map(str, kept)))
     searched = {image.pid for image in dataset.query}
     share = count / len(searched)
     train = _first(dataset.train_pids, count)

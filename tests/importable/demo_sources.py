@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from reproduce.artifacts import Folder, Scores
+from reproduce.artifacts import Folder, Scores, Training
 from reproduce.data.sources import ImageStage, Source
 from reproduce.stage import Env, Stage
 
@@ -87,6 +89,25 @@ class Pooled(Stage[Scores]):
         return Scores(
             images, images, images, images, images, np.array([images / 100]), np.array([1]), 1, 0, np.array([1])
         )
+
+
+@dataclass(frozen=True)
+class Visited(Stage[Training]):
+    """A training of three epochs on images where somebody may run a command (`VISIT`) in the second."""
+
+    domain: Any
+    seed: int = 1
+
+    def run(self, env: Env) -> Training:
+        import torch
+
+        state = SimpleNamespace(seen=torch.zeros(3))
+        images = len(env.open(self.domain).train)
+        for epoch in env.epochs(3, state):
+            state.seen[epoch] = images
+            if epoch == 1 and os.environ.get("VISIT"):
+                subprocess.run(os.environ["VISIT"], shell=True, check=True)
+        return Training({"last": {"seen": state.seen}})
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,21 @@ class Walk(Stage[Training]):
 
 
 @dataclass(frozen=True)
+class Arithmetic(Stage[Folder]):
+    """What the process of a stage may compute in TF32, after the settings were read in every way that torch has."""
+
+    def run(self, env: Env) -> Folder:
+        import torch
+
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):
+            pass
+        precisions = [operation.fp32_precision for operation in (cudnn.conv, cudnn.rnn, matmul, torch.backends)]  # type: ignore[attr-defined]
+        (env.folder / "settled").touch()
+        return Folder(env.folder, {"tf32": [cudnn.allow_tf32, matmul.allow_tf32], "precisions": precisions})
+
+
+@dataclass(frozen=True)
 class Twice(Stage[Training]):
     """A stage that wants two loops resumed."""
 

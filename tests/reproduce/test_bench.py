@@ -92,6 +92,20 @@ def test_a_training_step_is_compared_with_one_on_constant_tensors(
     assert all(record["wall_s"] > 0 for record in found["records"])
 
 
+def test_a_benchmark_does_not_compute_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def work() -> None:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    seen: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setitem(bench.CONTENDERS, "train", {"seen": lambda size, columns: work})
+    monkeypatch.setattr(bench, "_measure", lambda work: work())
+    bench._main('["train", "seen", [2], 8]')
+    assert seen == [(False, False)]
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks cannot be reset here")
 def test_memory_is_what_the_work_took() -> None:
     kept = []

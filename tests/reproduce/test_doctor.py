@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import trees
 
 from reproduce import weights
 from reproduce.cli import main
+from reproduce.data.domains import read
+from reproduce.data.manifests import digest
 from reproduce.doctor import HOW_TO_ASK, LINES, WIDTH, examine
 from reproduce.tables import LETTERS, read_all
 
@@ -96,6 +99,27 @@ def test_market_only(doctor: Doctor, in_memory: Path) -> None:
     assert line(output, "UP-ReID ").split()[2] == "4", "INSUP in tables 1b and 2; all others pre-train on LUPerson"
 
 
+def test_content_that_changed_under_its_size_and_time(doctor: Doctor, tiny_domain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_domain, tmp_path / "market")
+    options = ("--domain", f"market={folder}")
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1.6e9, 1.6e9))
+    digest(read(folder, "market"))
+    names = ("0011_c1s1_000000_00.png", "0012_c1s1_000000_00.png")
+    for path in (folder / "query" / name for name in names):
+        stat, content = path.stat(), path.read_bytes()
+        path.write_bytes(content[:-1] + b"\0")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert doctor(*options)[0] == 0
+    code, output = doctor("--deep", *options)
+    assert code == 1
+    assert line(output, "market ").startswith(f"market broken query/{names[0]} and 1 more changed under the same size")
+    assert "copy the set again, and run with another --store" in " ".join(output.split())
+    assert doctor("--deep", *options)[0] == 0, "what lies there now is remembered"
+    (folder / "query" / names[0]).write_text("<html>Please sign in</html>")
+    assert "is an HTML page" in doctor("--deep", *options)[1]
+
+
 def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:
     trees.plant(in_memory / "dukemtmc-reid" / "DukeMTMC-reID", trees.duke())
     query = in_memory / "dukemtmc-reid" / "DukeMTMC-reID" / "query"
@@ -142,7 +166,8 @@ def test_a_folder_of_ones_own_is_taken_as_it_is(doctor: Doctor, tiny_domain: Pat
 
 def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(weights, "IMAGENET", {"resnet50": (digest[:8],), "resnet50_ibn_a": ("d9d0bb7b",)})
+    digests = {"resnet50": (digest,), "resnet50_ibn_a": ("d9d0bb7b",)}
+    monkeypatch.setattr(weights, "PUBLISHED", {"imagenet": digests})
     (tmp_path / f"resnet50-{digest[:8]}.pth").write_bytes(b"weights")
     (tmp_path / "resnet50_ibn_a-d9d0bb7b.pth").write_bytes(b"half of the weights")
     (tmp_path / "resnet50-luperson.safetensors").touch()
@@ -150,6 +175,10 @@ def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monke
     assert f"imagenet  ok       resnet50-{digest[:8]}.pth, SHA-256 {digest[:12]}" in output
     assert "imagenet  broken   resnet50_ibn_a-d9d0bb7b.pth is damaged" in output
     assert "converted ok       resnet50-luperson" in output
+    (tmp_path / f"resnet50-{digest[:8]}.pth").rename(tmp_path / "resnet50.pth")
+    assert "imagenet  ok       resnet50.pth" in doctor("--weights", tmp_path)[1]
+    (tmp_path / "resnet50.pth").write_bytes(b"from elsewhere")
+    assert "imagenet  other    resnet50.pth, SHA-256" in doctor("--weights", tmp_path)[1]
     assert main(["doctor", "--weights", str(tmp_path / "none")]) == 2
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from demo_stages import Number
+from demo_stages import Arithmetic, Number
 
 from reproduce.engine import Engine, Lease, lease_gpus, visible_gpus
 from reproduce.runner import Site
@@ -198,6 +198,17 @@ def test_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [lease.gpu for lease in both] == ["4", "5"]
     for lease in both:
         lease.release()
+
+
+def test_no_stage_computes_in_tf32(engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions would by default, and matrix products where the environment asks for it."""
+    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    pool = engine()
+    pool.submit([Arithmetic()])
+    assert pool.wait(Arithmetic()).status == "done"
+    facts = pool.store.load(Arithmetic()).facts
+    assert facts["tf32"] == [False, False]
+    assert "tf32" not in facts["precisions"]
 
 
 def test_no_devices_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

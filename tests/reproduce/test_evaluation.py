@@ -25,6 +25,7 @@ from reproduce.artifacts import Scores
 from reproduce.clustering import KMeans
 from reproduce.data import images as decoding
 from reproduce.data.domains import Domain, Real, read
+from reproduce.data.manifests import digest
 from reproduce.data.standins import StandIn
 from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels, normalise
 from reproduce.data.world import Size
@@ -498,7 +499,7 @@ class CameraOnly:
 
 
 def scored(stage: Evaluate, place: Path, tmp_path: Path) -> Scores:
-    domain = Real("market", "a" * 64)
+    domain = Real("market", digest(read(place, "market")))
     stage = replace(stage, on=domain)
     site = Site(tmp_path, folders={domain.digest: place})
     for needed in closure([stage]):

@@ -215,6 +215,7 @@ def test_only_the_published_setting_is_comparable() -> None:
         ({"scale": "trial"}, "scale trial"),
         ({"weights": "scratch"}, "from scratch"),
         ({"subset": 10}, "subset of 10"),
+        ({"unpublished_weights": "0123456789abcdef"}, "weights that are not the published file (sha256 0123456789ab)"),
     ]:
         (found,) = results.reasons_against({**REAL, **change})
         assert reason in found

@@ -4,18 +4,23 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from demo_sources import Mirror, Visited
 from demo_stages import Descent, Number, Tree, Twice, Walk
 
 from reproduce.artifacts import Artifact, Scores
 from reproduce.data import sampling
+from reproduce.data.domains import Real, read
+from reproduce.data.manifests import digest
 from reproduce.data.sampling import numpy_generator
 from reproduce.engine import Engine, Job
 from reproduce.runner import Site, StageEnv, Store, build
@@ -250,3 +255,99 @@ def test_a_broken_state_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x08\x00\x00")
     with pytest.raises(UserError, match=f"{path} is not a readable training state .* delete it"):
         run(Descent(), root)
+
+
+# -- images that change ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tiny_domain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A domain of one's own, copied long enough ago for its digest to be remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copied = shutil.copytree(tiny_domain, tmp_path / "images")
+    for path in copied.rglob("*.png"):
+        os.utime(path, (1.6e9, 1.6e9))
+    return copied
+
+
+def on(images: Path, root: Path, **site: Any) -> tuple[Any, Site]:
+    domain = Real("market", digest(read(images, "market")))
+    return Visited(domain), Site(root, folders={domain.digest: images}, **site)
+
+
+CHANGES = {
+    "content": "printf x >> {path}",
+    "content of the same size": "printf x | dd of={path} bs=1 seek=60 conv=notrunc status=none",
+    "removal": "rm {path}",
+    "replacement by an older file": "cp {other} {path} && touch -d 2001-01-01 {path}",
+}
+
+
+def change(images: Path, kind: str) -> tuple[str, Path]:
+    path, other = sorted((images / "query").iterdir())[2:4]
+    return CHANGES[kind].format(path=path, other=other), path
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("subset", [None, 2])
+def test_images_that_changed_since_their_digest_are_not_used(
+    images: Path, tmp_path: Path, kind: str, subset: int | None
+) -> None:
+    stage, site = on(images, tmp_path / "store")
+    stage = replace(stage, domain=replace(stage.domain, subset=subset))
+    command, path = change(images, kind)
+    subprocess.run(command, shell=True, check=True)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{path} has changed since the run began, .* run the same command again"):
+            build(stage, site, quiet)
+    assert not Store(site.store).has(stage)
+    moved, site = on(images, tmp_path / "store")
+    assert moved.key != stage.key
+    build(moved, site, quiet)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_images_that_change_during_a_run_leave_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    stage, site = on(images, tmp_path / "store", save_every=0)
+    command, path = change(images, kind)
+    monkeypatch.setenv("VISIT", command)
+    with pytest.raises(UserError, match=f"{path} changed while demo_sources.Visited ran, and nothing of that was kept"):
+        build(stage, site, quiet)
+    store = Store(site.store)
+    assert not store.has(stage)
+    assert not store.scratch(stage).exists(), "nor is the state that the changed images went into"
+
+
+def test_what_goes_wrong_by_a_change_is_told_as_the_change(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, site = on(images, tmp_path / "store")
+    command, path = change(images, "content")
+    monkeypatch.setenv("VISIT", f"{command}; false")
+    with pytest.raises(UserError, match=f"{path} changed while"):
+        build(stage, site, quiet)
+    monkeypatch.setenv("VISIT", "false")
+    with pytest.raises(subprocess.CalledProcessError):
+        build(*on(images, tmp_path / "store"), quiet)
+
+
+def test_copying_images_again_changes_nothing(images: Path, tmp_path: Path) -> None:
+    stage, site = on(images, tmp_path / "store")
+    for path in images.rglob("*.png"):
+        os.utime(path, (1.7e9, 1.7e9))
+    build(stage, site, quiet)
+    assert Store(site.store).has(stage)
+
+
+def test_images_that_a_stage_made_may_not_change_either(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, site = on(images, tmp_path / "store")
+    mirror = Mirror(original.domain)
+    build(mirror, site, quiet)
+    made = Store(site.store).load(mirror).path / "query"
+    monkeypatch.setenv("VISIT", f"rm {min(made.iterdir())}")
+    with pytest.raises(UserError, match=f"{min(made.iterdir())} changed while"):
+        build(Visited(mirror), site, quiet)

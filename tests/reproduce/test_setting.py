@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +100,8 @@ def published(folder: Path, content: bytes, backbone: str = "resnet50") -> Path:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The content b"weights" is what torchvision published."""
-    mark = hashlib.sha256(b"weights").hexdigest()[:8]
-    monkeypatch.setattr(weights, "IMAGENET", {**weights.IMAGENET, "resnet50": (mark,)})
+    digests = {**weights.PUBLISHED["imagenet"], "resnet50": (hashlib.sha256(b"weights").hexdigest(),)}
+    monkeypatch.setattr(weights, "PUBLISHED", {"imagenet": digests})
 
 
 @pytest.mark.usefixtures("known")
@@ -128,6 +129,56 @@ def test_weights(tmp_path: Path) -> None:
         setting.resolve(CASE)
 
 
+UNPUBLISHED = "weights that are not the published file"
+
+
+@pytest.mark.usefixtures("known")
+def test_only_the_published_file_is_comparable_whatever_its_name(tmp_path: Path) -> None:
+    def told(content: bytes, name: str = "resnet50.pth") -> tuple[dict[str, Any], bool]:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        (tmp_path / name).write_bytes(content)
+        setting = Setting("paper", weights=str(tmp_path))
+        identity = setting.identity([setting.resolve(CASE)])
+        return identity, any(UNPUBLISHED in reason for reason in reasons_against(identity))
+
+    identity, refused = told(b"weights")
+    assert not refused
+    assert "unpublished_weights" not in identity
+    identity, refused = told(b"other weights")
+    assert refused
+    assert identity["unpublished_weights"] == identity["weights"] == hashlib.sha256(b"other weights").hexdigest()
+    assert told(b"weights", "resnet50.safetensors")[1] is False
+    assert told(b"other weights", "resnet50.safetensors")[1] is True
+    scratch = Setting("paper", weights="scratch")
+    assert "unpublished_weights" not in scratch.identity([scratch.resolve(CASE)])
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize(
+    ("note", "refused"),
+    [
+        ({"sha256": b"converted", "source_sha256": b"weights"}, False),
+        ({"sha256": b"converted", "source_sha256": b"other"}, True),
+        ({"sha256": b"an earlier one", "source_sha256": b"weights"}, True),
+        ({"source_sha256": b"weights"}, True),
+        ({}, True),
+        (None, True),
+    ],
+)
+def test_converted_weights_are_those_of_their_source(
+    tmp_path: Path, note: dict[str, bytes] | None, refused: bool
+) -> None:
+    path = tmp_path / "resnet50-imagenet.safetensors"
+    path.write_bytes(b"converted")
+    if note is not None:
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in note.items()}
+        path.with_suffix(".json").write_text(json.dumps(digests))
+    setting = Setting("paper", weights=str(tmp_path))
+    reasons = reasons_against(setting.identity([setting.resolve(CASE)]))
+    assert any(UNPUBLISHED in reason for reason in reasons) is refused
+
+
 @pytest.mark.usefixtures("known")
 def test_weights_are_found_where_they_usually_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -153,6 +204,9 @@ def test_other_weights_than_imagenet_have_their_name_in_the_files(tmp_path: Path
     setting = Setting("paper", weights=str(tmp_path))
     setting.resolve(case)
     assert [path.name for path in setting.files.values()] == ["resnet50-luperson.safetensors"]
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    reasons = reasons_against(setting.identity([setting.resolve(case)]))
+    assert f"{UNPUBLISHED} (sha256 {sha256[:12]})" in reasons, "nobody has written down which file is LUPerson's"
 
 
 # -- under a data root -------------------------------------------------------------------------------------------------

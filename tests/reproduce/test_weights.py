@@ -108,6 +108,7 @@ def test_every_published_layout_becomes_ours(
     assert told["sha256"] == hashlib.sha256(made.path.read_bytes()).hexdigest()
     assert told["source_sha256"] == hashlib.sha256((in_memory / "published.pth").read_bytes()).hexdigest()
     assert (told["source"], told["prefix"], told["path"]) == ("published.pth", prefix, made.path.name)
+    assert weights.source_sha256(made.path, told["sha256"]) == told["source_sha256"]
     assert sorted(path.suffix for path in made.path.parent.iterdir()) == [".json", ".safetensors"]
 
 
@@ -298,4 +299,5 @@ def test_the_command_says_what_it_took(
     assert "source   spcl.pth.tar, sha256 " in output
     assert "from state_dict/module.base.; 53 other tensors left out" in output
     assert "stem_relu=False repeats that" in output
+    assert "note     not known as the published spcl weights" in output
     assert fitting("spcl", "resnet50", weights.folders()) == [path]

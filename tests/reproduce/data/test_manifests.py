@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import scipy.io
+import trees
 
-from reproduce.data.domains import Dataset, Image
+from reproduce.data.domains import Dataset, Image, read
 from reproduce.data.layouts import Unlabelled
-from reproduce.data.manifests import digest
+from reproduce.data.manifests import digest, glance, recheck, take
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -56,9 +61,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_definition(tmp_path: Path) -> None:
     lines = "".join(
-        f"split/{name}.jpg\0{len('split/a.jpg') + 3}\0"
-        f"{hashlib.sha256(JPEG + f'split/{name}.jpg'.encode()).hexdigest()}\n"
-        for name in "abcdef"
+        f"{split}\0split/{name}.jpg\x001\x000\0{hashlib.sha256(JPEG + f'split/{name}.jpg'.encode()).hexdigest()}\n"
+        for split, names in (("gallery", "ef"), ("query", "cd"), ("train", "ab"))
+        for name in names
     )
     expected = hashlib.sha256(lines.encode()).hexdigest()
     assert digest(dataset(tmp_path / "data"), cache=tmp_path / "cache") == expected
@@ -66,7 +71,7 @@ def test_the_definition(tmp_path: Path) -> None:
 
 def test_place_time_and_order_do_not_count(tmp_path: Path) -> None:
     first = digest(dataset(tmp_path / "a"), cache=tmp_path / "cache")
-    moved = dataset(tmp_path / "b", "fedcba")
+    moved = dataset(tmp_path / "b", "badcfe")
     for image in moved.train:
         os.utime(moved.root / image.path, ns=(LONG_AGO + 5, LONG_AGO + 5))
     assert digest(moved, cache=tmp_path / "cache", threads=1) == first
@@ -82,6 +87,114 @@ def test_content_names_and_number_count(tmp_path: Path, threads: int) -> None:
     write(root / "split" / "a.jpg", b"longer than before")
     seen.add(digest(dataset(root), cache=cache))
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: {"query": data.gallery, "gallery": data.query},
+        lambda data: {"train": data.train[:1], "query": (*data.query, data.train[1])},
+        lambda data: {"train": (data.train[0], replace(data.train[1], pid=2))},
+        lambda data: {"query": (data.query[0], replace(data.query[1], camid=3))},
+        lambda data: {"gallery": (*data.gallery, data.query[0])},
+    ],
+)
+def test_labels_and_splits_count(tmp_path: Path, reads: list[str], change: Callable[[Dataset], Any]) -> None:
+    data, cache = dataset(tmp_path / "data"), tmp_path / "cache"
+    first = digest(data, cache=cache)
+    assert digest(replace(data, **change(data)), cache=cache) != first
+    assert len(reads) == 6, "the content is that of before"
+
+
+def test_msmt17_with_its_test_lists_swapped_or_two_people_merged(tmp_path: Path) -> None:
+    root = trees.plant_msmt17(tmp_path / "msmt17", keep=20)
+
+    def found() -> str:
+        return digest(read(root, "msmt17", allow_overlap=True), cache=tmp_path / "cache")
+
+    query, gallery, train = (root / f"list_{name}.txt" for name in ("query", "gallery", "train"))
+    kept = {path: path.read_text() for path in (query, gallery, train)}
+    first = found()
+    query.write_text(kept[gallery])
+    gallery.write_text(kept[query])
+    swapped = found()
+    query.write_text(kept[query])
+    gallery.write_text(kept[gallery])
+    assert found() == first
+    one, two = sorted({line.split()[1] for line in kept[train].splitlines()})[:2]
+    train.write_text("".join(f"{re.sub(f' {one}$', f' {two}', line)}\n" for line in kept[train].splitlines()))
+    assert len({first, swapped, found()}) == 3
+
+
+def test_cuhk03_with_another_split(tmp_path: Path) -> None:
+    people = np.array([[pid] for pid in (1, 2, 3, 4) for _ in (1, 2)])
+    files = np.empty((8, 1), dtype=object)
+    files[:, 0] = [f"1_{pid:03}_{camera}_01.png" for pid in (1, 2, 3, 4) for camera in (1, 2)]
+    trees.plant(tmp_path, (f"images_labeled/{file}" for file in files[:, 0]))
+    digests = set()
+    for rows in ((0, 1, 2, 3), (4, 5, 6, 7)), ((4, 5, 6, 7), (0, 1, 2, 3)), ((0, 1, 4, 5), (2, 3, 6, 7)):
+        train, test = (np.array([[row + 1] for row in part]) for part in rows)
+        index = {"train_idx": train, "query_idx": test[::2], "gallery_idx": test[1::2]}
+        scipy.io.savemat(
+            tmp_path / "cuhk03_new_protocol_config_labeled.mat", {"filelist": files, "labels": people, **index}
+        )
+        digests.add(digest(read(tmp_path, "cuhk03"), cache=tmp_path / "cache"))
+    assert len(digests) == 3
+
+
+def test_a_manifest_sees_what_changed_since(tmp_path: Path) -> None:
+    data, cache = dataset(tmp_path / "data"), tmp_path / "cache"
+    path, later = data.root / "split" / "c.jpg", data.root / "split" / "e.jpg"
+    content = path.read_bytes()
+    for manifest in (glance(data), take(data, cache=cache)):
+        assert manifest.changed() is None
+        write(path, b"split/C.jpg", LONG_AGO + 1)
+        write(later, b"longer than before")
+        assert manifest.changed() == path
+        path.write_bytes(content)
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
+        assert manifest.changed() == later
+        later.unlink()
+        assert manifest.changed() == later
+        write(later, b"split/e.jpg")
+        assert manifest.changed() is None
+
+
+def test_another_fingerprint_than_the_wanted_one_names_what_changed(tmp_path: Path, reads: list[str]) -> None:
+    data, cache = dataset(tmp_path / "data"), tmp_path / "cache"
+    wanted = digest(data, cache=cache)
+    reads.clear()
+    assert take(data, wanted=wanted, cache=cache).digest == wanted
+    assert reads == []
+    path = data.root / "split" / "d.jpg"
+    write(path, b"split/d.jpg", LONG_AGO + 1)
+    assert take(data, wanted=wanted, cache=cache).digest == wanted, "the same content, copied again"
+    assert reads == ["d.jpg"]
+    write(path, b"split/D.jpg", LONG_AGO + 2)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"/split/d\.jpg has changed since the run began, .*: run the same command"):
+            take(data, wanted=wanted, cache=cache)
+    write(path, b"split/d.jpg", LONG_AGO + 1)
+    (data.root / data.train[0].path).unlink()
+    with pytest.raises(UserError, match=r"/split/a\.jpg has changed since"):
+        take(replace(data, train=data.train[1:]), wanted=wanted, cache=cache)
+    write(data.root / data.train[0].path, b"split/a.jpg")
+    with pytest.raises(UserError, match=rf"^{data.root} has changed since"):
+        take(replace(data, query=data.gallery, gallery=data.query), wanted=wanted, cache=cache)
+
+
+def test_content_that_changed_under_size_and_time_is_found_by_reading(tmp_path: Path) -> None:
+    data, cache = dataset(tmp_path / "data"), tmp_path / "cache"
+    first = digest(data, cache=cache)
+    assert recheck(data.root, cache=cache) == []
+    write(data.root / "split" / "a.jpg", b"split/A.jpg")
+    write(data.root / "split" / "b.jpg", b"changed, and seen by its size")
+    (data.root / "split" / "c.jpg").unlink()
+    assert recheck(data.root, cache=cache) == ["split/a.jpg"]
+    assert recheck(data.root, cache=cache) == [], "what was read is remembered"
+    for name in "bc":
+        write(data.root / "split" / f"{name}.jpg", f"split/{name}.jpg".encode())
+    assert digest(data, cache=cache) != first
 
 
 def test_only_what_changed_is_read_again(tmp_path: Path, reads: list[str]) -> None:
