@@ -92,6 +92,12 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         "--migrate", action="store_true", help="carry records over that earlier versions wrote, by what they keep"
     )
     command.add_argument(
+        "--data-root", metavar="DIR", help="for --migrate, where the data sets lie (default: REID_DATA)"
+    )
+    command.add_argument(
+        "--domain", action="append", default=[], metavar="NAME=DIR", help="for --migrate, where one of them lies"
+    )
+    command.add_argument(
         "--elsewhere", action="store_true", help="add their numbers to the records that another processor made"
     )
     command.add_argument("--out", type=Path, default=Path("build"), help="the run's --out (default build)")
@@ -232,7 +238,7 @@ def audit(options: argparse.Namespace) -> None:
 def record(options: argparse.Namespace) -> None:
     """Copy a run's results to where they are committed: numbers, never pictures."""
     if options.migrate:
-        moved = [(old, new) for old, new in results.migrate(options.into)]
+        moved = list(results.migrate(options.into, _digests(options)))
         for old, new in moved:
             print(f"{old} -> {new.name}")
         print(f"{counted(len(moved), 'record')} carried over; next: git add {options.into}")
@@ -262,6 +268,24 @@ def record(options: argparse.Namespace) -> None:
         f"{f', {failed} without numbers left out' if failed else ''};",
         f"next: git add {options.into}",
     )
+
+
+def _digests(options: argparse.Namespace) -> dict[str, str]:
+    """The fingerprints of the data sets that were given, as earlier versions told them and as this one does."""
+    from reproduce.data.domains import read
+    from reproduce.data.layouts import FOLDERS, VARIANTS, find
+    from reproduce.data.manifests import digest, former_digest
+    from reproduce.setting import data_root, given_folders
+
+    root, given = data_root(options.data_root), given_folders(options.domain)
+    found = {name: given.get(name) or (find(root, name) if root else None) for name in FOLDERS}
+    sets = [
+        read(folder, name, variant=variant)
+        for name, folder in found.items()
+        if folder
+        for variant in VARIANTS.get(name, ("",))
+    ]
+    return {former_digest(each): digest(each) for each in sets}
 
 
 def gc(options: argparse.Namespace) -> None:

@@ -273,8 +273,14 @@ def _write(document: Result, path: Path) -> Path:
     return path
 
 
-def migrate(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Give the records of a folder that have no digest of their recipe the one of the stages that they keep.
+def migrate(folder: Path, digests: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
+    """Give the records of a folder the identities that this version gives them.
+
+    A record without a digest of its recipe gets the one of the stages that it keeps.
+
+    Args:
+        folder: of results and figures; claims are tried again.
+        digests: of data sets, as they were told before and as they are told now.
 
     Yields:
         Where each lay and where it lies now.
@@ -283,17 +289,23 @@ def migrate(folder: Path) -> Iterator[tuple[Path, Path]]:
         UserError: a record does not keep all of its stages.
     """
     for path, document in [(path, _read(path)) for path in _paths(folder)]:
-        if "claim" in document or "recipe" in document["identity"] or not document.get("stages"):
+        if "claim" in document or not document.get("stages"):
             continue
+        identity = dict(document["identity"])
+        identity["data"] = {
+            name: {**entry, **({"digest": digests[entry["digest"]]} if entry.get("digest") in digests else {})}
+            for name, entry in identity["data"].items()
+        }
         try:
-            digest = digest_of_record(document)
+            identity.setdefault("recipe", digest_of_record(document))
         except KeyError as error:
             raise UserError(f"{path} names a stage {error} that it does not keep: run its case again") from None
-        carried = {**document, "identity": {**document["identity"], "recipe": digest}}
-        if "figure" in document:
-            yield path, write_figure(carried, None, path.parent)
-        else:
-            yield path, write(carried, path.parent)
+        if identity != document["identity"]:
+            carried = {**document, "identity": identity}
+            new = write_figure(carried, None, path.parent) if "figure" in document else write(carried, path.parent)
+            if new != path:
+                path.unlink(missing_ok=True)
+            yield path, new
 
 
 def read(folder: Path) -> list[Result]:

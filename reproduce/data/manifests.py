@@ -94,6 +94,19 @@ def digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> 
     return take(dataset, cache=cache, threads=threads).digest
 
 
+def former_digest(dataset: Dataset, *, cache: Path | None = None, threads: int = 4) -> str:
+    """The fingerprint that earlier versions gave: of paths, sizes and contents, without labels and splits.
+
+    Raises:
+        UserError: as `digest`.
+    """
+    if not dataset.labelled:
+        return _shallow(dataset).digest
+    entries = _entries(dataset.root, _paths(dataset), _recall(_memory(dataset.root, cache)), threads)
+    lines = "".join(f"{path}\0{size}\0{content}\n" for path, (size, _, content) in entries.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def take(dataset: Dataset, *, wanted: str = "", cache: Path | None = None, threads: int = 4) -> Manifest:
     """Look at the files of a dataset and fingerprint it as `digest` does.
 

@@ -14,7 +14,8 @@ from methods import mmt, msplr, sptd, supervised
 from reproduce import results, scales
 from reproduce.cli import main
 from reproduce.clustering import DBSCAN, KMeans
-from reproduce.data.domains import Domain
+from reproduce.data.domains import Domain, read
+from reproduce.data.manifests import former_digest
 from reproduce.evaluation import Evaluate, Rerank
 from reproduce.recipe import digest, digest_of_record
 from reproduce.setting import Setting
@@ -139,3 +140,21 @@ def test_a_result_takes_the_place_of_one_by_an_older_recipe(tmp_path: Path) -> N
     other = results.write({**told, "identity": {**identity, "recipe": "b", "subset": 3}}, tmp_path)
     assert sorted(found["identity"].get("recipe") for found in results.read(tmp_path)) == ["b", "b"]
     assert other.exists(), "another setting is another result"
+
+
+def test_records_on_real_data_are_carried_over_with_the_data(tmp_path: Path, tiny_domain: Path) -> None:
+    """The fingerprint of a data set has changed its meaning; whoever has the data can have it translated."""
+    setting = Setting("small", {"market": tiny_domain}, weights="scratch")
+    resolved = setting.resolve(Evaluate(supervised.Train(Domain("market")), on=Domain("market")))
+    identity = setting.identity([resolved])
+    now = identity["data"]["market"]["digest"]
+    before = former_digest(read(tiny_domain, "market"))
+    assert before != now
+    case = {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2m", "task": "m2m"}
+    told = {"format": 1, "case": case, "verdict": "not comparable", "measured": {"1": {"mAP": 1.0}}, **record(resolved)}
+    old = json.loads(json.dumps(results.setting_of({"identity": identity})).replace(now, before))
+    results.write({**told, "identity": old}, tmp_path)
+    words = ["results", "--migrate", "--into", str(tmp_path), "--domain", f"market={tiny_domain}"]
+    assert main(words) == 0
+    (kept,) = results.read(tmp_path)
+    assert kept["identity"] == identity
