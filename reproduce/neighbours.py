@@ -128,7 +128,7 @@ def jaccard_graph(
 
     Returns:
         (N, N) float32, the pairs whose distance without the source term is below 1; zeros are stored, the diagonal
-        among them. Of pairs with equal V most are not quite zero, for rounding, as in the published codes, whose rule
+        among them. Rounding leaves some pairs with equal V a distance of 1e-7, as in the published codes, whose rule
         for eps leaves out zeros alone.
 
     Raises:
