@@ -26,6 +26,9 @@ FEWEST_SEEDS = 3
 TRAINED = 0.8
 """The share of supervised training's mAP on its own source that a baseline must reach."""
 
+NO_SPREAD = 1e-100
+"""Variance, in squared percent points, that is none; smaller numbers cannot be squared."""
+
 DRAWS = 2000
 """Of the bootstrap over people."""
 
@@ -95,7 +98,7 @@ def difference(
     variances, seeds, persons = zip(*map(_variance, layouts), strict=True)
     counted = f"{len(left)} seeds" + (" and the queries' identities" if layouts[0].shape[1] > 1 else "")
     kind = f"95 % t interval over {counted}"
-    if (variance := sum(variances)) <= 0:
+    if (variance := sum(variances)) <= NO_SPREAD:
         sign = (mean > 0) - (mean < 0)
         above, below = (0.0 if sign > 0 else 1.0), (0.0 if sign < 0 else 1.0)
         return Difference(mean, mean, mean, above, below, kind)
