@@ -103,10 +103,10 @@ class Identity:
         return tuple(sorted(dials))
 
     @property
-    def rank(self) -> tuple[int, tuple[str, ...], str]:
-        """Sorts identities: the scale that says most first, worlds with a dial turned after those without."""
+    def rank(self) -> tuple[int, bool, tuple[str, ...], str]:
+        """Sorts identities: the scale that says most first, older recipes and worlds with a dial turned last."""
         place = SCALES.index(self.scale) if self.scale in SCALES else len(SCALES)
-        return place, self.turned, self.where
+        return place, self.older, self.turned, self.where
 
     @property
     def where(self) -> str:

@@ -24,11 +24,21 @@ PRETRAINED = {
 RECORDED = [result for result in read(ROOT / "reports" / "results") if result["identity"]["scale"] == "small"]
 
 
-def measured(paper: str, table: str, row: str, column: str) -> Mapping[str, Mapping[str, Any]]:
-    """The numbers of a row by seed."""
+def recorded(paper: str, table: str, row: str, column: str) -> Mapping[str, Any]:
+    """The record of a row."""
     place = {"paper": paper, "table": table, "row": row, "column": column}
-    (found,) = [result["measured"] for result in RECORDED if place.items() <= result["case"].items()]
-    return found  # type: ignore[no-any-return]
+    (found,) = [result for result in RECORDED if place.items() <= result["case"].items()]
+    return found
+
+
+def measured(*place: str) -> Mapping[str, Mapping[str, Any]]:
+    """The numbers of a row by seed."""
+    return recorded(*place)["measured"]  # type: ignore[no-any-return]
+
+
+def older(*place: str) -> bool:
+    """Whether a row was recorded before identities told recipes."""
+    return "recipe" not in recorded(*place)["identity"]
 
 
 def block(column: str) -> str:
@@ -40,10 +50,13 @@ def block(column: str) -> str:
         f"| direct transfer | {', '.join(format(one['mAP'], '.1f') for one in direct.values())} | | | | |",
     ]
     for row, label in ROWS.items():
-        found = measured("msplr", "4" if row == "kmeans" else "3", row, column)
+        place = "msplr", "4" if row == "kmeans" else "3", row, column
+        found = measured(*place)
+        differs = older(*place) != older("msplr", "3", "ibn", column)
+        label += ", older recipe" * differs
         values = [
             ", ".join(f"{found[seed]['mAP']:.1f}" for seed in direct),
-            ", ".join(f"{found[seed]['mAP'] - direct[seed]['mAP']:+.1f}" for seed in direct),
+            *(["-"] if differs else [", ".join(f"{found[seed]['mAP'] - direct[seed]['mAP']:+.1f}" for seed in direct)]),
             *(", ".join(f"{found[seed][name]:.0f}" for seed in direct) for name in ("clusters", "portion", "purity")),
         ]
         lines.append(f"| {label} | {' | '.join(values)} |")
