@@ -25,7 +25,7 @@ from reports.words import (
     spread,
     verdict,
 )
-from reproduce.baselines import ROUNDING
+from reproduce.baselines import OLDER, ROUNDING
 
 Result = Mapping[str, Any]
 
@@ -76,6 +76,8 @@ class Baseline:
     @property
     def outcome(self) -> str:
         """Where the numbers lie, and whether that is judged."""
+        if self.unjudged == OLDER:
+            return OLDER
         outside = any(line.outside for line in self.lines)
         where = "outside its band" if outside else "inside its band"
         return where + (f"; not judged: {self.unjudged}" if self.unjudged else "")
@@ -277,11 +279,11 @@ class Case:
     def baseline(self) -> Baseline | None:
         """The recorded result that it was judged by; None without one."""
         record = mapping(self.result.get("baseline"))
-        lines = []
+        older, lines = record.get("unjudged") == OLDER, []
         for name, moved in mapping(record.get("metrics")).items():
             old, new, band = (mapping(moved).get(part) for part in ("old", "new", "band"))
             gap = new - old if is_number(new) and is_number(old) else None
-            outside = gap is not None and is_number(band) and abs(gap) > band + ROUNDING
+            outside = gap is not None and is_number(band) and abs(gap) > band + ROUNDING and not older
             lines.append(BaselineLine(metric(name), percent(old), percent(new), signed(gap), percent(band), outside))
         if not lines:
             return None

@@ -185,7 +185,7 @@ def _trial(record: Mapping[str, Any], span: tuple[float, float], labels: Labels)
     identity = Identity(mapping(record.get("identity")))
     return Trial(
         world=_world(str(record.get("world") or ""), identity),
-        where=identity.where,
+        where=", ".join(filter(None, (identity.where, "recorded for an older recipe" * identity.older))),
         verdict=claim_verdict(str(record.get("verdict"))),
         second=tuple(str(word) for word in record.get("second") or ()),
         reasons=tuple(str(reason) for reason in record.get("reasons") or ()),

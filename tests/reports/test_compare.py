@@ -15,6 +15,7 @@ from reports.compare import compare, text, write_page
 from reports.pages import page
 from reports.render import render
 from reproduce import baselines
+from reproduce.baselines import OLDER
 
 HOSTILE = """<script>alert("1 & 2")</script>"""
 PAPERS = {"demo": {"name": "Demo", "title": "A demonstration"}}
@@ -158,3 +159,13 @@ def test_a_difference_that_is_not_judged_says_why_and_where_it_was_recorded(tmp_
     assert "1 &amp; 2" in page
     assert "on a Zen" in page
     assert "42.0 ± 1.4" in page
+
+
+def test_an_older_recipe_is_said_and_no_band_is_left(tmp_path: Path) -> None:
+    kept = drifted() | {"verdict": "not comparable"}
+    kept["baseline"] |= {"drift": False, "unjudged": OLDER}
+    html, _ = render([kept], PAPERS, tmp_path)
+    (shown,) = html.parent.glob("cases/*.html")
+    page = shown.read_text()
+    assert "with seeds 1, 2, 3; recorded for an older recipe." in page
+    assert "outside" not in page
