@@ -40,15 +40,18 @@ class Runs:
 
     Attributes:
         on: the arithmetics that its stages were computed with, as `provenance.arithmetic` tells them.
-        measured: numbers by seed, collapsed seeds apart; all seeds where every one collapsed.
-        collapsed: how many of the seeds collapsed.
-        seeds: how many there are.
+        every: numbers by seed.
+        collapsed: the seeds that collapsed.
     """
 
     on: frozenset[str]
-    measured: Mapping[str, Numbers]
-    collapsed: int
-    seeds: int
+    every: Mapping[str, Numbers]
+    collapsed: frozenset[str]
+
+    @property
+    def measured(self) -> Mapping[str, Numbers]:
+        """The numbers of seeds that did not collapse; of all where every one did."""
+        return {seed: numbers for seed, numbers in self.every.items() if seed not in self.collapsed} or self.every
 
     @classmethod
     def of(cls, record: Record) -> Runs:
@@ -58,17 +61,16 @@ class Runs:
         texts = record.get("collapsed") or ()
         collapsed = {found[1] for text in texts if (found := re.match(r"seed (\d+):", str(text)))}
         measured = record["measured"]
-        sound = {seed: numbers for seed, numbers in measured.items() if seed not in collapsed}
-        return cls(frozenset(on), sound or measured, len(collapsed & measured.keys()), len(measured))
+        return cls(frozenset(on), measured, frozenset(collapsed & measured.keys()))
 
 
 def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = False) -> dict[str, Any] | None:
     """Set a result beside what was recorded for the same cell in the same setting.
 
-    On the recorded processor the seeds that both have are compared, on any other the means of all seeds. The band is a
-    99 % t interval for the difference of two means, collapsed seeds left out. Its variance is the row's own where that
-    has `OWN` degrees of freedom; else the median of the table's row variances, each of them divided by the median that
-    such a variance has where the true one is 1.
+    On the recorded processor the seeds that both have are compared, on any other the means of all that did not
+    collapse. The band is a 99 % t interval for the difference of two means, collapsed seeds left out. Its variance is
+    the row's own where that has `OWN` degrees of freedom; else the median of the table's row variances, each of them
+    divided by the median that such a variance has where the true one is 1.
 
     A difference beyond the band is drift, unless the row is not judged: where its own seeds spread by more than
     `UNSTABLE` or some of them collapse; and on another processor where pseudo labels are learnt from, which turn
@@ -95,20 +97,22 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
     older = old["identity"].get("recipe") != result["identity"].get("recipe")
     now, sides = Runs.of(result), _sides(old)
     here = next((side for side in sides if side.on == now.on), None)
-    compared = [here] if here else sides
-    common = here.measured.keys() & now.measured.keys() if here else set()
+    before = [side.measured for side in ([here] if here else sides)]
+    after = [now.measured]
+    if here and (shared := _shared(here, now)):
+        before, after = [_of(here, shared)], [_of(now, shared)]
     rows = [_sides(row) for row in recorded if row.get("measured") and _alike(row, result)]
     metrics: dict[str, dict[str, Any]] = {}
     for name in COMPARED:
-        before, after = _values(compared, name, common), _values([now], name, common)
-        if before and after:
-            band = _band(_values(sides, name), [_values(row, name) for row in rows], len(before), len(after))
+        was, is_ = _values(before, name), _values(after, name)
+        if was and is_:
+            band = _band(_sound(sides, name), [_sound(row, name) for row in rows], len(was), len(is_))
             metrics[name] = {
-                "old": statistics.fmean(before),
-                "new": statistics.fmean(after),
+                "old": statistics.fmean(was),
+                "new": statistics.fmean(is_),
                 "band": result.get("band") if band is None else band,
-                "before": len(before),
-                "after": len(after),
+                "before": len(was),
+                "after": len(is_),
             }
     unjudged = OLDER if older else _unstable(sides)
     if not unjudged and not here and not must_hold:
@@ -121,8 +125,8 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         "commit": provenance[-1].get("commit") if provenance else None,
         "recorded_on": sorted({text for side in sides for text in side.on}),
         "same_machine": here is not None,
-        "recorded_seeds": sorted({int(seed) for side in compared for seed in common or side.measured}),
-        "seeds": sorted(int(seed) for seed in common or now.measured),
+        "recorded_seeds": sorted({int(seed) for numbers in before for seed in numbers}),
+        "seeds": sorted({int(seed) for numbers in after for seed in numbers}),
         "metrics": metrics,
         "unjudged": unjudged,
         "outside": outside and not older,
@@ -152,10 +156,10 @@ def told(found: Record) -> str:
 
 def _unstable(sides: Sequence[Runs]) -> str:
     """Why a row's own seeds say nothing about code; empty where they do."""
-    collapsed, seeds = sum(side.collapsed for side in sides), sum(side.seeds for side in sides)
+    collapsed, seeds = sum(len(side.collapsed) for side in sides), sum(len(side.every) for side in sides)
     if 0 < collapsed < seeds:
         return f"unstable, {collapsed} of its {seeds} recorded seeds collapsed"
-    values = _values(sides, "mAP")
+    values = _sound(sides, "mAP")
     if len(values) > 1 and (deviation := statistics.stdev(values)) > UNSTABLE:
         return f"unstable, its recorded seeds spread by {deviation:.1f} mAP"
     return ""
@@ -185,11 +189,23 @@ def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, no
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
 
 
-def _values(sides: Iterable[Runs], metric: str, seeds: Iterable[str] = ()) -> list[float]:
-    """A metric of all seeds that have it; of some of them, where these are named."""
-    some = set(seeds)
-    runs = [(seed, numbers) for side in sides for seed, numbers in side.measured.items() if not some or seed in some]
-    return [numbers[metric] for _, numbers in runs if metric in numbers]
+def _shared(one: Runs, other: Runs) -> list[str]:
+    """The seeds that both have; of those that collapsed in one alone only the others, if there are any."""
+    seeds = one.every.keys() & other.every.keys()
+    return sorted(seeds - (one.collapsed ^ other.collapsed))
+
+
+def _of(runs: Runs, seeds: Sequence[str]) -> Mapping[str, Numbers]:
+    return {seed: runs.every[seed] for seed in seeds}
+
+
+def _sound(sides: Iterable[Runs], metric: str) -> list[float]:
+    return _values([side.measured for side in sides], metric)
+
+
+def _values(measured: Iterable[Mapping[str, Numbers]], metric: str) -> list[float]:
+    """A metric of all seeds that have it."""
+    return [numbers[metric] for runs in measured for numbers in runs.values() if metric in numbers]
 
 
 def _sides(record: Record) -> list[Runs]:

@@ -108,6 +108,15 @@ def test_an_unstable_row_is_told_and_judged_by_nothing(old: dict[str, Any], why:
         assert told(beside).endswith(f"not judged: {why}")
 
 
+def test_a_seed_that_collapses_again_is_equal_to_itself() -> None:
+    old = record(18.3, 23.6, 22.4, collapsed=["seed 1: x", "seed 2: x"])
+    beside = found(record(18.3, collapsed=["seed 1: x"]), [old])
+    assert beside["metrics"]["mAP"]["old"] == beside["metrics"]["mAP"]["new"] == 18.3
+    assert (beside["recorded_seeds"], beside["seeds"]) == ([1], [1])
+    beside = found(record(50.0), [old])
+    assert beside["metrics"]["mAP"]["old"] == 22.4, "where it did not collapse, it is held against those that did not"
+
+
 def test_a_row_that_always_collapsed_is_compared() -> None:
     texts = [f"seed {seed}: x" for seed in (1, 2, 3)]
     old = record(5.0, 5.1, 5.2, collapsed=texts)
