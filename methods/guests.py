@@ -6,43 +6,17 @@ its optimiser; the guest says which views it wants and what is lost on them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from methods.blocks.heads import Output, ReID
-    from reproduce.data.domains import Image
+    from reproduce.data.domains import Sightings
 
 View = Literal["plain", "augmented"]
-
-
-class Target(NamedTuple):
-    """What a guest may know of the images it learns from; who they show is not among it."""
-
-    camids: NDArray[np.int64]
-    """(N,) cameras, -1 where unknown."""
-    frames: NDArray[np.int64]
-    """(N,) frame numbers, -1 where unknown."""
-    sequences: NDArray[np.int64]
-    """(N,) video sequences, -1 where unknown."""
-
-    @classmethod
-    def of(cls, images: Sequence[Image]) -> Target:
-        """That of the training images of a data set."""
-        import numpy as np
-
-        told = [(image.camid, image.frame, image.sequence) for image in images]
-        return cls(*np.array([[-1 if value is None else value for value in one] for one in told], np.int64).T)
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return len(self.camids)
 
 
 class Guest:
@@ -60,18 +34,18 @@ class Guest:
         """What tells it from others, in a few words."""
         return type(self).__name__
 
-    def start(self, net: ReID, target: Target, seed: int) -> nn.Module:
+    def start(self, net: ReID, target: Sightings, seed: int) -> nn.Module:
         """Make what it learns and remembers, on the network's device and in its precision."""
         raise NotImplementedError
 
-    def relabel(self, head: nn.Module, epoch: int, embed: Callable[[], Tensor], target: Target) -> None:
+    def relabel(self, head: nn.Module, epoch: int, embed: Callable[[], Tensor], target: Sightings) -> None:
         """Label the images anew before an epoch.
 
         Args:
             head: what `start` made.
             epoch: from 0.
             embed: gives the embeddings (N, D) of all images, of length 1; costs a pass over them.
-            target: what is known of the images.
+            target: where and when the images were taken.
         """
 
     def loss(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from methods.guests import Guest, Target
+from methods.guests import Guest
+from reproduce.data.domains import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ class NTXent(Guest):
     def detail(self) -> str:
         return f"SimCLR {self.temperature:g}"
 
-    def start(self, net: ReID, target: Target, seed: int) -> nn.Module:
+    def start(self, net: ReID, target: Sightings, seed: int) -> nn.Module:
         """The projection head."""
         from methods.blocks.contrast import Projection
 

@@ -19,13 +19,13 @@ Deviates:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.guests import Guest, Target
+from methods.guests import Guest, View
 from reproduce.artifacts import Training, snapshot
+from reproduce.data.domains import Sightings
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.evaluation import Trained
 from reproduce.stage import Env, role
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from methods.blocks.heads import Output, ReID
-    from methods.guests import View
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Index(Guest):
     def detail(self) -> str:
         return " + ".join(["idx"] * self.original + ["SPTD"] * self.consistency)
 
-    def start(self, net: ReID, target: Target, seed: int) -> nn.Module:
+    def start(self, net: ReID, target: Sightings, seed: int) -> nn.Module:
         """The index classifier, one row an image."""
         from methods.blocks.contrast import index_classifier
 
@@ -238,7 +237,7 @@ class Pretrain(Trained):
         if guest or self.bn_target:
             target = env.open(self.target)
             unlabelled = Images(target.root, target.train, self.input, env.device)
-            known = Target.of(target.train)
+            known = Sightings.of(target.train)
 
         dtype = dtype_of(self.precision)
         net = network(self, len(classes), env).to(env.device)

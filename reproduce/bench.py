@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reproduce.provenance import settle_arithmetic
+from reproduce.provenance import machine, settle_arithmetic
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
@@ -633,11 +632,9 @@ def _able(*, bfloat16: bool = False, compiled: bool = False) -> bool:
 def _machine(threads: int) -> dict[str, Any]:
     import torch
 
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": name, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__}
+    processor = machine()["host"]["cpu"]
+    return {"processor": processor, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__}
 
 
 def _growth(records: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from reproduce.artifacts import Scores, Training
-from reproduce.data.domains import JUNK
+from reproduce.data.domains import JUNK, Sightings
 from reproduce.data.sources import Covered
 from reproduce.data.transforms import IMAGENET, Pixels
 from reproduce.stage import Env, Stage, UserError, added, closure
@@ -391,10 +391,8 @@ class Seen(NamedTuple):
     @classmethod
     def of(cls, embeddings: Tensor, images: Sequence[Image]) -> Seen:
         """The embeddings of images, with what may be known of them."""
-        import numpy as np
-
-        frames = [-1 if image.frame is None else image.frame for image in images]
-        return cls(embeddings, np.array([image.camid for image in images]), np.array(frames))
+        known = Sightings.of(images)
+        return cls(embeddings, known.camids, known.frames)
 
 
 class Distance(Protocol):

@@ -82,9 +82,14 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str]
         for line in cpuinfo.read_text().splitlines():
             name, _, value = line.partition(":")
             told.setdefault(name.strip(), value.strip())
-    family = [told[name] for name in ("vendor_id", "CPU implementer") if name in told]
-    for word, names in (("family", ("cpu family",)), ("model", ("model", "CPU part"))):
-        family += [f"{word} {told[name]}" for name in names if name in told]
+    known = (
+        ("", "vendor_id"),
+        ("", "CPU implementer"),
+        ("family ", "cpu family"),
+        ("model ", "model"),
+        ("model ", "CPU part"),
+    )
+    family = [f"{word}{told[name]}" for word, name in known if name in told]
     flags = (told.get("flags") or told.get("Features") or "").split()
     return {
         "cpu": told.get("model name") or os.uname().machine,

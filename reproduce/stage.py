@@ -114,7 +114,7 @@ class Stage(Generic[A]):
     @cached_property
     def key(self) -> str:
         """Merkle hash of type name, version, field values and the keys of upstream stages."""
-        text = json.dumps(_fields(self, keyed=True), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(full_spec(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -159,30 +159,25 @@ def type_name(kind: type) -> str:
     return name
 
 
-def spec(value: object, *, keyed: bool = False) -> Any:
-    """A value as plain JSON, upstream stages by name and key.
-
-    Args:
-        value: a stage or any part of one.
-        keyed: whether it is for a key, without the fields that were added at the value they have.
-    """
+def spec(value: object) -> Any:
+    """A value as plain JSON: upstream stages by name and key, added fields only where they change anything."""
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value, keyed=keyed)
+        return _fields(value)
     if isinstance(value, tuple):
-        return [spec(item, keyed=keyed) for item in value]
+        return [spec(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{value!r} cannot be part of a stage: fields hold numbers, strings, tuples and frozen dataclasses")
 
 
 def full_spec(stage: Stage[Any]) -> Any:
-    """A stage's own fields as plain JSON, as its key has them (`spec` of a stage is only its name and key)."""
-    return _fields(stage, keyed=True)
+    """A stage's own fields as plain JSON, which its key is made of (`spec` of a stage is only its name and key)."""
+    return _fields(stage)
 
 
-def _fields(value: Any, *, keyed: bool = False) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, Any]:
     if not value.__dataclass_params__.frozen:
         raise TypeError(f"{type(value).__qualname__} must be a frozen dataclass to be part of a stage")
     described: dict[str, Any] = {"type": type_name(type(value))}
@@ -190,10 +185,10 @@ def _fields(value: Any, *, keyed: bool = False) -> dict[str, Any]:
         described["version"] = value.version
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
-        if keyed and "added" in field.metadata and held == field.metadata["added"]:
+        if "added" in field.metadata and held == field.metadata["added"]:
             continue
         try:
-            described[field.name] = spec(held, keyed=keyed)
+            described[field.name] = spec(held)
         except TypeError as error:
             raise TypeError(f"{type(value).__qualname__}.{field.name}: {error}") from None
     return described

@@ -17,6 +17,7 @@ from hypothesis import settings
 from reproduce.artifacts import Training
 from reproduce.engine import Engine, Job
 from reproduce.runner import Site
+from reproduce.setting import Setting
 from reproduce.stage import Stage
 
 torch.set_num_threads(1)
@@ -45,6 +46,12 @@ def tiny_domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     name = f"{pid:04}_c{camera}s1_{frame:06}_{0 if split == 'query' else 1:02}.png"
                     PIL.Image.fromarray(np.stack(channels, 2).astype(np.uint8)).save(root / split / name)
     return root
+
+
+@pytest.fixture
+def setting(tiny_domain: Path) -> Setting:
+    """The tiny domain as source and as target."""
+    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
 
 
 @pytest.fixture

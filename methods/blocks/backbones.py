@@ -192,7 +192,7 @@ def initialise(module: nn.Module, seed: int, *where: str) -> None:
     """
     for name, part in module.named_modules():
         if isinstance(part, (nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d)):
-            reach = 1 / math.sqrt(part.weight[0].numel())
+            reach = part.weight[0].numel() ** -0.5
             for own, parameter in part.named_parameters(recurse=False):
                 drawn = uniform(parameter.shape, seed, "init", *where, f"{name}.{own}")
                 parameter.data = (reach * (2 * drawn - 1)).to(parameter)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce.data.sampling import normal, uniform
+from methods.blocks.backbones import initialise
+from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
     from methods.blocks.heads import ReID
@@ -60,7 +61,4 @@ class Projection(nn.Sequential):
 
     def __init__(self, channels: int, width: int, *, seed: int) -> None:
         super().__init__(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, width))
-        reach = channels**-0.5
-        for name, parameter in self.named_parameters():
-            drawn = uniform(parameter.shape, seed, "init", "projection", name)
-            parameter.data = (reach * (2 * drawn - 1)).to(parameter)
+        initialise(self, seed, "projection")

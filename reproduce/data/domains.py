@@ -6,13 +6,17 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reproduce.data.layouts import GALLERY, QUERY, TRAIN, VARIANTS, Unlabelled, find, is_layout, parse, version
 from reproduce.data.layouts import JUNK as JUNK
 from reproduce.data.layouts import Image as Image
 from reproduce.data.sources import FOLDER, Source
 from reproduce.stage import Env, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BACKGROUND = 0
 """Identity that Market-1501 gives to its distractors: many people and false detections under one number."""
@@ -114,6 +118,30 @@ class Dataset:
         """The cameras of all splits, ascending, counted from 0."""
         splits = (self.train, self.query, self.gallery) if self.labelled else ()
         return tuple(sorted({image.camid for split in splits for image in split}))
+
+
+class Sightings(NamedTuple):
+    """Where and when images were taken: what may be known of them beside who they show."""
+
+    camids: NDArray[np.int64]
+    """(N,) cameras, -1 where unknown."""
+    frames: NDArray[np.int64]
+    """(N,) frame numbers, -1 where unknown."""
+    sequences: NDArray[np.int64]
+    """(N,) video sequences, -1 where unknown."""
+
+    @classmethod
+    def of(cls, images: Iterable[Image]) -> Sightings:
+        """Those of images, in their order."""
+        import numpy as np
+
+        told = [(image.camid, image.frame, image.sequence) for image in images]
+        return cls(*np.array([[-1 if value is None else value for value in one] for one in told], np.int64).T)
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.camids)
 
 
 @dataclass(frozen=True)

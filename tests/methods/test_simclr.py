@@ -14,8 +14,7 @@ from runs import history, pretraining, run
 from methods import simclr, sptd
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
-from methods.guests import Target
-from reproduce.data.domains import Domain
+from reproduce.data.domains import Domain, Sightings
 from reproduce.data.transforms import Augment
 from reproduce.setting import Setting
 from reproduce.stage import spec
@@ -39,7 +38,7 @@ def test_the_loss_equals_slow_loops() -> None:
     """The head and the loss on features before the neck, in float64 from number to number."""
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = simclr.NTXent(temperature=0.3, width=6)
-    head = objective.start(net, Target(*[np.arange(99)] * 3), 1)
+    head = objective.start(net, Sightings(*[np.arange(99)] * 3), 1)
     features = torch.randn(8, net.channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     first, second = (Output(part, torch.empty(0), torch.empty(0)) for part in features.split(4))
     found = objective.loss(head, (first, second), torch.arange(4))

@@ -20,9 +20,8 @@ from methods import simclr, sptd
 from methods.blocks import losses
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
-from methods.guests import Target
 from reproduce.data import transforms
-from reproduce.data.domains import Domain
+from reproduce.data.domains import Domain, Sightings
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.evaluation import Evaluate
 from reproduce.scales import SCALES, at_scale
@@ -57,7 +56,7 @@ def log_softmax(row: list[float]) -> list[float]:
     return [value - total for value in row]
 
 
-SEVEN = Target(*[np.arange(7)] * 3)
+SEVEN = Sightings(*[np.arange(7)] * 3)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,6 @@ from reproduce.stage import UserError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def setting(tiny_domain: Path) -> Setting:
-    """The tiny domain as source and as target."""
-    return Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
-
-
 def tiny(**changes: Any) -> TwoBranches:
     """The toy method on the tiny domain."""
     images = Darker(Domain("market"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from methods.guests import Guest, Target, View
+from methods.guests import Guest, View
+from reproduce.data.domains import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ class Remember(Guest):
     kept: float = 0.5
     """Of a memory at each visit."""
 
-    def start(self, net: Any, target: Target, seed: int) -> Any:
+    def start(self, net: Any, target: Sightings, seed: int) -> Any:
         import torch
 
         from reproduce.data.sampling import normal
@@ -34,7 +35,7 @@ class Remember(Guest):
         head.register_buffer("labels", torch.zeros(target.images, dtype=torch.int64, device=like.device))
         return head
 
-    def relabel(self, head: Any, epoch: int, embed: Callable[[], Any], target: Target) -> None:
+    def relabel(self, head: Any, epoch: int, embed: Callable[[], Any], target: Sightings) -> None:
         """Label each image by the nearest of the first images, its own camera counting against that."""
         import torch
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from methods.guests import Guest, Target
+from methods.guests import Guest
 from reproduce.artifacts import Training, snapshot
+from reproduce.data.domains import Sightings
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Trained
 from reproduce.stage import Env, role
@@ -98,7 +99,7 @@ class TwoBranches(Trained):
 
         data, target = env.open(self.source), env.open(self.target)
         images, others = (Images(of.root, of.train, self.input, env.device) for of in (data, target))
-        known, dtype = Target.of(target.train), dtype_of(self.precision)
+        known, dtype = Sightings.of(target.train), dtype_of(self.precision)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
         labels = torch.tensor([classes[image.pid] for image in data.train])
 
