@@ -20,6 +20,7 @@ from reports.words import (
     signed,
     unique,
 )
+from reproduce.baselines import OLDER
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -185,7 +186,7 @@ def _trial(record: Mapping[str, Any], span: tuple[float, float], labels: Labels)
     identity = Identity(mapping(record.get("identity")))
     return Trial(
         world=_world(str(record.get("world") or ""), identity),
-        where=", ".join(filter(None, (identity.where, "recorded for an older recipe" * identity.older))),
+        where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
         verdict=claim_verdict(str(record.get("verdict"))),
         second=tuple(str(word) for word in record.get("second") or ()),
         reasons=tuple(str(reason) for reason in record.get("reasons") or ()),

@@ -150,7 +150,7 @@ def _pair(old: Case, new: Case, beside: Mapping[str, Any] | None, papers: Mappin
         size = max(size, abs(gap))
         was, now = (f"{percent(one[side])} (n = {one[count]})" for side, count in (("old", "before"), ("new", "after")))
         band = "" if one["band"] is None else percent(one["band"])
-        outcome = "same" if abs(gap) <= ROUNDING else "beyond" if abs(gap) > (one["band"] or 0.0) else "within"
+        outcome = "same" if abs(gap) <= ROUNDING else "beyond" if baselines.beyond(one) else "within"
         moves.append(Move(metric(name), was, now, signed(gap), band, outcome))
     return Pair(
         name=_name(new, papers),

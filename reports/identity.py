@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from reports.words import NOTHING, flatten, listing, scalar
+from reproduce.baselines import OLDER
 
 DIGEST_SHOWN = 12
 
@@ -168,7 +169,7 @@ def setting_words(identities: Sequence[Identity]) -> str:
     if weights:
         parts.append(f"weights {', '.join(weights)}")
     if any(identity.older for identity in identities):
-        parts.append("recorded for an older recipe")
+        parts.append(OLDER)
     return ", ".join(part for part in parts if part)
 
 

@@ -119,7 +119,7 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         unjudged = _elsewhere(sides, steady=bool(result.get("steady")))
     if not unjudged and any(one["band"] is None for one in metrics.values()):
         unjudged = "too few seeds were recorded to tell its spread"
-    outside = any(abs(one["new"] - one["old"]) > (one["band"] or 0.0) + ROUNDING for one in metrics.values())
+    outside = any(map(beyond, metrics.values()))
     provenance = [stage.get("provenance") or {} for stage in _stages(old)]
     return {
         "commit": provenance[-1].get("commit") if provenance else None,
@@ -132,6 +132,11 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         "outside": outside and not older,
         "drift": (outside and not unjudged) or (older and must_hold),
     }
+
+
+def beyond(metric: Mapping[str, Any]) -> bool:
+    """Whether old and new of a metric lie further apart than its band or, without one, whether they differ."""
+    return bool(abs(metric["new"] - metric["old"]) > (metric["band"] or 0.0) + ROUNDING)
 
 
 def setting_of(record: Record) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from reproduce.clustering import Tuned
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import digest
-from reproduce.data.sources import OUTSIDE, REAL, Source, enter, sources
+from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.scales import PRECISION, SCALES, WEIGHTS, at_scale, stand_in_size
@@ -215,7 +215,7 @@ class Setting:
                 f"{name}: {folder} is not the published set: {'; '.join(gaps)}. "
                 "Copy it again, or go on with --accept-counts"
             )
-        kind = REAL if published and not gaps and whole.version != "V2" else "folder"
+        kind = REAL if published and not gaps and whole.version != "V2" else FOLDER
         real = Real(name, digest(whole), self.subset, domain.variant)
         self.located[domain] = Located(whole.root, real, kind, whole.version)
         return self.located[domain]
