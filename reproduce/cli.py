@@ -88,9 +88,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("results", help="keep the results of a run under reports/results")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--record", action="store_true", help="write them there")
-    what.add_argument(
-        "--migrate", action="store_true", help="carry records over that earlier versions wrote, by what they keep"
-    )
+    what.add_argument("--migrate", action="store_true", help="update records that earlier versions wrote")
     command.add_argument(
         "--data-root", metavar="DIR", help="for --migrate, where the data sets lie (default: REID_DATA)"
     )
@@ -98,7 +96,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         "--domain", action="append", default=[], metavar="NAME=DIR", help="for --migrate, where one of them lies"
     )
     command.add_argument(
-        "--elsewhere", action="store_true", help="add their numbers to the records that another processor made"
+        "--elsewhere", action="store_true", help="add their numbers to records made on another processor"
     )
     command.add_argument("--out", type=Path, default=Path("build"), help="the run's --out (default build)")
     command.add_argument("--into", type=Path, default=RECORDED, help=f"where records lie (default {RECORDED})")

@@ -379,7 +379,7 @@ class Trained(Stage[Training]):
 
 
 class Seen(NamedTuple):
-    """Test images as a `Distance` sees them; who they show is not among it."""
+    """Test images as a `Distance` sees them, without their identities."""
 
     embeddings: Tensor
     """(N, D) of length 1."""

@@ -77,7 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--baselines",
         metavar="DIR",
         help="recorded results that must hold on this machine (default: reports/results beside the suites, "
-        "where a row that learns from pseudo labels may differ on another processor)",
+        "where rows that learn from pseudo labels may differ on another processor)",
     )
     group.addoption(
         "--update-baselines", action="store_true", help="record this run's results in their place, and say what moved"

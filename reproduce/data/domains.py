@@ -121,7 +121,7 @@ class Dataset:
 
 
 class Sightings(NamedTuple):
-    """Where and when images were taken: what may be known of them beside who they show."""
+    """Where and when images were taken; not who they show."""
 
     camids: NDArray[np.int64]
     """(N,) cameras, -1 where unknown."""
