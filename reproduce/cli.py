@@ -133,7 +133,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     verb.add_argument("--world-seed", type=int, default=1)
     verb.set_defaults(run=make)
 
-    verb = verbs.add_parser("sheet", help="draw contact sheets: each domain, people by camera; each dial, turned")
+    verb = verbs.add_parser("sheet", help="draw contact sheets: each domain, each dial, objects")
     verb.add_argument("folder", type=Path, nargs="?", default=Path("build/sheets"))
     verb.add_argument("--world-seed", type=int, default=1)
     verb.set_defaults(run=sheet)
@@ -351,7 +351,7 @@ def make(options: argparse.Namespace) -> None:
 
 def sheet(options: argparse.Namespace) -> None:
     """Draw contact sheets."""
-    from reproduce.data.sheets import contact_sheet, dial_sheet
+    from reproduce.data.sheets import contact_sheet, dial_sheet, object_sheet
     from reproduce.data.world import CAUSES
 
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -360,6 +360,9 @@ def sheet(options: argparse.Namespace) -> None:
         path = options.folder / f"{name}.png"
         page(name, seed=options.world_seed).save(path)
         print(path)
+    path = options.folder / "objects.png"
+    object_sheet().save(path)
+    print(path)
 
 
 def info(options: argparse.Namespace) -> None:

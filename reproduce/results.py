@@ -19,6 +19,7 @@ from reproduce.data import sources
 from reproduce.recipe import digest_of_record
 from reproduce.stage import UserError
 from reproduce.tables import METRICS, Case, Printed, full_label
+from reproduce.weights import DRAWN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,8 @@ def reasons_against(identity: Mapping[str, Any]) -> list[str]:
         reasons.append(f"scale {identity['scale']}")
     if "scratch" in identity["weights"].split(", "):
         reasons.append("trained from scratch")
+    if any(start.startswith(f"drawn {DRAWN} ") for start in identity["weights"].split(", ")):
+        reasons.append("drawn-object weights")
     if files := identity.get("unpublished_weights"):
         reasons += [f"weights that are not the published file (sha256 {sha[:12]})" for sha in files.split(", ")]
     if identity["subset"] is not None:

@@ -48,13 +48,15 @@ class Scale:
         shorten: epochs, milestones and evaluation periods are multiplied by this.
         longest: and epochs and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
-        faster: learning rates are multiplied by this; a narrow net from scratch needs larger ones.
+        faster: learning rates are multiplied by this where a net starts from weights.
+        from_nothing: and by this where it starts from nothing.
         narrow: whether the narrow net stands for the backbone; widths of heads and projections are then divided by 16,
             but not below 32.
         batch: at most this many identities in a batch; of images without identities four times as many.
         published: whether published weights are used.
         ids: a drawn domain has one in this many of the published identities, and an epoch that is counted in iterations
             as many fewer of them.
+        tested: a drawn domain has this many times as many identities to test on.
     """
 
     does: str
@@ -62,16 +64,32 @@ class Scale:
     longest: int | None = None
     shrink: int = 1
     faster: float = 1.0
+    from_nothing: float = 1.0
     narrow: bool = False
     batch: int | None = None
     published: bool = False
     ids: int = 1
+    tested: int = 1
 
+
+FASTER = 10.0
+"""What rates of a narrow net are multiplied by where it starts from weights: docs/calibration.md."""
 
 SCALES = {
-    "smoke": Scale("wiring: seconds a stage", longest=2, shrink=4, faster=10.0, narrow=True, batch=4, ids=60),
-    "small": Scale("claims: the narrow net on 64x32 images", shorten=1 / 3, shrink=4, faster=10.0, narrow=True, ids=14),
-    "medium": Scale("claims: ResNet-50 from scratch on 128x64 images, on a GPU", shorten=1 / 2, shrink=2, ids=4),
+    "smoke": Scale(
+        "wiring: seconds a stage", longest=2, shrink=4, faster=FASTER, from_nothing=10.0, narrow=True, batch=4, ids=60
+    ),
+    "small": Scale(
+        "claims: the narrow net on 64x32 images",
+        shorten=1 / 3,
+        shrink=4,
+        faster=FASTER,
+        from_nothing=10.0,
+        narrow=True,
+        ids=14,
+        tested=4,
+    ),
+    "medium": Scale("claims: ResNet-50 on 128x64 images, on a GPU", shorten=1 / 2, shrink=2, ids=4),
     "trial": Scale("the paper's recipe cut to 2 epochs", longest=2, published=True),
     "paper": Scale("as printed", published=True),
 }
@@ -81,7 +99,7 @@ PRECISION = "precision"
 """The roles that are not a matter of scale alone: see `reproduce.setting`."""
 
 
-def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
+def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any], Any]:
     """The `by_role` argument of `reproduce.stage.rewrite` for a scale.
 
     What most roles do stands at `Scale`. A "queue" of negatives keeps the printed number of entries per person in
@@ -107,6 +125,10 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
             return tuple(map(width, value))
         return max(value // NARROWER, min(value, NARROWEST)) if scale.narrow else value
 
+    def lr(value: float, owner: Any) -> float:
+        nothing = scratch or getattr(owner, WEIGHTS, "") is None
+        return value * (scale.from_nothing if nothing else scale.faster)
+
     def queue(value: int, owner: Any) -> int:
         if scale.ids == 1:
             return value
@@ -127,7 +149,6 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
             if isinstance(value, tuple)
             else round(value * scale.shorten)
         ),
-        "lr": lambda value: value * scale.faster,
         "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
         "pixels": lambda value: round(value / scale.shrink),
         "backbone": lambda value: STEMS[value] if scale.narrow else value,
@@ -136,16 +157,18 @@ def at_scale(scale: Scale) -> Callable[[str, Any, Any], Any]:
         "width": width,
         "rate": lambda value: value,
         "momentum": lambda value: value,
-        WEIGHTS: lambda value: value if scale.published or not isinstance(value, str) else None,
+        WEIGHTS: lambda value: value,
         PRECISION: lambda value: value,
     }
 
+    of_owner = {"queue": queue, "lr": lr}
+
     def by_role(role: str, value: Any, owner: Any) -> Any:
-        if role == "queue":
-            return queue(value, owner)
+        if role in of_owner:
+            return of_owner[role](value, owner)
         if role not in rules:
             name = next(field.name for field in fields(owner) if field.metadata.get("role") == role)
-            known = ", ".join(sorted([*rules, "queue"]))
+            known = ", ".join(sorted([*rules, *of_owner]))
             raise UserError(
                 f"{type(owner).__qualname__}.{name} has the role {role!r}, and the roles are {known}: "
                 "take one of them, or none for a field that is the same at all scales"
@@ -161,4 +184,4 @@ def stand_in_size(domain: str, scale: Scale) -> Size:
     if scale.ids > 1:
         test = min(test, MOST_TEST_IDS)
     train, test, extra = (-(-count // scale.ids) for count in (train, test, extra))
-    return Size(train, test, extra, 256 // scale.shrink, 128 // scale.shrink)
+    return Size(train, scale.tested * test, scale.tested * extra, 256 // scale.shrink, 128 // scale.shrink)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ class Setting:
     """The files of weights that were needed so far, by SHA-256."""
     unpublished: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Those that are not known to be the published ones."""
+    drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Those of nets that were trained on drawn objects."""
 
     @property
     def on_stand_ins(self) -> bool:
@@ -129,7 +132,7 @@ class Setting:
             UserError: they are here, but not what they should be.
         """
         scale = SCALES[self.scale]
-        by_scale = at_scale(scale)
+        by_scale = at_scale(scale, scratch=self.weights == SCRATCH)
         seed, dials = self.world_seed, Dials()
         not_drawn = Blocked("world", "asks about drawn worlds, and these data are real")
         if world:
@@ -141,7 +144,11 @@ class Setting:
             value = by_scale(role, value, owner)
             if role == PRECISION:
                 return self.precision or value
-            return self._weights(value, owner.backbone) if role == WEIGHTS and isinstance(value, str) else value
+            if role == WEIGHTS and isinstance(value, str) and scale.published:
+                return self._weights(value, owner.backbone)
+            if role == WEIGHTS and isinstance(value, str):
+                return self._stand_in(value, by_scale("backbone", owner.backbone, owner), by_scale)
+            return value
 
         def leaf(value: Any) -> Any:
             if not isinstance(value, Domain):
@@ -247,6 +254,36 @@ class Setting:
             f"give --weights DIR, or --weights {SCRATCH} to do without",
         )
 
+    def _stand_in(self, name: str, backbone: str, by_scale: Callable[[str, Any, Any], Any]) -> str | Stage[Any] | None:
+        """What a net of a smaller scale starts from: the SHA-256 of a file of weights, or a stage that trains them."""
+        if self.weights == SCRATCH:
+            return None
+        if self.weights is not None:
+            path = Path(self.weights) / weights.file_name(backbone, weights.DRAWN)
+            if not path.is_file():
+                raise Blocked("weights", f"{path} is not there: `python -m methods.weights {self.weights}` trains it")
+            sha256 = weights.sha256(path)
+        else:
+            starts = {entry.name: entry for entry in entry_points(group="reproduce.starts")}
+            if name not in starts:
+                raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}")
+            start = starts[name].load()(backbone)
+            if isinstance(start, Stage):
+                training: Stage[Any] = rewrite(start, by_role=by_scale)
+                return training
+            path, sha256 = start
+            if weights.sha256(path) != sha256:
+                raise UserError(f"{path} is damaged: install reproduce-reid again")
+        self.files[sha256] = path.resolve()
+        self.drawn.add(sha256)
+        return sha256
+
+    def _told(self, start: Stage[Any] | str) -> str:
+        """What an identity calls a training that others start from, or a file of weights."""
+        if isinstance(start, Stage):
+            return f"those of {start.name}"
+        return f"drawn {weights.DRAWN} {start[:12]}" if start in self.drawn else start
+
     def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> dict[str, Any]:
         """What makes results of one cell comparable with each other: everything but the training seed.
 
@@ -258,7 +295,7 @@ class Setting:
         final = list(stages)
         reached = closure(final)
         started = {getattr(stage, "weights", None) for stage in reached}
-        named = {f"those of {start.name}" if isinstance(start, Stage) else str(start) for start in started if start}
+        named = {self._told(start) for start in started if start}
         named |= {SCRATCH} if self.weights == SCRATCH or not named else set()
         unpublished = named & self.unpublished
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}

@@ -45,6 +45,15 @@ _TRUNK, _COUNTER = re.compile(r"(conv1|bn1|layer[1-4])\."), "num_batches_tracked
 _OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
+DRAWN = "objects"
+"""Name of the weights that stand in for ImageNet's at smaller scales: of a net that tells drawn objects apart."""
+
+
+def file_name(backbone: str, name: str) -> str:
+    """What a file of ours is called."""
+    return f"{backbone}-{name}.safetensors"
+
+
 def marks(name: str, backbone: str) -> list[str]:
     """What the names of the published files end in."""
     return [digest[:8] for digest in PUBLISHED.get(name, {}).get(backbone, ())]
@@ -220,7 +229,7 @@ def convert(source: Path, name: str, folder: Path, *, net: str | None = None) ->
         raise UserError(f"{source} does not hold a {backbone} at {prefix!r} ({wrong}): give the file of such a net")
     weights = {key: value.float().contiguous() for key, value in trunk.items()}
 
-    path = folder / f"{backbone}-{name}.safetensors"
+    path = folder / file_name(backbone, name)
     source_sha256 = sha256(source)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:

@@ -133,7 +133,7 @@ class BeforeNeck(nn.Module):
         return pool(self.net.maps(images))
 
 
-def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
+def network(recipe: Any, classes: int, env: Env | None = None, *, neck: bool = True) -> ReID:
     """The network of a training with its initial weights.
 
     Args:
@@ -141,6 +141,7 @@ def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
             None for scratch), `stem_relu`, `last_stride`, `seed`, `bn_group` and `precision`.
         classes: outputs of the classifier.
         env: knows the weights; None to do without, where a training is put back anyway.
+        neck: whether there is one before the classifier.
     """
     weights: Path | Mapping[str, torch.Tensor] | None = None
     if env and isinstance(recipe.weights, str):
@@ -150,12 +151,13 @@ def network(recipe: Any, classes: int, env: Env | None = None) -> ReID:
     backbone = backbones.build(
         recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
     )
-    return in_precision(group_batch_norm(ReID(backbone, classes, seed=recipe.seed), recipe.bn_group), recipe.precision)
+    net = ReID(backbone, classes, seed=recipe.seed, neck=neck)
+    return in_precision(group_batch_norm(net, recipe.bn_group), recipe.precision)
 
 
-def restored(recipe: Any, training: Training, at: str) -> ReID:
+def restored(recipe: Any, training: Training, at: str, *, neck: bool = True) -> ReID:
     """The network of one moment of a training in evaluation mode."""
-    net = network(recipe, training.facts["classes"])
+    net = network(recipe, training.facts["classes"], neck=neck)
     net.load_state_dict(training.checkpoints[at])
     return net.eval()
 

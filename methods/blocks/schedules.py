@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import cos, pi
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,3 +32,18 @@ def warmup_steps(
     """
     rise = factor + (1 - factor) * min(epoch / warmup, 1) if warmup else 1.0
     return rise * gamma ** sum(milestone <= epoch for milestone in milestones)
+
+
+def one_cycle(done: float, *, rise: float = 0.3, start: float = 0.04, end: float = 4e-6) -> float:
+    """Multiplier of the highest rate: half a cosine up, half a cosine down (Smith and Topin, 2019).
+
+    The defaults are those of torch's OneCycleLR.
+
+    Args:
+        done: fraction of the training that is over.
+        rise: fraction of the training in which the rate rises.
+        start: multiplier at the beginning.
+        end: multiplier at the end.
+    """
+    low, part = (start, done / rise) if done < rise else (end, (1 - done) / (1 - rise))
+    return low + (1 - low) * (1 - cos(pi * part)) / 2

@@ -63,19 +63,29 @@ class Statistics:
     haze: Spread  # black level
     blur: Spread  # width of an edge, image heights
     noise: float
-    elevation: Spread  # degrees
-    axis: float  # way of those who come towards it, degrees
 
-    # pose, detection, occlusion, illumination
+    # pose and view
+    elevation: Spread  # of the cameras, degrees
+    axis: Spread  # way of those who come towards a camera, degrees from straight at it
     stroll: float  # of the azimuth around the way, degrees
+
+    # detection
     shift: float  # box heights
-    zoom: float  # log
+    zoom: Spread  # size of the person in the box, log
     cut: float  # chance of a box around a part of the person
+    above: float  # chance that this is the upper part
+
+    # occlusion
     occluded: float  # chance
-    gain: float  # log2
-    temperature: float  # log
-    gamma: float  # log
+    obstacles: tuple[float, float, float]  # shares of people, posts and low things
+
+    # illumination
+    gain: Spread  # log2
+    warmth: Spread  # from blue to red, log
+    glow: float  # from magenta to green, log
+    gamma: Spread  # log
     shade: float  # chance of a cast shadow
+    dark: tuple[float, float]  # light that it takes away, from and to
 
     # what few domains have
     even: bool = False  # every camera takes as many images of a person
@@ -100,9 +110,10 @@ DOMAINS = {
         striped=0.28, logo=0.15, jacket=0.06, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
         tint=(1.12, 1.04, 0.86), tint_spread=0.025, saturation=(1.15, 0.05), hue=50.0, mixing=0.010, tone=(-0.2, 0.08),
-        haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.03, elevation=(7.0, 2.5), axis=16.0,
-        stroll=12.0, shift=0.014, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
-        shade=0.15,
+        haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.03,
+        elevation=(7.0, 2.5), axis=(0.0, 16.0), stroll=12.0, shift=0.014, zoom=(0.0, 0.03), cut=0.03, above=0.7,
+        occluded=0.10, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.10), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.07), shade=0.15, dark=(0.2, 0.55),
     ),
     "duke": Statistics(
         grammar="duke", cameras=8, sequences=1, session=127_000, images=(23.5, 0.50, 6, 110), visits=(3.2, 2, 6),
@@ -117,9 +128,10 @@ DOMAINS = {
         striped=0.20, logo=0.10, jacket=0.10, hem=(0.10, 0.10),
         walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
         tint=(0.90, 1.00, 1.18), tint_spread=0.040, saturation=(0.65, 0.05), hue=-50.0, mixing=0.020, tone=(0.35, 0.08),
-        haze=(0.18, 0.012), blur=(0.027, 0.004), noise=0.006, elevation=(22.0, 2.5), axis=10.0,
-        stroll=9.0, shift=0.010, zoom=0.03, cut=0.03, occluded=0.10, gain=0.10, temperature=0.02, gamma=0.07,
-        shade=0.15,
+        haze=(0.18, 0.012), blur=(0.027, 0.004), noise=0.006,
+        elevation=(22.0, 2.5), axis=(0.0, 10.0), stroll=9.0, shift=0.010, zoom=(0.0, 0.03), cut=0.03, above=0.7,
+        occluded=0.10, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.10), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.07), shade=0.15, dark=(0.2, 0.55),
     ),
     # A campus in winter and spring: 15 cameras in and out of doors, four days from morning to afternoon.
     "msmt17": Statistics(
@@ -136,9 +148,11 @@ DOMAINS = {
         walls={"8d8478": 30, "6f7780": 30, "a7a29a": 25, "5e6b57": 15},
         floors={"8f8b84": 45, "a79d8e": 30, "6f7378": 25},
         tint=(0.98, 1.02, 1.04), tint_spread=0.055, saturation=(0.80, 0.08), hue=0.0, mixing=0.015, tone=(0.05, 0.16),
-        haze=(0.07, 0.03), blur=(0.013, 0.005), noise=0.015, elevation=(14.0, 5.0), axis=25.0,
-        stroll=14.0, shift=0.016, zoom=0.04, cut=0.05, occluded=0.16, gain=0.13, temperature=0.04, gamma=0.09,
-        shade=0.22, hue_spread=8.0, daylight=0.9,
+        haze=(0.07, 0.03), blur=(0.013, 0.005), noise=0.015,
+        elevation=(14.0, 5.0), axis=(0.0, 25.0), stroll=14.0, shift=0.016, zoom=(0.0, 0.04), cut=0.05, above=0.7,
+        occluded=0.16, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.13), warmth=(0.0, 0.04), glow=0.0, gamma=(0.0, 0.09), shade=0.22, dark=(0.2, 0.55),
+        hue_spread=8.0, daylight=0.9,
     ),
     # A pair of cameras over a campus walk: soft, washed out, from above.
     "cuhk03": Statistics(
@@ -154,9 +168,10 @@ DOMAINS = {
         striped=0.24, logo=0.22, jacket=0.08, hem=(0.06, 0.06),
         walls={"9a9588": 50, "7f8a86": 50}, floors={"b0a898": 60, "94988f": 40},
         tint=(1.06, 1.03, 0.88), tint_spread=0.050, saturation=(0.60, 0.06), hue=-20.0, mixing=0.015, tone=(-0.1, 0.10),
-        haze=(0.11, 0.02), blur=(0.028, 0.005), noise=0.012, elevation=(28.0, 3.0), axis=30.0,
-        stroll=12.0, shift=0.006, zoom=0.02, cut=0.01, occluded=0.08, gain=0.08, temperature=0.02, gamma=0.05,
-        shade=0.10, even=True,
+        haze=(0.11, 0.02), blur=(0.028, 0.005), noise=0.012,
+        elevation=(28.0, 3.0), axis=(0.0, 30.0), stroll=12.0, shift=0.006, zoom=(0.0, 0.02), cut=0.01, above=0.7,
+        occluded=0.08, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.08), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.05), shade=0.10, dark=(0.2, 0.55), even=True,
     ),
     # A game engine: everybody from all sides before plain backgrounds, in clean light; nobody else, and no detector.
     "personx": Statistics(
@@ -172,9 +187,11 @@ DOMAINS = {
         striped=0.22, logo=0.20, jacket=0.18, hem=(0.07, 0.07),
         walls={"9fb4c8": 40, "c8c2b4": 30, "8fa58c": 30}, floors={"b4b4b4": 50, "9c9486": 50},
         tint=(1.02, 1.00, 0.98), tint_spread=0.030, saturation=(1.12, 0.05), hue=12.0, mixing=0.0, tone=(-0.05, 0.10),
-        haze=(0.0, 0.0), blur=(0.002, 0.001), noise=0.0, elevation=(9.0, 3.0), axis=60.0,
-        stroll=75.0, shift=0.0, zoom=0.0, cut=0.0, occluded=0.0, gain=0.10, temperature=0.015, gamma=0.05,
-        shade=0.0, even=True, clutter=0.0,
+        haze=(0.0, 0.0), blur=(0.002, 0.001), noise=0.0,
+        elevation=(9.0, 3.0), axis=(0.0, 60.0), stroll=75.0, shift=0.0, zoom=(0.0, 0.0), cut=0.0, above=0.7,
+        occluded=0.0, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.10), warmth=(0.0, 0.015), glow=0.0, gamma=(0.0, 0.05), shade=0.0, dark=(0.2, 0.55),
+        even=True, clutter=0.0,
     ),
     # Street videos of many towns: each camera a world of its own, held low, crowded, with boxes that nobody checked.
     "luperson": Statistics(
@@ -191,9 +208,11 @@ DOMAINS = {
         walls={"7d7468": 25, "8f9499": 25, "5c5f66": 20, "a59a86": 15, "5f7a5c": 15},
         floors={"8a8782": 40, "75706b": 30, "a39c90": 30},
         tint=(1.02, 1.00, 0.98), tint_spread=0.060, saturation=(1.00, 0.15), hue=0.0, mixing=0.020, tone=(0.0, 0.18),
-        haze=(0.04, 0.035), blur=(0.012, 0.008), noise=0.015, elevation=(4.0, 4.0), axis=30.0,
-        stroll=25.0, shift=0.028, zoom=0.07, cut=0.14, occluded=0.26, gain=0.14, temperature=0.03, gamma=0.08,
-        shade=0.20, labelled=False, hue_spread=14.0,
+        haze=(0.04, 0.035), blur=(0.012, 0.008), noise=0.015,
+        elevation=(4.0, 4.0), axis=(0.0, 30.0), stroll=25.0, shift=0.028, zoom=(0.0, 0.07), cut=0.14, above=0.7,
+        occluded=0.26, obstacles=(0.6, 0.2, 0.2),
+        gain=(0.0, 0.14), warmth=(0.0, 0.03), glow=0.0, gamma=(0.0, 0.08), shade=0.20, dark=(0.2, 0.55),
+        labelled=False, hue_spread=14.0,
     ),
 }
 # fmt: on

@@ -1,4 +1,4 @@
-"""Contact sheets of the stand-in world: each domain on a page, and each dial on a page."""
+"""Contact sheets: each domain of the stand-in world on a page, each dial, and drawn objects."""
 
 from __future__ import annotations
 
@@ -71,6 +71,14 @@ def dial_sheet(
     return _page(page, height, [f"{cause} {level:g}" for level in LEVELS])
 
 
+def object_sheet(*, seed: int = 1, side: int = 96, kinds: int = 16, count: int = 14) -> PIL.Image.Image:
+    """Shows drawn objects on one page: a row a kind."""
+    from reproduce.data.objects import pictures
+
+    page = [(f"kind {kind + 1}", list(pictures(kind, count, side, seed=seed))) for kind in range(kinds)]
+    return _page(page, side, width=side)
+
+
 def _sightings(name: str, seed: int, people: int, cameras: Array) -> tuple[Shots, Look, Station]:
     """Everybody seen by the same cameras, in the same order."""
     import numpy as np
@@ -95,12 +103,14 @@ def _pictures(
     return pixels
 
 
-def _page(strips: Sequence[tuple[str, Sequence[Array]]], height: int, heads: Sequence[str] = ()) -> PIL.Image.Image:
+def _page(
+    strips: Sequence[tuple[str, Sequence[Array]]], height: int, heads: Sequence[str] = (), *, width: int | None = None
+) -> PIL.Image.Image:
     """Lays labelled strips of pictures below each other, under heads of equal width."""
     import PIL.Image
     import PIL.ImageDraw
 
-    margin, wide, top = 84, height // 2 + GAP, 20 if heads else 0
+    margin, wide, top = 84, (width or height // 2) + GAP, 20 if heads else 0
     columns = max(len(images) for _, images in strips)
     sheet = PIL.Image.new("RGB", (margin + columns * wide, top + len(strips) * (height + GAP)), "white")
     pen = PIL.ImageDraw.Draw(sheet)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 FPS = 25  # frames a second
 BLOCK = 256  # images staged together; without effect on the pixels
 
@@ -42,14 +42,16 @@ BLOCK = 256  # images staged together; without effect on the pixels
 class Dials:
     """Strength of each cause of variation: 0 switches it off, 1 is the calibrated strength."""
 
-    pose: float = 1.0  # gait, walking direction, distance
+    pose: float = 1.0  # gait, walking direction, distance, and from where the cameras look
     detection: float = 1.0  # shift, size and aspect of the box, boxes around a part
     occlusion: float = 1.0  # people and things in the way
     illumination: float = 1.0  # brightness, tones, colour temperature, shadows
-    camera: float = 1.0  # colours, sharpness, noise, view point and background of each camera
+    camera: float = 1.0  # colours, sharpness, noise and background of each camera
+    time: float = 1.0  # what the time between two cameras tells of the way between them; without effect on pictures
 
 
-CAUSES = tuple(field.name for field in fields(Dials))
+CAUSES = tuple(field.name for field in fields(Dials) if field.name != "time")
+"""Dials that pictures show."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,11 @@ def network(name: str, seed: int) -> Network:
     return Network(place, 2 * pi * numbers.random(count), metres * detour / 1.35, chance / chance.sum(1, keepdims=True))
 
 
-def walk(person: Person, seed: int, roads: Network) -> Walk:
+def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
     """Walks a person from camera to camera; a walker's speed is 0.75 to 1.35 times the average.
 
     Training and test people are seen by two cameras or more (but in LUPerson), a test person at least twice by each.
+    With a dial of `time` at 0 people take whatever time they like from any camera to any other.
     """
     import numpy as np
 
@@ -203,7 +206,9 @@ def walk(person: Person, seed: int, roads: Network) -> Walk:
 
     steps = numbers.integers(5, 30, count)
     enters = np.cumsum(stays)[:-1]
-    steps[enters] = np.ceil(FPS * roads.transit[path[: visits - 1], path[1:visits]] / speed)
+    whim = 2 * roads.transit.mean() * numpy_generator(seed, "world", *person, "time").random(visits - 1)
+    transit = time * roads.transit[path[: visits - 1], path[1:visits]] / speed + max(0.0, 1 - time) * whim
+    steps[enters] = np.ceil(FPS * transit)
     steps[0] = 0
     frame = np.cumsum(steps)
     way = np.diff(roads.place[path], axis=0)
@@ -231,7 +236,7 @@ class Station(NamedTuple):
     blur: Array
     noise: Array
     elevation: Array  # radians
-    axis: Array  # azimuth of people who come towards it
+    axis: Array  # azimuth of people who come towards it, radians
     wall: Array  # (3,)
     floor: Array  # (3,)
     horizon: Array
@@ -265,7 +270,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     elevation = radians(np.clip(domain.elevation[0] + domain.elevation[1] * z(), 0, 40))
     horizon = 0.72 - 1.4 * elevation + 0.10 * z()
     wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
-    mixing, hue = domain.mixing * z((3, 3)), domain.hue
+    mixing, hue, side = domain.mixing * z((3, 3)), domain.hue, 1 if camera % 2 else -1
     if domain.hue_spread:
         hue += domain.hue_spread * numpy_generator(seed, "world", name, "camera", camera, "hue").standard_normal()
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
@@ -284,7 +289,7 @@ def station(name: str, camera: int, seed: int) -> Station:
         "blur": max(domain.blur[0] + domain.blur[1] * z(), 0),
         "noise": domain.noise * np.exp(0.3 * z()),
         "elevation": elevation,
-        "axis": radians(domain.axis) * z(),
+        "axis": side * radians(domain.axis[0]) + radians(domain.axis[1]) * z(),
         "wall": wall,
         "floor": floor,
         "horizon": horizon,
@@ -331,23 +336,25 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
     from reproduce.data.drawing import View
 
     u, z = shots.draws("pose")
-    turn = pi * min(dials.pose, 1) * shots.away + dials.pose * radians(domain.stroll) * z[:, 0]
+    turn = pi * min(dials.pose, 1) * shots.away + dials.pose * (at.axis + radians(domain.stroll) * z[:, 0])
     phase, distance = 0.9 + dials.pose * 2 * pi * u[:, 0], 9 * np.exp(dials.pose * 0.15 * np.clip(z[:, 1], -2, 2))
+    elevation = radians(12) + dials.pose * (at.elevation - radians(12))
 
     u, z = shots.draws("detection")
     part = shots.fragment > 0
     cut = (u[:, 0] < dials.detection * domain.cut) * (0.2 + 0.4 * u[:, 1])
     lean = np.where(part, 0.18 * np.sign(u[:, 3] - 0.5), 0)
-    sink = np.where(part, 0.35 + 0.3 * u[:, 4], 0.5 * cut) * np.sign(0.7 - u[:, 2])  # mostly the upper part
+    sink = np.where(part, 0.35 + 0.3 * u[:, 4], 0.5 * cut) * np.sign(domain.above - u[:, 2])
+    size, spread = domain.zoom
     return View(
         phase=phase,
-        azimuth=dials.camera * at.axis + turn,
-        elevation=radians(12) + dials.camera * (at.elevation - radians(12)),
+        azimuth=turn,
+        elevation=elevation,
         distance=distance,
         right=dials.detection * domain.shift * z[:, 0] + lean,
         down=dials.detection * domain.shift * z[:, 1] + sink,
-        zoom=np.exp(dials.detection * domain.zoom * z[:, 2]) * np.where(part, 1.3 + u[:, 5], 1 + cut),
-        aspect=np.exp(dials.detection * domain.zoom * z[:, 3]),
+        zoom=np.exp(dials.detection * (size + spread * z[:, 2])) * np.where(part, 1.3 + u[:, 5], 1 + cut),
+        aspect=np.exp(dials.detection * spread * z[:, 3]),
         present=1.0 - shots.bystander * (u[:, 6] < domain.empty),
     )
 
@@ -358,12 +365,16 @@ def _light(domain: Statistics, shots: Shots, dial: float) -> Light:
     from reproduce.data.drawing import Light
 
     u, z = shots.draws("illumination")
-    warmth = domain.temperature * z[:, 1:2] * np.array([1, 0, -1])
-    turn = 2 * pi * u[:, 2]
+
+    def drawn(spread: tuple[float, float], k: int) -> Array:
+        return dial * (spread[0] + spread[1] * z[:, k : k + 1])
+
+    colour = drawn(domain.warmth, 1) * np.array([1, 0, -1]) + drawn((0.0, domain.glow), 4) * np.array([-0.5, 1, -0.5])
+    turn, (least, most) = 2 * pi * u[:, 2], domain.dark
     return Light(
-        gain=np.exp(dial * (domain.gain * log(2) * z[:, :1] + warmth)),
-        gamma=np.exp(dial * domain.gamma * z[:, 2]),
-        shadow=(u[:, 0] < dial * domain.shade) * (0.2 + 0.35 * u[:, 1]),
+        gain=np.exp(log(2) * drawn(domain.gain, 0) + colour),
+        gamma=np.exp(drawn(domain.gamma, 2))[:, 0],
+        shadow=(u[:, 0] < dial * domain.shade) * (least + (most - least) * u[:, 1]),
         edge=np.stack([2 * np.cos(turn), np.sin(turn), -0.5 * np.sin(turn) + 0.3 * (u[:, 3] - 0.5)], -1),
         side=np.clip(dial * 0.18 * z[:, 3], -0.4, 0.4),
     )
@@ -421,7 +432,9 @@ def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
 
     u, z = shots.draws("occlusion")
     n, seen = len(u), u[:, 0] < dial * domain.occluded
-    figure, post, low = (seen & (a <= u[:, 1]) & (u[:, 1] < b) for a, b in ((0, 0.6), (0.6, 0.8), (0.8, 1)))
+    people, posts, _ = domain.obstacles
+    ends = ((0, people), (people, people + posts), (people + posts, 1))
+    figure, post, low = (seen & (a <= u[:, 1]) & (u[:, 1] < b) for a, b in ends)
     behind = figure & (u[:, 3] > 0.7)
     side = np.sign(u[:, 2] - 0.5)
     x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], 0.62 + 0.12 * u[:, 4]
@@ -465,12 +478,12 @@ class Plan(NamedTuple):
     stations: Station
 
 
-def plan(name: str, *, seed: int, size: Size) -> Plan:
-    """Casts, dresses and walks everybody, and names the images."""
-    return _plan(name, seed, size)[0]
+def plan(name: str, *, seed: int, size: Size, time: float = 1.0) -> Plan:
+    """Casts, dresses and walks everybody, and names the images; `time` is the dial of that name."""
+    return _plan(name, seed, size, time)[0]
 
 
-def _plan(name: str, seed: int, size: Size) -> tuple[Plan, list[str]]:
+def _plan(name: str, seed: int, size: Size, time: float) -> tuple[Plan, list[str]]:
     """A plan, and the split of each image."""
     import numpy as np
 
@@ -482,7 +495,7 @@ def _plan(name: str, seed: int, size: Size) -> tuple[Plan, list[str]]:
     for person, pid, odd in _cast(name, seed, size):
         if person.role != "junk":
             looks.append(look(person, seed))
-        way = walk(person, seed, roads)
+        way = walk(person, seed, roads, time)
         shots.append(shoot(person, seed, way, len(looks) - 1))
         for caption in _captions(domain, person, pid, odd, way, seed):
             while (path := SPELL[domain.grammar](caption._replace(total=len(splits)))) in splits:
@@ -586,7 +599,7 @@ def cover(name: str, paths: Sequence[str], height: int, width: int, *, seed: int
 
     from reproduce.data import drawing
 
-    world = plan(name, seed=seed, size=size)
+    world = plan(name, seed=seed, size=size, time=dials.time)
     places = {path: place for place, path in enumerate(world.paths)}
     wanted = np.array([places[path] for path in paths])
     blocks = [wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK)]
@@ -624,7 +637,7 @@ def draw(
 
     from reproduce.data.drawing import render, rows
 
-    world, splits = _plan(name, seed, size)
+    world, splits = _plan(name, seed, size, dials.time)
     for each in {path.rpartition("/")[0] for path in world.paths}:
         (folder / each).mkdir(parents=True, exist_ok=True)
     for file, lines in lists(statistics(name).grammar, zip(world.paths, splits, strict=True)).items():

@@ -1,0 +1,149 @@
+"""Classification of drawn objects: where nets start from at the scales that cannot use ImageNet's weights.
+
+Source: none; this is ours. What it stands in for is torchvision's ResNet-50, trained on ImageNet.
+Deviates: from that in all but the loss, cross-entropy over kinds of things. At paper scale nothing starts here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from reproduce.artifacts import Training, snapshot
+from reproduce.data.objects import Objects
+from reproduce.evaluation import Trained
+from reproduce.stage import Env, role
+from reproduce.weights import DRAWN, file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import nn
+
+    from methods.blocks.heads import ReID
+    from reproduce.data.images import Images
+
+
+@dataclass(frozen=True)
+class Classify(Trained):
+    """Cross-entropy over the identities of a domain, which of drawn objects are their kinds.
+
+    Attributes:
+        domain: what to train on.
+        seed: of initial weights and batches.
+        backbone: "resnet50" or "resnet50_ibn_a".
+        weights: what the backbone starts from; None for scratch.
+        stem_relu: whether the stem of the backbone ends in a ReLU.
+        last_stride: stride of the backbone's last layer; 2 is a classifier's.
+        input: height and width in pixels.
+        batch: images in a batch.
+        epochs: passes over the images.
+        lr, weight_decay: of AdamW; the rate rises over three tenths of the training and falls to nothing.
+        smoothing: of the labels.
+        precision: "float32", "mixed" or "float64".
+    """
+
+    domain: Any = Objects()
+    seed: int = 1
+    backbone: str = role("backbone", "resnet50")
+    weights: str | Trained | None = None
+    stem_relu: bool = True
+    last_stride: int = 2
+    input: tuple[int, int] = role("input", (192, 192))
+    batch: int = 128
+    epochs: int = 8
+    lr: float = 3e-3
+    weight_decay: float = 0.02
+    smoothing: float = 0.1
+    precision: str = role("precision", "float32")
+
+    version: ClassVar[int] = 1
+    bn_group: ClassVar[None] = None
+
+    @property
+    def steady(self) -> bool:
+        return True
+
+    @property
+    def work(self) -> float:
+        return 20_000.0 * self.epochs
+
+    def run(self, env: Env) -> Training:
+        import torch
+
+        from methods.blocks.heads import network
+        from methods.blocks.losses import smoothed_cross_entropy
+        from methods.blocks.precision import dtype_of
+        from methods.blocks.schedules import one_cycle
+        from reproduce.data.images import Images
+        from reproduce.data.sampling import shuffled_batches
+        from reproduce.data.transforms import normalise
+
+        data = env.open(self.domain)
+        classes = {pid: label for label, pid in enumerate(data.train_pids)}
+        labels = torch.tensor([classes[image.pid] for image in data.train])
+        images = Images(data.root, data.train, self.input, env.device, resample=self.resample)
+        net, dtype = network(self, len(classes), env, neck=False).to(env.device), dtype_of(self.precision)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        state = SimpleNamespace(net=net, optimizer=optimizer)
+
+        for epoch in env.epochs(self.epochs, state):
+            batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=epoch)
+            losses = []
+            net.train()
+            for step, (batch, pixels) in enumerate(zip(batches, images.batches(batches), strict=True)):
+                for group in optimizer.param_groups:
+                    done = (epoch * len(batches) + step) / (self.epochs * len(batches))
+                    group["lr"] = self.lr * one_cycle(done)
+                output = net(normalise(pixels).to(dtype))
+                loss = smoothed_cross_entropy(output.logits, labels[batch].to(env.device), self.smoothing)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(loss.detach())
+            env.log(epoch + 1, loss=torch.stack(losses), images=len(batches) * self.batch)
+
+        held_out = [image for image in data.gallery if image.pid in classes]
+        unseen = Images(data.root, held_out, self.input, env.device, resample=self.resample)
+        known = torch.tensor([classes[image.pid] for image in held_out])
+        facts = {"classes": len(classes), "accuracy": accuracy(net, unseen, known)}
+        return Training({"last": snapshot(net)}, facts)
+
+    def embedder(self, training: Training, at: str) -> nn.Module:
+        from methods.blocks.heads import restored
+
+        return restored(self, training, at, neck=False)
+
+
+def accuracy(net: ReID, images: Images, labels: torch.Tensor) -> float:
+    """How many of N images the classifier gives the right label (N,), in percent."""
+    import torch
+
+    from reproduce.data.transforms import normalise
+
+    net.eval()
+    weight = net.classifier.weight
+    right = 0
+    batches: Sequence[range] = [range(at, min(at + 256, len(images))) for at in range(0, len(images), 256)]
+    with torch.inference_mode():
+        for batch, pixels in zip(batches, images.batches(batches), strict=True):
+            logits = net.classifier(net(normalise(pixels).to(weight.dtype)))
+            right += int((logits.argmax(1).cpu() == labels[batch.start : batch.stop]).sum())
+    return 100 * right / len(labels)
+
+
+SHIPPED = {
+    "narrow": "1aacc2be2683a0db55e9221ced36e4183a7f9855ee2181f0f955f6ec38ad5062",
+    "narrow_ibn_a": "e04e8e3b8416cef394ef2f2a39c6756a3713a9497cadc31e11b2aca0f8817022",
+}
+"""SHA-256 of the files in `methods/weights`, by backbone; `python -m methods.weights` trained them."""
+
+
+def start(backbone: str) -> tuple[Path, str] | Classify:
+    """What stands in for ImageNet's weights of a backbone: a file that is shipped and its SHA-256, else a training."""
+    if backbone in SHIPPED:
+        return Path(__file__).with_name("weights") / file_name(backbone, DRAWN), SHIPPED[backbone]
+    return Classify(backbone=backbone)

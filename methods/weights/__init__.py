@@ -1,0 +1,1 @@
+"""Weights of the narrow nets, trained on drawn objects (`methods.classify`)."""

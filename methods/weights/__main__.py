@@ -1,0 +1,59 @@
+"""`python -m methods.weights FOLDER`: train the weights that narrow nets start from once more, into a folder.
+
+They take eight minutes on one processor core. Bits differ by processor, so weights that were trained elsewhere are
+other weights, and results from them have another identity: `--weights FOLDER` takes them at the scales smoke and small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from methods.classify import Classify
+from reproduce import runner, weights
+from reproduce.scales import SCALES, STEMS, at_scale
+from reproduce.stage import closure, rewrite
+
+
+def main() -> None:
+    """Train, and write each backbone's weights with a note of what they are beside them."""
+    parser = argparse.ArgumentParser(prog="python -m methods.weights", description="train weights on drawn objects")
+    parser.add_argument("folder", type=Path, help="where the weights go")
+    parser.add_argument("--store", type=Path, default=Path("build/store"), help="where finished stages are kept")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for backbone in STEMS:
+        train: Classify = rewrite(Classify(backbone=backbone), by_role=at_scale(SCALES["small"]))
+        print(write(train, options.folder, runner.Site(options.store)))
+
+
+def write(train: Classify, folder: Path, site: runner.Site) -> Path:
+    """Train, and write the backbone's weights and a note into a folder; gives the file."""
+    from safetensors.torch import save_file
+
+    def say(event: Mapping[str, Any]) -> None:
+        if event["event"] == "log":
+            print(f"{train.backbone}: epoch {event['step']} of {train.epochs}, loss {event['loss']:.2f}", flush=True)
+
+    store = runner.Store(site.store)
+    for stage in closure([train]):
+        runner.build(stage, site, say)
+    training, record = store.load(train), store.record(train)
+    net = {name: tensor for name, tensor in train.backbone_weights(training).items() if "num_batches" not in name}
+    path = folder / weights.file_name(train.backbone, weights.DRAWN)
+    save_file({name: tensor.contiguous() for name, tensor in net.items()}, path)
+    note = {
+        "sha256": weights.sha256(path),
+        "accuracy": training.facts["accuracy"],
+        "stages": [store.record(stage)["spec"] for stage in closure([train])],
+        "provenance": record["provenance"],
+    }
+    path.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    main()
