@@ -45,7 +45,7 @@ class Scale:
 
     Attributes:
         does: what it is for, in one line.
-        shorten: epochs, milestones and evaluation periods are multiplied by this.
+        shorten: epochs and milestones are multiplied by this.
         longest: and epochs and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this where a net starts from weights.
@@ -104,8 +104,9 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
     What most roles do stands at `Scale`. A "queue" of negatives keeps the printed number of entries per person in
     LUPerson, in whole batches (of its owner's field with the role "images") and at least one. A "rate" is the learning
-    rate of what starts from nothing at all scales, such as a decoder or discriminator, and a "momentum" what a mean net
-    or memory keeps of itself: both stay as printed.
+    rate of what starts from nothing at all scales, such as a decoder or discriminator, a "momentum" what a mean net or
+    memory keeps of itself, and a "period" the epochs between two tests, which cost as much as some epochs: all stay as
+    printed.
 
     Raises:
         UserError: (the returned function) a field has a role that there is not.
@@ -143,7 +144,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         "epochs": shortened,
         "rounds": cut,
         "iterations": lambda value: max(1, round(value / scale.ids)),
-        "period": lambda value: max(1, round(value * scale.shorten)),
+        "period": lambda value: value,
         "milestones": lambda value: (
             tuple(round(epoch * scale.shorten) for epoch in value)
             if isinstance(value, tuple)

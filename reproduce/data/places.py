@@ -71,13 +71,18 @@ class Statistics:
 
     # detection
     shift: float  # box heights
+    sink: float  # how much too low people stand in their boxes, box heights
     zoom: Spread  # size of the person in the box, log
+    aspect: Spread  # widening of the person, log
     cut: float  # chance of a box around a part of the person
     above: float  # chance that this is the upper part
 
     # occlusion
     occluded: float  # chance
     obstacles: tuple[float, float, float]  # shares of people, posts and low things
+    low: tuple[float, float]  # where low things begin, from and to, image heights
+    post: float  # half-width, image heights
+    furniture: Palette  # of posts and low things
 
     # illumination
     gain: Spread  # log2
@@ -111,8 +116,8 @@ DOMAINS = {
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
         tint=(1.12, 1.04, 0.86), tint_spread=0.025, saturation=(1.15, 0.05), hue=50.0, mixing=0.010, tone=(-0.2, 0.08),
         haze=(0.01, 0.008), blur=(0.007, 0.003), noise=0.03,
-        elevation=(7.0, 2.5), axis=(0.0, 16.0), stroll=12.0, shift=0.014, zoom=(0.0, 0.03), cut=0.03, above=0.7,
-        occluded=0.10, obstacles=(0.6, 0.2, 0.2),
+        elevation=(7.0, 2.5), axis=(0.0, 16.0), stroll=12.0, shift=0.014, sink=0.0, zoom=(0.0, 0.03), aspect=(0.0, 0.03), cut=0.03, above=0.7,
+        occluded=0.10, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.10), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.07), shade=0.15, dark=(0.2, 0.55),
     ),
     "duke": Statistics(
@@ -129,8 +134,8 @@ DOMAINS = {
         walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
         tint=(0.90, 1.00, 1.18), tint_spread=0.040, saturation=(0.65, 0.05), hue=-50.0, mixing=0.020, tone=(0.35, 0.08),
         haze=(0.18, 0.012), blur=(0.027, 0.004), noise=0.006,
-        elevation=(22.0, 2.5), axis=(0.0, 10.0), stroll=9.0, shift=0.010, zoom=(0.0, 0.03), cut=0.03, above=0.7,
-        occluded=0.10, obstacles=(0.6, 0.2, 0.2),
+        elevation=(22.0, 2.5), axis=(0.0, 10.0), stroll=9.0, shift=0.010, sink=0.0, zoom=(0.0, 0.03), aspect=(0.0, 0.03), cut=0.03, above=0.7,
+        occluded=0.10, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.10), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.07), shade=0.15, dark=(0.2, 0.55),
     ),
     # A campus in winter and spring: 15 cameras in and out of doors, four days from morning to afternoon.
@@ -149,8 +154,8 @@ DOMAINS = {
         floors={"8f8b84": 45, "a79d8e": 30, "6f7378": 25},
         tint=(0.98, 1.02, 1.04), tint_spread=0.055, saturation=(0.80, 0.08), hue=0.0, mixing=0.015, tone=(0.05, 0.16),
         haze=(0.07, 0.03), blur=(0.013, 0.005), noise=0.015,
-        elevation=(14.0, 5.0), axis=(0.0, 25.0), stroll=14.0, shift=0.016, zoom=(0.0, 0.04), cut=0.05, above=0.7,
-        occluded=0.16, obstacles=(0.6, 0.2, 0.2),
+        elevation=(14.0, 5.0), axis=(0.0, 25.0), stroll=14.0, shift=0.016, sink=0.0, zoom=(0.0, 0.04), aspect=(0.0, 0.04), cut=0.05, above=0.7,
+        occluded=0.16, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.13), warmth=(0.0, 0.04), glow=0.0, gamma=(0.0, 0.09), shade=0.22, dark=(0.2, 0.55),
         hue_spread=8.0, daylight=0.9,
     ),
@@ -169,8 +174,8 @@ DOMAINS = {
         walls={"9a9588": 50, "7f8a86": 50}, floors={"b0a898": 60, "94988f": 40},
         tint=(1.06, 1.03, 0.88), tint_spread=0.050, saturation=(0.60, 0.06), hue=-20.0, mixing=0.015, tone=(-0.1, 0.10),
         haze=(0.11, 0.02), blur=(0.028, 0.005), noise=0.012,
-        elevation=(28.0, 3.0), axis=(0.0, 30.0), stroll=12.0, shift=0.006, zoom=(0.0, 0.02), cut=0.01, above=0.7,
-        occluded=0.08, obstacles=(0.6, 0.2, 0.2),
+        elevation=(28.0, 3.0), axis=(0.0, 30.0), stroll=12.0, shift=0.006, sink=0.0, zoom=(0.0, 0.02), aspect=(0.0, 0.02), cut=0.01, above=0.7,
+        occluded=0.08, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.08), warmth=(0.0, 0.02), glow=0.0, gamma=(0.0, 0.05), shade=0.10, dark=(0.2, 0.55), even=True,
     ),
     # A game engine: everybody from all sides before plain backgrounds, in clean light; nobody else, and no detector.
@@ -188,8 +193,8 @@ DOMAINS = {
         walls={"9fb4c8": 40, "c8c2b4": 30, "8fa58c": 30}, floors={"b4b4b4": 50, "9c9486": 50},
         tint=(1.02, 1.00, 0.98), tint_spread=0.030, saturation=(1.12, 0.05), hue=12.0, mixing=0.0, tone=(-0.05, 0.10),
         haze=(0.0, 0.0), blur=(0.002, 0.001), noise=0.0,
-        elevation=(9.0, 3.0), axis=(0.0, 60.0), stroll=75.0, shift=0.0, zoom=(0.0, 0.0), cut=0.0, above=0.7,
-        occluded=0.0, obstacles=(0.6, 0.2, 0.2),
+        elevation=(9.0, 3.0), axis=(0.0, 60.0), stroll=75.0, shift=0.0, sink=0.0, zoom=(0.0, 0.0), aspect=(0.0, 0.0), cut=0.0, above=0.7,
+        occluded=0.0, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.10), warmth=(0.0, 0.015), glow=0.0, gamma=(0.0, 0.05), shade=0.0, dark=(0.2, 0.55),
         even=True, clutter=0.0,
     ),
@@ -209,8 +214,8 @@ DOMAINS = {
         floors={"8a8782": 40, "75706b": 30, "a39c90": 30},
         tint=(1.02, 1.00, 0.98), tint_spread=0.060, saturation=(1.00, 0.15), hue=0.0, mixing=0.020, tone=(0.0, 0.18),
         haze=(0.04, 0.035), blur=(0.012, 0.008), noise=0.015,
-        elevation=(4.0, 4.0), axis=(0.0, 30.0), stroll=25.0, shift=0.028, zoom=(0.0, 0.07), cut=0.14, above=0.7,
-        occluded=0.26, obstacles=(0.6, 0.2, 0.2),
+        elevation=(4.0, 4.0), axis=(0.0, 30.0), stroll=25.0, shift=0.028, sink=0.0, zoom=(0.0, 0.07), aspect=(0.0, 0.07), cut=0.14, above=0.7,
+        occluded=0.26, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
         gain=(0.0, 0.14), warmth=(0.0, 0.03), glow=0.0, gamma=(0.0, 0.08), shade=0.20, dark=(0.2, 0.55),
         labelled=False, hue_spread=14.0,
     ),

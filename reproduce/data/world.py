@@ -345,16 +345,16 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
     cut = (u[:, 0] < dials.detection * domain.cut) * (0.2 + 0.4 * u[:, 1])
     lean = np.where(part, 0.18 * np.sign(u[:, 3] - 0.5), 0)
     sink = np.where(part, 0.35 + 0.3 * u[:, 4], 0.5 * cut) * np.sign(domain.above - u[:, 2])
-    size, spread = domain.zoom
+    size, wide = domain.zoom, domain.aspect
     return View(
         phase=phase,
         azimuth=turn,
         elevation=elevation,
         distance=distance,
         right=dials.detection * domain.shift * z[:, 0] + lean,
-        down=dials.detection * domain.shift * z[:, 1] + sink,
-        zoom=np.exp(dials.detection * (size + spread * z[:, 2])) * np.where(part, 1.3 + u[:, 5], 1 + cut),
-        aspect=np.exp(dials.detection * spread * z[:, 3]),
+        down=dials.detection * (domain.sink + domain.shift * z[:, 1]) + sink,
+        zoom=np.exp(dials.detection * (size[0] + size[1] * z[:, 2])) * np.where(part, 1.3 + u[:, 5], 1 + cut),
+        aspect=np.exp(dials.detection * (wide[0] + wide[1] * z[:, 3])),
         present=1.0 - shots.bystander * (u[:, 6] < domain.empty),
     )
 
@@ -437,18 +437,18 @@ def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
     figure, post, low = (seen & (a <= u[:, 1]) & (u[:, 1] < b) for a, b in ends)
     behind = figure & (u[:, 3] > 0.7)
     side = np.sign(u[:, 2] - 0.5)
-    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], 0.62 + 0.12 * u[:, 4]
+    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], domain.low[0] + (domain.low[1] - domain.low[0]) * u[:, 4]
     wear = [_entry(p, u[:, 4 + k]) for k, p in enumerate((domain.upper, domain.lower, domain.skin, domain.hair))]
-    grey = 0.35 + 0.12 * z[:, 1:4]
+    paint = _entry(domain.furniture, u[:, 5]) + 0.05 * z[:, 1:4]
     bars: list[tuple[Any, ...]] = [  # both ends, half-width at each, corner, shown, colour
         (x, top + 0.20, x, top + 0.46, 0.065, 0.05, 0.03, figure, wear[0]),
         (x - 0.03, top + 0.50, x - 0.05, 0.95, 0.025, 0.012, 0.02, figure, wear[1]),
         (x + 0.03, top + 0.50, x + 0.04, 0.93, 0.025, 0.012, 0.02, figure, wear[1]),
         (x, top + 0.08, x, top + 0.10, 0, 0, 0.045, figure, wear[2]),
         (x, top + 0.05, x, top + 0.06, 0, 0, 0.045, figure, wear[3]),
-        (0.8 * x, -0.1, 0.8 * x, 1.1, 0.02, 0.02, 0.01, post, grey),
-        (-0.3, rise + 0.05 * side, 0.3, rise - 0.05 * side, 0.012, 0.012, 0.008, low, grey),
-        (-0.3, rise + 0.28, 0.3, rise + 0.28, 0.16, 0.16, 0.02, low, 0.8 * grey),
+        (0.8 * x, -0.1, 0.8 * x, 1.1, domain.post, domain.post, 0.01, post, paint),
+        (-0.3, rise + 0.05 * side, 0.3, rise - 0.05 * side, 0.012, 0.012, 0.008, low, paint),
+        (-0.3, rise + 0.28, 0.3, rise + 0.28, 0.16, 0.16, 0.02, low, 0.8 * paint),
     ]
     *numbers, colours = zip(*bars, strict=True)
     columns = [np.stack([np.broadcast_to(v, n) for v in column], 1).astype(float) for column in numbers]
