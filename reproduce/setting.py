@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,7 +18,7 @@ from reproduce.data.manifests import digest
 from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
-from reproduce.scales import PRECISION, SCALES, WEIGHTS, at_scale, stand_in_size
+from reproduce.scales import PRECISION, SCALES, STEMS, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, UserError, closure, rewrite
 from reproduce.tables import World
 
@@ -147,7 +147,7 @@ class Setting:
             if role == WEIGHTS and isinstance(value, str) and scale.published:
                 return self._weights(value, owner.backbone)
             if role == WEIGHTS and isinstance(value, str):
-                return self._stand_in(value, by_scale("backbone", owner.backbone, owner), by_scale)
+                return rewrite(self._stand_in(value, by_scale("backbone", owner.backbone, owner)), leaf, by_role)
             return value
 
         def leaf(value: Any) -> Any:
@@ -254,23 +254,24 @@ class Setting:
             f"give --weights DIR, or --weights {SCRATCH} to do without",
         )
 
-    def _stand_in(self, name: str, backbone: str, by_scale: Callable[[str, Any, Any], Any]) -> str | Stage[Any] | None:
+    def _stand_in(self, name: str, backbone: str) -> str | Stage[Any] | None:
         """What a net of a smaller scale starts from: the SHA-256 of a file of weights, or a stage that trains them."""
         if self.weights == SCRATCH:
             return None
+        starts = {entry.name: entry for entry in entry_points(group="reproduce.starts")}
+        if name not in starts:
+            raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}")
         if self.weights is not None:
             path = Path(self.weights) / weights.file_name(backbone, weights.DRAWN)
             if not path.is_file():
-                raise Blocked("weights", f"{path} is not there: `python -m methods.weights {self.weights}` trains it")
+                trains = f"`python -m methods.weights {self.weights}` trains it"
+                mend = trains if backbone in STEMS.values() else "without --weights a run trains its own"
+                raise Blocked("weights", f"{path} is not there: {mend}")
             sha256 = weights.sha256(path)
         else:
-            starts = {entry.name: entry for entry in entry_points(group="reproduce.starts")}
-            if name not in starts:
-                raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}")
-            start = starts[name].load()(backbone)
+            start: Stage[Any] | tuple[Path, str] = starts[name].load()(backbone)
             if isinstance(start, Stage):
-                training: Stage[Any] = rewrite(start, by_role=by_scale)
-                return training
+                return start
             path, sha256 = start
             if weights.sha256(path) != sha256:
                 raise UserError(f"{path} is damaged: install reproduce-reid again")

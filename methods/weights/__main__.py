@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from methods.classify import Classify
+from methods.classify import Classify, nearest_mean
 from reproduce import runner, weights
 from reproduce.scales import SCALES, STEMS, at_scale
 from reproduce.stage import closure, rewrite
@@ -34,6 +34,8 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
     """Train, and write the backbone's weights and a note into a folder; gives the file."""
     from safetensors.torch import save_file
 
+    from methods.blocks import backbones
+
     def say(event: Mapping[str, Any]) -> None:
         if event["event"] == "log":
             print(f"{train.backbone}: epoch {event['step']} of {train.epochs}, loss {event['loss']:.2f}", flush=True)
@@ -45,9 +47,13 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
     net = {name: tensor for name, tensor in train.backbone_weights(training).items() if "num_batches" not in name}
     path = folder / weights.file_name(train.backbone, weights.DRAWN)
     save_file({name: tensor.contiguous() for name, tensor in net.items()}, path)
+    backbone = backbones.build(
+        train.backbone, last_stride=train.last_stride, stem_relu=train.stem_relu, seed=train.seed, weights=path
+    )
     note = {
         "sha256": weights.sha256(path),
         "accuracy": training.facts["accuracy"],
+        "nearest_mean": nearest_mean(backbone),
         "stages": [store.record(stage)["spec"] for stage in closure([train])],
         "provenance": record["provenance"],
     }

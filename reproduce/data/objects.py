@@ -67,14 +67,15 @@ class Objects(Stage[Folder], Source):
         return {"kind": STAND_IN, "objects": self.version, **asdict(self)}
 
     def open(self, env: Env) -> Dataset:
-        root = env.get(self).path
+        folder = env.get(self)
 
         def split(name: str, numbers: range) -> list[Image]:
             kinds = range(self.kinds)
             return [Image(_path(name, kind, number), kind + 1, number) for kind in kinds for number in numbers]
 
         seen, every = range(self.images), range(self.images, self.images + self.held_out)
-        return Dataset(self.label, root, split(TRAIN, seen), [], split(HELD_OUT, every))
+        train, gallery = split(TRAIN, seen), split(HELD_OUT, every)
+        return Dataset(self.label, folder.path, train, [], gallery, digest=folder.facts["pixels"])
 
     def run(self, env: Env) -> Folder:
         import PIL.Image

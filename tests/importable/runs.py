@@ -18,7 +18,7 @@ def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
     """The artifact of a stage; all it needs is built into the store at `root`."""
     stage = setting.resolve(stage)
     for needed in closure([stage]):
-        build(needed, Site(root, folders=setting.paths(), **site), lambda _: None)
+        build(needed, Site(root, folders=setting.paths(), weights=setting.files, **site), lambda _: None)
     return Store(root).load(stage)
 
 

@@ -13,13 +13,14 @@ from runs import history, pretraining, run, source
 from torch import nn
 
 import methods
-from methods import mmt, msplr
+from methods import classify, mmt, msplr
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID
 from methods.blocks.norm import group_batch_norm
 from methods.blocks.precision import dtype_of, in_precision
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain
+from reproduce.data.objects import Objects
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Trained
 from reproduce.setting import Setting
@@ -28,6 +29,9 @@ from reproduce.stage import UserError
 PRETRAIN = pretraining(epochs=1, milestones=())
 SHORT = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
 TRAININGS: dict[str, Trained] = {
+    "classify": classify.Classify(
+        Objects(kinds=4, images=8, held_out=2, side=24), backbone="narrow", input=(32, 16), batch=16, epochs=1
+    ),
     "supervised": source(epochs=1),
     "sptd": PRETRAIN,
     "msplr": msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **SHORT),
@@ -101,7 +105,7 @@ def test_a_training_follows_its_own(name: str, setting: Setting, tmp_path: Path)
         history(stage, setting, tmp_path)[-1]["loss"] for stage in (plain, mixed) if run(stage, setting, tmp_path)
     ]
     assert losses[0] != losses[1]
-    if name in ("supervised", "sptd"):
+    if name in ("classify", "supervised", "sptd"):
         assert losses[1] == pytest.approx(losses[0], rel=0.05)
     restored: Any = mixed.embedder(run(mixed, setting, tmp_path), "last")
     assert restored.mixed
@@ -116,7 +120,7 @@ def test_an_adaptation_in_mixed_precision_takes_any_source(setting: Setting, tmp
     assert set(run(stage, setting, tmp_path).checkpoints) >= {"last"}
 
 
-@pytest.mark.parametrize("name", ["supervised", "sptd"])
+@pytest.mark.parametrize("name", ["classify", "supervised", "sptd"])
 def test_killed_it_ends_with_the_same_bits(
     name: str, setting: Setting, killed_equals_uncut: Callable[..., None]
 ) -> None:

@@ -75,11 +75,17 @@ def test_a_sheet_for_each_domain_and_each_dial(
 
     for kind in ("contact_sheet", "dial_sheet"):
         monkeypatch.setattr(sheets, kind, page(kind))
+    monkeypatch.setattr(sheets, "object_sheet", lambda: PIL.Image.new("RGB", (3, 3)))
     assert main(["data", "sheet", str(tmp_path), "--world-seed", "2"]) == 0
     of_domains = [("contact_sheet", domain, 2) for domain in sorted(DOMAINS)]
     assert asked == [*of_domains, *(("dial_sheet", cause, 2) for cause in CAUSES)]
-    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([*DOMAINS, *CAUSES])
-    assert str(tmp_path / "occlusion.png") in capsys.readouterr().out
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([*DOMAINS, *CAUSES, "objects"])
+    assert "time" not in CAUSES, "which no picture shows"
+    told = capsys.readouterr().out
+    assert str(tmp_path / "occlusion.png") in told
+    assert str(tmp_path / "objects.png") in told
+    with PIL.Image.open(tmp_path / "objects.png") as sheet:
+        assert sheet.size == (3, 3)
 
 
 def test_info_of_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from toy_reid.images import Darker
 from toy_reid.method import TwoBranches
 
 from methods import msplr
+from methods.classify import SHIPPED
 from reproduce.clustering import KMeans
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
@@ -108,7 +109,7 @@ def test_its_paper_runs_like_ours(tmp_path: Path) -> None:
         }
         assert "images made by images.Darker" in result["reasons"]
     assert own["measured"]["1"]["mAP"] != shared["measured"]["1"]["mAP"]
-    assert again["identity"]["weights"] == "those of method.TwoBranches"
+    assert again["identity"]["weights"] == f"drawn objects {SHIPPED['narrow'][:12]}, those of method.TwoBranches"
     assert "From nothing, since there is no paper." in shared["deviations"]
     (page,) = (tmp_path / "build" / "report").glob("toy*.html")
     assert "Own branch" in page.read_text()

@@ -214,6 +214,8 @@ def test_only_the_published_setting_is_comparable() -> None:
         ({"data": {}}, "no data that its stages name"),
         ({"scale": "trial"}, "scale trial"),
         ({"weights": "scratch"}, "from scratch"),
+        ({"weights": "drawn objects 1aacc2be2683"}, "drawn-object weights"),
+        ({"weights": "0123456789abcdef, drawn objects 1aacc2be2683"}, "drawn-object weights"),
         ({"subset": 10}, "subset of 10"),
         ({"unpublished_weights": "0123456789abcdef"}, "weights that are not the published file (sha256 0123456789ab)"),
     ]:

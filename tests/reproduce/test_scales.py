@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from methods import supervised
+from methods import sptd, supervised
 from reproduce.data.domains import PUBLISHED, Domain
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Size
@@ -26,7 +27,7 @@ def test_paper_changes_nothing() -> None:
 
 def test_small() -> None:
     stage = scaled("small")
-    assert (stage.backbone, stage.weights, stage.input, stage.augment.pad) == ("narrow_ibn_a", None, (64, 32), 2)
+    assert (stage.backbone, stage.input, stage.augment.pad) == ("narrow_ibn_a", (64, 32), 2)
     assert (stage.epochs, stage.milestones, stage.warmup, stage.eval_every) == (40, (13, 23), 3, 3)
     assert (stage.P, stage.K) == (16, 4)
 
@@ -39,7 +40,12 @@ def test_smoke_and_trial_are_short() -> None:
 
 def test_medium_keeps_the_backbone_and_halves_the_image() -> None:
     stage = scaled("medium")
-    assert (stage.backbone, stage.weights, stage.input, stage.augment.pad) == ("resnet50_ibn_a", None, (128, 64), 5)
+    assert (stage.backbone, stage.input, stage.augment.pad) == ("resnet50_ibn_a", (128, 64), 5)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_what_a_net_starts_from_is_left_to_the_setting(name: str) -> None:
+    assert scaled(name).weights == "imagenet"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,48 @@ def test_rates_from_nothing_and_momentum_stay(scale: str) -> None:
     stage = rewrite(Contrast(), by_role=at_scale(SCALES[scale]))
     assert (stage.decoder_lr, stage.alpha) == (2e-4, 0.999)
     assert stage.lr == 0.03 * SCALES[scale].faster
+
+
+TWO_RATES = dataclasses.replace(SCALES["small"], faster=3.0, from_nothing=7.0)
+START = supervised.Train(Domain("duke"), weights=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Guest:
+    """Something with a rate that starts from no weights of its own."""
+
+    lr: float = role("lr", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "with_weights"),
+    [
+        (supervised.Train(Domain("market"), weights="imagenet", lr=1.0), 3.0),
+        (supervised.Train(Domain("market"), weights=START, lr=1.0), 3.0),
+        (supervised.Train(Domain("market"), weights=None, lr=1.0), 7.0),
+        (Guest(), 3.0),
+    ],
+    ids=["named weights", "a training", "none", "no such field"],
+)
+def test_rates_depend_on_whether_a_net_starts_from_weights(owner: Any, with_weights: float) -> None:
+    """A stage without the field goes on from a training whose weights are the run's."""
+    assert rewrite(owner, by_role=at_scale(TWO_RATES)).lr == with_weights
+    assert rewrite(owner, by_role=at_scale(TWO_RATES, scratch=True)).lr == 7.0
+
+
+@pytest.mark.parametrize("scratch", [False, True])
+def test_rates_of_whole_backbones_stay(scratch: bool) -> None:
+    for name in ("medium", "trial", "paper"):
+        assert rewrite(Guest(), by_role=at_scale(SCALES[name], scratch=scratch)).lr == 1.0
+
+
+def test_a_setting_without_weights_says_so_to_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "small", TWO_RATES)
+    train = supervised.Train(Domain("market"), lr=1.0)
+    case = sptd.Pretrain(Domain("market"), Domain("duke"), weights=train, lr=1.0)
+    for asked, factor in ((None, 3.0), ("scratch", 7.0)):
+        stage: Any = Setting("small", weights=asked).resolve(case)
+        assert (stage.lr, stage.weights.lr) == (factor, factor)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +184,19 @@ def test_published_size() -> None:
 
 
 def test_a_scale_keeps_galleries_alike() -> None:
-    assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 54, 0, 64, 32)
+    assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 4 * 54, 0, 64, 32)
+    assert stand_in_size("market", SCALES["small"]) == Size(54, 4 * 54, 4 * 29, 64, 32)
     assert stand_in_size("luperson", SCALES["small"]) == Size(172, 0, 0, 64, 32)
     tested = [stand_in_size(domain, SCALES["small"]).test_ids for domain in PUBLISHED_IDS]
-    assert max(tested) <= -(-MOST_TEST_IDS // SCALES["small"].ids)
+    assert max(tested) <= 4 * -(-MOST_TEST_IDS // SCALES["small"].ids)
+
+
+@pytest.mark.parametrize("domain", PUBLISHED_IDS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_larger_test_adds_nobody_to_train_on(domain: str, scale: str) -> None:
+    once = stand_in_size(domain, dataclasses.replace(SCALES[scale], tested=1))
+    often = stand_in_size(domain, dataclasses.replace(SCALES[scale], tested=3))
+    assert often == dataclasses.replace(once, test_ids=3 * once.test_ids, distractor_ids=3 * once.distractor_ids)
 
 
 @pytest.mark.parametrize("domain", PUBLISHED_IDS)

@@ -5,20 +5,23 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trees
 
-from methods import msplr, supervised
+from methods import classify, msplr, supervised
+from methods.classify import SHIPPED
 from reproduce import weights
 from reproduce.clustering import DBSCAN, Tuned
 from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
+from reproduce.data.objects import Objects
 from reproduce.data.standins import StandIn
 from reproduce.evaluation import Evaluate
 from reproduce.results import reasons_against
 from reproduce.setting import Blocked, Setting, data_root
-from reproduce.stage import UserError
+from reproduce.stage import UserError, closure
 from reproduce.tables import World
 
 CASE = Evaluate(supervised.Train(Domain("market")), on=Domain("duke"))
@@ -38,7 +41,8 @@ def test_stand_ins_by_default() -> None:
         "size": None,
         "dials": None,
     }
-    assert (identity["weights"], identity["scale"], identity["selection"]) == ("scratch", "smoke", "last")
+    assert identity["weights"] == f"drawn objects {SHIPPED['narrow'][:12]}"
+    assert (identity["scale"], identity["selection"]) == ("smoke", "last")
 
 
 def test_a_precision_that_was_asked_for_is_that_of_every_training() -> None:
@@ -207,6 +211,139 @@ def test_other_weights_than_imagenet_have_their_name_in_the_files(tmp_path: Path
     sha256 = hashlib.sha256(b"x").hexdigest()
     reasons = reasons_against(setting.identity([setting.resolve(case)]))
     assert f"{UNPUBLISHED} (sha256 {sha256[:12]})" in reasons, "nobody has written down which file is LUPerson's"
+
+
+# -- what stands in for ImageNet's weights -----------------------------------------------------------------------------
+
+IBN = Evaluate(supervised.Train(Domain("market"), backbone="resnet50_ibn_a"), on=Domain("duke"))
+
+
+def start_of(setting: Setting, case: Evaluate = CASE) -> Any:
+    """The weights of the case's training, as they are resolved."""
+    stage: Any = setting.resolve(case)
+    return stage.train.weights
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small"])
+@pytest.mark.parametrize(("case", "net"), [(CASE, "narrow"), (IBN, "narrow_ibn_a")])
+def test_narrow_nets_start_from_the_shipped_weights(scale: str, case: Evaluate, net: str) -> None:
+    setting = Setting(scale)
+    assert start_of(setting, case) == SHIPPED[net]
+    assert {sha256: path.name for sha256, path in setting.files.items()} == {SHIPPED[net]: f"{net}-objects.safetensors"}
+    assert weights.sha256(setting.files[SHIPPED[net]]) == SHIPPED[net]
+    identity = setting.identity([setting.resolve(case)])
+    assert identity["weights"] == f"drawn objects {SHIPPED[net][:12]}"
+    assert "drawn-object weights" in reasons_against(identity)
+    assert "unpublished_weights" not in identity
+    assert "objects" not in identity["data"], "nothing is drawn for them"
+
+
+def test_both_nets_of_a_case_are_told() -> None:
+    setting = Setting("small")
+    identity = setting.identity([setting.resolve(case) for case in (CASE, IBN)], cells=2)
+    assert identity["weights"] == ", ".join(f"drawn objects {sha256[:12]}" for sha256 in sorted(SHIPPED.values()))
+
+
+@pytest.mark.parametrize(("case", "net"), [(CASE, "resnet50"), (IBN, "resnet50_ibn_a")])
+def test_whole_nets_are_trained_on_objects_first(case: Evaluate, net: str) -> None:
+    setting = Setting("medium")
+    train = start_of(setting, case)
+    assert train == classify.Classify(Objects(side=96), backbone=net, input=(96, 96))
+    assert not setting.files
+    assert train in closure([setting.resolve(case)])
+    identity = setting.identity([setting.resolve(case)])
+    assert identity["weights"] == "those of classify.Classify"
+    assert identity["data"]["objects"] == Objects(side=96).describe()
+    assert "trained from scratch" not in reasons_against(identity)
+
+
+def test_what_a_net_starts_from_is_trained_once_for_all_seeds() -> None:
+    setting = Setting("medium")
+    seeds = [replace(CASE, train=replace(CASE.train, seed=seed)) for seed in (1, 2)]
+    assert len({start_of(setting, case).key for case in seeds}) == 1
+
+
+@pytest.mark.parametrize("asked", [None, "float32", "mixed"])
+def test_what_a_net_starts_from_has_the_precision_that_was_asked_for(asked: str | None) -> None:
+    assert start_of(Setting("medium", precision=asked)).precision == (asked or "float32")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "medium"])
+def test_scratch_is_scratch_at_every_scale(scale: str) -> None:
+    setting = Setting(scale, weights="scratch")
+    assert start_of(setting) is None
+    identity = setting.identity([setting.resolve(CASE)])
+    assert identity["weights"] == "scratch"
+    assert "trained from scratch" in reasons_against(identity)
+    assert not {"objects"} & set(identity["data"])
+    assert not setting.files
+
+
+def test_weights_that_nothing_stands_in_for_are_blocked(tmp_path: Path) -> None:
+    case = replace(CASE, train=replace(CASE.train, weights="luperson"))
+    (tmp_path / "narrow-objects.safetensors").write_bytes(b"of drawn objects")
+    for given in (None, str(tmp_path)):
+        with pytest.raises(Blocked, match="nothing stands in for the luperson weights at scale small") as blocked:
+            Setting("small", weights=given).resolve(case)
+        assert blocked.value.want == "weights"
+    assert start_of(Setting("small", weights="scratch"), case) is None
+
+
+def test_weights_trained_elsewhere_are_other_weights(tmp_path: Path) -> None:
+    setting = Setting("small", weights=str(tmp_path))
+    with pytest.raises(
+        Blocked, match=r"narrow-objects\.safetensors is not there: `python -m methods\.weights "
+    ) as blocked:
+        setting.resolve(CASE)
+    assert blocked.value.want == "weights"
+    path = tmp_path / "narrow-objects.safetensors"
+    path.write_bytes(b"trained on another processor")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert start_of(setting) == sha256
+    assert setting.files == {sha256: path.resolve()}
+    identity = setting.identity([setting.resolve(CASE)])
+    assert identity["weights"] == f"drawn objects {sha256[:12]}"
+    assert "drawn-object weights" in reasons_against(identity)
+    assert identity["weights"] != Setting("small").identity([Setting("small").resolve(CASE)])["weights"]
+
+
+def test_weights_of_whole_nets_come_from_a_folder_too(tmp_path: Path) -> None:
+    """The command trains narrow nets alone, so it is not what helps here."""
+    setting = Setting("medium", weights=str(tmp_path))
+    with pytest.raises(Blocked, match=r"resnet50-objects\.safetensors is not there: without --weights a run trains"):
+        setting.resolve(CASE)
+    (tmp_path / "resnet50-objects.safetensors").write_bytes(b"x")
+    assert start_of(setting) == hashlib.sha256(b"x").hexdigest()
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_a_damaged_shipped_file_is_refused(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Path(classify.__file__).with_name("weights") / "narrow-objects.safetensors"
+    content = shipped.read_bytes()
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "weights" / shipped.name
+    path.write_bytes(content[:1000] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(classify, "__file__", str(tmp_path / "classify.py"))
+    with pytest.raises(UserError) as refused:
+        Setting("smoke").resolve(CASE)
+    assert str(refused.value) == f"{path} is damaged: install reproduce-reid again"
+    path.unlink()
+    with pytest.raises(UserError, match=r"narrow-objects\.safetensors cannot be read"):
+        Setting("smoke").resolve(CASE)
+
+
+def test_a_package_may_bring_what_else_a_net_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training on a domain, say, which is then drawn, shrunk and in the precision that was asked for."""
+    start = supervised.Train(Domain("luperson"), weights=None, backbone="resnet50", lr=1e-3)
+    entry = SimpleNamespace(name="luperson", load=lambda: lambda backbone: start)
+    monkeypatch.setattr("reproduce.setting.entry_points", lambda group: [entry] if group == "reproduce.starts" else [])
+    case = replace(CASE, train=replace(CASE.train, weights="luperson"))
+    setting = Setting("small", precision="mixed")
+    found = start_of(setting, case)
+    assert found == setting.resolve(start)
+    assert isinstance(found.domain, StandIn)
+    assert (found.backbone, found.precision, found.epochs) == ("narrow", "mixed", 40)
+    assert setting.identity([setting.resolve(case)])["weights"] == "those of supervised.Train"
 
 
 # -- under a data root -------------------------------------------------------------------------------------------------

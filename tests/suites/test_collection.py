@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib"}
 LIGHT = [
+    "methods.calibration",
+    "methods.classify",
     "methods.mmt",
     "methods.msplr",
     "methods.simclr",
@@ -19,6 +21,7 @@ LIGHT = [
     "reproduce.cli",
     "reproduce.evaluation",
     "reproduce.data.domains",
+    "reproduce.data.objects",
     "reproduce.data.transforms",
     "reproduce.data.sampling",
     "methods.supervised",

@@ -134,6 +134,21 @@ def test_groups_pass_together_through_a_network_of_any_outputs() -> None:
     assert isinstance(free[1].shared, Output)
 
 
+def test_a_training_may_do_without_a_neck() -> None:
+    """And is put back without one, with the same bits."""
+    recipe = supervised.Train(Domain("market"), weights=None, backbone="narrow")
+    net = heads.network(recipe, 4, neck=False)
+    output = net(IMAGES)
+    assert torch.equal(output.embedding, output.features)
+    torch.testing.assert_close(output.logits, output.features @ net.classifier.weight.T)
+    kept = Training({"last": net.state_dict()}, {"classes": 4})
+    again = heads.restored(recipe, kept, "last", neck=False)
+    assert not again.training
+    assert torch.equal(again(IMAGES), net.eval()(IMAGES))
+    with pytest.raises(RuntimeError, match=r"neck\.weight"):
+        heads.restored(recipe, kept, "last")
+
+
 def test_a_training_starts_from_nothing_from_a_file_or_from_another_training(tmp_path: Path) -> None:
     pretrained = supervised.Train(Domain("market"), weights=None, backbone="narrow", seed=7)
     left = {name: value + 1 for name, value in heads.network(pretrained, 3).state_dict().items()}

@@ -1,10 +1,15 @@
-"""The warm-up and steps of Bag of Tricks and MMT."""
+"""The warm-up and steps of Bag of Tricks and MMT; one cycle."""
 
 from __future__ import annotations
 
-import pytest
+from math import pi
 
-from methods.blocks.schedules import warmup_steps
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from methods.blocks.schedules import one_cycle, warmup_steps
 
 RATES = {
     1: 3.815e-5,
@@ -36,3 +41,47 @@ def test_without_a_warm_up() -> None:
 
 def test_without_milestones() -> None:
     assert warmup_steps(10**6, milestones=()) == 1
+
+
+def torchs(steps: int) -> list[float]:
+    """The multipliers of torch's scheduler with its defaults."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(found) < steps:
+            scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("steps", [4, 10, 37, 1184])
+def test_one_cycle_is_torchs(steps: int) -> None:
+    """At every step, where both count alike: torch's top is its step 0.3 n - 1, and its end is step n - 1."""
+    top, end = 0.3 * steps - 1, steps - 1
+    ours = [one_cycle(step / end, rise=top / end) for step in range(steps)]
+    assert ours == pytest.approx(torchs(steps), abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [10, 100, 1184])
+def test_by_the_share_of_steps_that_are_done_it_is_a_step_behind(steps: int) -> None:
+    steepest = pi / 2 / 0.3
+    ours = [one_cycle(step / steps) for step in range(steps)]
+    assert ours == pytest.approx(torchs(steps), abs=1.1 * steepest / steps)
+
+
+def test_where_one_cycle_turns() -> None:
+    assert [one_cycle(done) for done in (0.0, 0.3, 1.0)] == pytest.approx([0.04, 1.0, 4e-6], rel=1e-12)
+    assert one_cycle(0.15) == pytest.approx(0.52)
+    assert one_cycle(0.2, rise=0.2, start=0.5, end=0.1) == 1.0
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_one_cycle_rises_and_then_falls(one: float, two: float) -> None:
+    low, high = sorted((one, two))
+    assert 4e-6 <= one_cycle(low) <= 1
+    if high <= 0.3:
+        assert one_cycle(low) <= one_cycle(high) + 1e-12
+    if low >= 0.3:
+        assert one_cycle(low) >= one_cycle(high) - 1e-12

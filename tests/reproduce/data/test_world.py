@@ -14,6 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest, spearmanr
 
 from reproduce.data.domains import Dataset, read
 from reproduce.data.drawing import Scene, cover, render, rows
@@ -42,7 +45,7 @@ from reproduce.scales import SCALES, stand_in_size
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SIZE = Size(train_ids=40, test_ids=30, distractor_ids=15, height=64, width=32)
@@ -168,6 +171,116 @@ def test_walks_take_the_transit_times_of_the_network(name: str) -> None:
     assert transits > 60 * 0.5 * (DOMAINS[name].visits[0] - 1)
 
 
+def transits(name: str, dial: float, people: int = 500) -> dict[tuple[int, int], list[float]]:
+    """Seconds between two cameras that see somebody one after the other, by the two cameras."""
+    roads, found = network(name, 1), defaultdict(list)
+    for number in range(people):
+        way = walk(Person(name, "train", number), 1, roads, dial)
+        moves = np.flatnonzero(np.diff(way.camera))
+        for move in moves:
+            pair = int(way.camera[move]), int(way.camera[move + 1])
+            found[pair].append(float(way.frame[move + 1] - way.frame[move]) / FPS)
+    return found
+
+
+def told(seconds: dict[tuple[int, int], list[float]]) -> float:
+    """The share of the variance of transit times that the two cameras explain, about 0 where they explain nothing."""
+    groups = [np.array(group) for group in seconds.values() if len(group) >= 8]
+    whole = np.concatenate(groups)
+    within = sum(group.var() * len(group) for group in groups) / (len(whole) - len(groups))
+    return float(1 - within / whole.var(ddof=1))
+
+
+@pytest.mark.parametrize("name", ["market", "duke", "msmt17", "personx"])
+def test_without_time_the_way_between_cameras_cannot_be_told(name: str) -> None:
+    """On walks of 500 people, of which a few hundred to two thousand go on to another camera."""
+    asked = {dial: transits(name, dial) for dial in (0.0, 0.5, 1.0)}
+    assert told(asked[0.0]) < 0.05 < 0.1 < told(asked[0.5]) < 0.5 < 0.8 < told(asked[1.0])
+    longest = 2 * network(name, 1).transit.mean()
+    free = np.concatenate(list(asked[0.0].values()))
+    assert kstest(free, "uniform", (0, longest)).statistic < 0.05, "any time up to twice the mean"
+
+
+@pytest.mark.parametrize(("dial", "least", "most"), [(0.0, -0.15, 0.15), (1.0, 0.95, 1.0)])
+def test_without_time_nobody_has_a_speed(dial: float, least: float, most: float) -> None:
+    """Rank correlation of the first two ways of a walk, each as a multiple of an average walker's time."""
+    roads, paces = network("personx", 1), []
+    for number in range(400):
+        way = walk(Person("personx", "train", number), 1, roads, dial)
+        moves = np.flatnonzero(np.diff(way.camera))[:2]
+        paces.append(np.diff(way.frame)[moves] / roads.transit[way.camera[moves], way.camera[moves + 1]])
+    assert least < spearmanr(np.array(paces)).statistic < most
+
+
+FRAMES = {
+    "market": "b84c8d38c1f9801e",
+    "duke": "93055ab5968bd4fb",
+    "msmt17": "70dae78dca8d7eb7",
+    "luperson": "809214313a8fe7bf",
+}
+"""Of the cameras, sessions and frames of forty people of world 1, before there was a dial of time."""
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_with_time_walks_are_those_of_the_first_world(name: str) -> None:
+    roads, digest = network(name, 1), hashlib.sha256()
+    for number in range(40):
+        way = walk(Person(name, "train", number), 1, roads)
+        digest.update(np.stack([way.camera, way.sequence, way.frame]).astype("<i8").tobytes())
+    assert digest.hexdigest()[:16] == FRAMES[name]
+
+
+@given(
+    name=st.sampled_from(sorted(DOMAINS)),
+    number=st.integers(0, 500),
+    seed=st.integers(1, 5),
+    dial=st.sampled_from([0.0, 0.3, 2.0]),
+)
+@settings(max_examples=40)
+def test_time_moves_frames_and_nothing_else(name: str, number: int, seed: int, dial: float) -> None:
+    person, roads = Person(name, "train", number), network(name, seed)
+    usual, turned = walk(person, seed, roads), walk(person, seed, roads, dial)
+    for field in ("camera", "sequence", "away", "progress"):
+        assert np.array_equal(getattr(usual, field), getattr(turned, field))
+    assert (np.diff(turned.frame) > 0).all()
+    assert turned.frame.min() >= 1
+    stays = np.diff(usual.camera) == 0
+    assert np.array_equal(np.diff(usual.frame)[stays], np.diff(turned.frame)[stays]), "only ways take another time"
+
+
+def test_pictures_do_not_show_time(tmp_path: Path) -> None:
+    """The same files in the same splits, of the same people and cameras; only their names tell other frames."""
+    for name in ("market", "duke", "msmt17"):
+        size = READ["msmt17"] if name == "msmt17" else SMALL
+        seen, names = [], []
+        for time in (1.0, 0.0):
+            folder = tmp_path / f"{name} {time}"
+            draw(folder, name, seed=1, size=size, dials=Dials(time=time))
+            data = read(folder, name)
+            splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
+            seen.append(
+                Counter(
+                    (split, image.pid, image.camid, image.sequence, (data.root / image.path).read_bytes())
+                    for split, images in splits.items()
+                    for image in images
+                )
+            )
+            names.append({image.path for images in splits.values() for image in images})
+        assert seen[0] == seen[1]
+        assert names[0] != names[1]
+
+
+def test_a_set_without_time_knows_where_its_people_are() -> None:
+    """`cover` finds images by names that the dial gave them."""
+    size, dials = READ["msmt17"], Dials(time=0.0)
+    world = plan("msmt17", seed=1, size=size, time=0.0)
+    images = [Image(world.paths[k], 0, 0) for k in (5, 0, 99)]
+    shown = StandIn("msmt17", size, dials=dials).cover(images, 16, 8)
+    assert torch.equal(shown, cover(scene("msmt17", rows_of(world, [5, 0, 99]), dials), 16, 8))
+    assert StandIn("msmt17", size, dials=dials).detail == "no time"
+    assert StandIn("msmt17", size, dials=dials).key != StandIn("msmt17", size).key
+
+
 def test_everybody_differs_and_sizes_agree() -> None:
     def wardrobe(name: str, role: str, seed: int) -> set[tuple[float, ...]]:
         people = (look(Person(name, role, k), seed) for k in range(20))
@@ -213,8 +326,8 @@ def dialled(request: pytest.FixtureRequest) -> tuple[str, Plan]:
 def test_a_dial_touches_its_cause_alone(dialled: tuple[str, Plan]) -> None:
     name, drawn = dialled
     parts = {"pose": {"view"}, "detection": {"view"}, "occlusion": {"others"}, "illumination": {"light"}}
-    parts["camera"] = {"view", "style", "scenery"}
-    views = {"pose": {"phase", "azimuth", "distance"}, "camera": {"azimuth", "elevation"}}
+    parts["camera"] = {"style", "scenery"}
+    views = {"pose": {"phase", "azimuth", "elevation", "distance"}}
     views["detection"] = {"right", "down", "zoom", "aspect"}
     usual = scene(name, drawn, Dials())
     for cause in CAUSES:
@@ -240,11 +353,11 @@ def test_a_dial_at_zero_switches_its_cause_off(dialled: tuple[str, Plan]) -> Non
 
     off = {cause: scene(name, drawn, replace(Dials(), **{cause: 0.0})) for cause in CAUSES}
     everything = scene(name, drawn, Dials(**dict.fromkeys(CAUSES, 0.0)))
-    assert still((off["pose"].view.phase, off["pose"].view.distance))
+    assert still(off["pose"].view[:4])
     assert still(off["detection"].view[4:8])
     assert off["occlusion"].others.opacity.max() == 0
     assert still((off["illumination"].light.gain, off["illumination"].light.gamma, off["illumination"].light.shadow))
-    assert still((*off["camera"].style[:5], off["camera"].view.elevation, off["camera"].scenery.wall))
+    assert still((*off["camera"].style[:5], off["camera"].scenery.wall, off["camera"].scenery.floor))
     assert still(everything.view)
     same = np.flatnonzero(train & (drawn.shots.person == drawn.shots.person[train][0]))[:6]
     pixels = render(rows(everything, same), 64, 32)
@@ -286,6 +399,84 @@ def test_statistics_are_plausible() -> None:
                 assert all(re.fullmatch("[0-9a-f]{6}", code) for code in value)
             if isinstance(value, float) and field.name not in LARGE:
                 assert 0 <= value <= 1, field.name
+
+
+SPREADS = ("hem", "saturation", "tone", "haze", "blur", "elevation", "axis", "zoom", "gain", "warmth", "gamma")
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_spreads_and_kinds_are_plausible(name: str) -> None:
+    domain = DOMAINS[name]
+    assert all(getattr(domain, field)[1] >= 0 for field in SPREADS)
+    assert min(domain.obstacles) >= 0
+    assert sum(domain.obstacles) == pytest.approx(1)
+    assert 0 <= domain.dark[0] <= domain.dark[1] <= 1
+
+
+def staged(name: str, monkeypatch: pytest.MonkeyPatch, dials: Dials, **changes: object) -> tuple[Plan, Scene]:
+    """Market as it would be with other statistics."""
+    changed = replace(DOMAINS[name], **changes)  # type: ignore[arg-type]
+    monkeypatch.setattr("reproduce.data.world.statistics", lambda _: changed)
+    world = plan(name, seed=1, size=SIZE)
+    return world, scene(name, world, dials)
+
+
+@pytest.mark.parametrize("dial", [0.0, 0.5, 1.0])
+def test_light_differs_by_domain(dial: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of brightness, colour and tone, and how deep shadows are; without spread every image has them."""
+    still = {"gain": (1.0, 0.0), "warmth": (0.3, 0.0), "glow": 0.0, "gamma": (-0.2, 0.0)}
+    _, shown = staged("market", monkeypatch, Dials(illumination=dial), **still, shade=1.0, dark=(0.4, 0.6))
+    gain = 2**dial * np.exp(dial * 0.3 * np.array([1, 0, -1]))
+    np.testing.assert_allclose(shown.light.gain, np.broadcast_to(gain, shown.light.gain.shape), rtol=1e-12)
+    assert shown.light.gamma == pytest.approx(np.exp(-0.2 * dial))
+    shadow = shown.light.shadow
+    assert dial == 0 or 0.4 <= shadow[shadow > 0].min() <= shadow.max() <= 0.6
+    assert (shadow > 0).mean() == pytest.approx(dial, abs=0.05)
+
+
+def test_glow_is_between_magenta_and_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {"gain": (0.0, 0.0), "warmth": (0.0, 0.0)}
+    _, shown = staged("market", monkeypatch, Dials(), **none, glow=0.2)
+    red, green, blue = np.log(shown.light.gain).T
+    assert green.std() == pytest.approx(0.2, rel=0.1)
+    np.testing.assert_allclose(red, -green / 2, atol=1e-12)
+    np.testing.assert_allclose(blue, red)
+
+
+def test_boxes_differ_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean size of a person in a box, and which part of them a box around a part shows."""
+    boxes = {"zoom": (0.2, 0.0), "cut": 1.0, "shift": 0.0}
+    for above, sign in ((1.0, 1), (0.0, -1)):
+        world, shown = staged("market", monkeypatch, Dials(), **boxes, above=above)
+        whole = world.shots.fragment == 0
+        cut = 2 * np.abs(shown.view.down[whole])
+        assert (np.sign(shown.view.down) == sign).all()
+        np.testing.assert_allclose(shown.view.zoom[whole], np.exp(0.2) * (1 + cut))
+        assert (shown.view.aspect == 1).all(), "a mean size leaves the aspect alone"
+    _, off = staged("market", monkeypatch, Dials(detection=0.0), **boxes)
+    assert (off.view.zoom[whole] == 1).all()
+
+
+@pytest.mark.parametrize(("kind", "bars"), [(0, range(5)), (1, [5]), (2, [6, 7])])
+def test_obstacles_differ_by_domain(kind: int, bars: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """People, posts or low things alone, where a domain has no others; all are as often in the way."""
+    shares = tuple(float(kind == k) for k in range(3))
+    _, shown = staged("market", monkeypatch, Dials(), occluded=0.5, obstacles=shares)
+    seen = shown.others.opacity > 0
+    assert set(np.flatnonzero(seen.any(0))) == set(bars)
+    assert seen.any(1).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_cameras_look_from_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People come at an angle whose mean is to the left of one camera and to the right of the next."""
+    world, shown = staged("market", monkeypatch, Dials(), axis=(30.0, 0.0), stroll=0.0)
+    come = world.shots.away == 0
+    sides = np.where(world.shots.camera % 2, 1, -1) * np.radians(30)
+    np.testing.assert_allclose(shown.view.azimuth[come], sides[come])
+    np.testing.assert_allclose(shown.view.azimuth[~come], np.pi + sides[~come])
+    _, off = staged("market", monkeypatch, Dials(pose=0.0), axis=(30.0, 0.0), elevation=(30.0, 0.0))
+    assert (off.view.azimuth == 0).all()
+    assert off.view.elevation == pytest.approx(np.radians(12)), "without pose all cameras look from twelve degrees"
 
 
 @pytest.mark.parametrize("angle", [-2.0, -0.3, 0.0, 1.0])

@@ -1,0 +1,133 @@
+"""How the difficulty of the drawn world is planned and told; nothing is trained here."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, stage, tables
+from methods.classify import SHIPPED
+from reproduce.data.standins import StandIn
+from reproduce.data.world import CAUSES
+from reproduce.setting import Setting
+
+WORLDS, SEEDS = (1, 2), (1, 2, 3)
+M2D, D2M, M2M, D2D = ("market", "duke"), ("duke", "market"), ("market", "market"), ("duke", "duke")
+
+
+def measured(net: str = "IBN", off: str = "pose", seeds: tuple[int, ...] = SEEDS) -> dict[Run, tuple[float, float]]:
+    """Numbers that anybody can look at: mAP is 40 between domains and 80 within, and a little else in each run."""
+    numbers = np.random.default_rng(5)
+    found = {}
+    for world, seed, task, dial in itertools.product(WORLDS, seeds, (M2D, D2M, M2M, D2D), ("", off)):
+        own = task[0] == task[1]
+        mAP = (80.0 if own else 40.0) + (0.0 if not dial else 2.0 if own else 9.0) + numbers.normal()
+        found[Run(net, world, seed, *task, dial)] = (float(mAP), 99.0)
+    return found
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def split(values: dict[Run, tuple[float, float]]) -> tuple[list[str], list[str]]:
+    """The lines of both tables."""
+    lines = list(tables(values))
+    at = lines.index("")
+    return lines[:at], lines[at + 1 :]
+
+
+def test_each_task_has_its_mean_and_spread_by_net_and_world() -> None:
+    values = measured() | {run: (mAP + 5, 0.0) for run, (mAP, _) in measured("plain").items()}
+    first, _ = split(values)
+    assert cells(first[0]) == ["task", "IBN, world 1", "IBN, world 2", "plain, world 1", "plain, world 2"]
+    rows = {cells(line)[0]: cells(line)[1:] for line in first[2:]}
+    assert list(rows) == ["supervised, market", "supervised, duke", "market to duke", "duke to market"]
+    for name, task in zip(rows, (M2M, D2D, M2D, D2M), strict=True):
+        for cell, (net, world) in zip(rows[name], itertools.product(("IBN", "plain"), WORLDS), strict=True):
+            seeds = [values[Run(net, world, seed, *task)][0] for seed in SEEDS]
+            assert cell == f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}"
+
+
+def test_what_a_cause_takes_is_told_with_students_interval() -> None:
+    """Of six differences, one a world and seed: what direct transfer gains by its absence, less what training does."""
+    values = measured()
+    _, second = split(values)
+    assert len(second) == 3, "the other causes were not measured"
+    net, off, direct, labelled, difference = cells(second[2])
+    assert (net, off) == ("IBN", "pose")
+
+    def gains(tasks: list[tuple[str, str]]) -> np.ndarray:
+        return np.array(
+            [
+                np.mean(
+                    [values[Run("IBN", *at, *task, "pose")][0] - values[Run("IBN", *at, *task)][0] for task in tasks]
+                )
+                for at in itertools.product(WORLDS, SEEDS)
+            ]
+        )
+
+    across, own = gains([M2D, D2M]), gains([M2M, D2D])
+    assert [direct, labelled] == [f"{across.mean():.1f}", f"{own.mean():.1f}"]
+    interval: Any = stats.ttest_1samp(across - own, 0).confidence_interval(0.95)
+    assert difference == f"{(across - own).mean():.1f}, {interval.low:.1f} to {interval.high:.1f}"
+    assert interval.low < 7 < interval.high, "as it was made"
+
+
+def test_a_cause_is_told_where_everything_it_needs_was_measured() -> None:
+    """A world and seed that lacks one of its eight runs counts for nothing; below two there is no interval."""
+    values = measured()
+    del values[Run("IBN", 2, 3, *D2D, "pose")]
+    kept = {run: value for run, value in values.items() if (run.world, run.seed) != (2, 3)}
+    assert split(values)[1] == split(kept)[1] != split(measured())[1]
+    alone = {run: value for run, value in values.items() if (run.world, run.seed) == (1, 1)}
+    assert len(split(alone)[1]) == 2, "nothing but the heads"
+    assert "±" not in "".join(split(alone)[0])
+
+
+def test_a_task_that_was_not_measured_leaves_a_gap() -> None:
+    values = {
+        run: value for run, value in measured().items() if not (run.world == 2 and (run.source, run.target) == M2D)
+    }
+    rows = {cells(line)[0]: cells(line)[1:] for line in split(values)[0][2:]}
+    assert rows["market to duke"][1] == ""
+    assert all(cell for name, row in rows.items() for cell in row if name != "market to duke")
+
+
+def test_every_line_of_a_table_has_as_many_cells() -> None:
+    values = measured() | measured("plain", "camera")
+    for table in split(values):
+        assert len({line.count("|") for line in table}) == 1
+        assert all(line.startswith("|") and line.endswith("|") for line in table)
+
+
+def test_difficulty_is_every_task_that_the_papers_print() -> None:
+    runs = difficulty(NETS, WORLDS, SEEDS)
+    assert len(runs) == len(set(runs)) == 2 * 2 * 3 * sum(map(len, TESTED.values()))
+    assert {run.off for run in runs} == {""}
+    assert {(run.source, run.target) for run in runs} >= {M2D, D2M, M2M, D2D}
+
+
+def test_causes_are_measured_between_and_on_the_pair() -> None:
+    runs = causes(["IBN"], [1], [1])
+    assert len(runs) == len(set(runs)) == 4 * len(CAUSES)
+    assert {run.off for run in runs} == set(CAUSES)
+    assert {(run.source, run.target) for run in runs} == set(itertools.product(PAIR, PAIR))
+
+
+@pytest.mark.parametrize(("net", "backbone"), [("plain", "narrow"), ("IBN", "narrow_ibn_a")])
+def test_a_run_is_a_training_and_a_test_in_its_world(net: str, backbone: str) -> None:
+    found: Any = stage(Run(net, 2, 3, "market", "msmt17", "camera"), Setting("small"))
+    assert (found.train.backbone, found.train.weights, found.train.seed) == (backbone, SHIPPED[backbone], 3)
+    assert [(each.domain, each.seed, each.dials.camera) for each in (found.train.domain, found.on)] == [
+        ("market", 2, 0.0),
+        ("msmt17", 2, 0.0),
+    ]
+    assert isinstance(found.on, StandIn)
+    plain: Any = stage(Run(net, 1, 3, "market", "market"), Setting("small"))
+    assert plain.on == plain.train.domain, "supervised training is tested on the domain that it learned"
+    assert set(vars(plain.on.dials).values()) == {1.0}
