@@ -110,7 +110,7 @@ class Classify(Trained):
         held_out = [image for image in data.gallery if image.pid in classes]
         unseen = Images(data.root, held_out, self.input, env.device, resample=self.resample)
         known = torch.tensor([classes[image.pid] for image in held_out])
-        facts = {"classes": len(classes), "accuracy": accuracy(net, unseen, known)}
+        facts = {"classes": len(classes)} | ({"accuracy": accuracy(net, unseen, known)} if held_out else {})
         return Training({"last": snapshot(net)}, facts)
 
     def embedder(self, training: Training, at: str) -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce.data.world import CAUSES
+from reproduce.data.world import Dials
 from reproduce.display import clock, counted, label
 from reproduce.results import Result
 from reproduce.runner import Store
@@ -99,4 +99,4 @@ def _seconds(earlier: Iterable[Result], setting: Setting, scale: str) -> dict[st
 
 def _kind(label: str) -> str:
     """The label of a stage without its seeds and its world."""
-    return re.sub(rf",? (seed|world) \d+|,? no ({'|'.join(CAUSES)})\b", "", label)
+    return re.sub(rf",? (seed|world) \d+|,? no ({'|'.join(vars(Dials()))})\b", "", label)

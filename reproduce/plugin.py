@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--weights",
         metavar="DIR|scratch",
-        help="folder of published weights (default: ours and torch's cache), or scratch to do without",
+        help="folder of weights (default: published ones where they usually lie, at small scales ours), or scratch",
     )
     group.addoption(
         "--precision",

@@ -219,8 +219,8 @@ class StageEnv:
     def place(self, digest: str) -> Path:
         return self._site.folders[digest]
 
-    def weights(self, name: str) -> Path | None:
-        return self._site.weights.get(name)
+    def weights(self, name: str) -> Path:
+        return self._site.weights[name]
 
     def epochs(self, count: int, state: object) -> Iterator[int]:
         return self._resumable(count, state, "epoch")

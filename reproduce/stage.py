@@ -54,7 +54,7 @@ class Env(Protocol):
         """
         ...
 
-    def weights(self, name: str) -> Path | None:
+    def weights(self, name: str) -> Path:
         """The file behind a `Weights` value's digest."""
         ...
 

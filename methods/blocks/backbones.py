@@ -122,7 +122,7 @@ class ResNet50(Backbone):
 
 
 class Narrow(Backbone):
-    """A net of 0.1 M parameters for images of a quarter of the usual height and width, trained from scratch on a CPU.
+    """A net of 0.1 M parameters for images of a quarter of the usual height and width, which a CPU can train.
 
     Its layers and IBN-a variant mirror `ResNet50`; 64 x 32 images give maps of 128 x 16 x 8 with `last_stride` 1.
     """

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WORLD_VERSION = 2
 FPS = 25  # frames a second
+USUAL = radians(12)  # elevation of all cameras with the pose dial at 0
+FALL = 1.4  # of the horizon in image heights for each radian of elevation
 BLOCK = 256  # images staged together; without effect on the pixels
 
 
@@ -212,7 +214,7 @@ def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
     steps[0] = 0
     frame = np.cumsum(steps)
     way = np.diff(roads.place[path], axis=0)
-    away = np.cos(np.arctan2(way[:, 1], way[:, 0]) - roads.facing[path[:visits]]) > 0
+    away = np.cos(np.arctan2(way[:, 1], way[:, 0]) - roads.facing[path[:visits]]) > cos(pi * domain.away)
     return Walk(
         camera=np.repeat(path[:visits], stays),
         sequence=np.full(count, numbers.integers(1, domain.sequences + 1)),
@@ -268,7 +270,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
     elevation = radians(np.clip(domain.elevation[0] + domain.elevation[1] * z(), 0, 40))
-    horizon = 0.72 - 1.4 * elevation + 0.10 * z()
+    horizon = 0.72 - FALL * elevation + 0.10 * z()
     wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
     mixing, hue, side = domain.mixing * z((3, 3)), domain.hue, 1 if camera % 2 else -1
     if domain.hue_spread:
@@ -325,7 +327,7 @@ def stage(name: str, shots: Shots, looks: Look, stations: Station, dials: Dials)
         view=_view(domain, shots, at, dials),
         light=_light(domain, shots, dials.illumination),
         style=_style(shots, at, dials.camera),
-        scenery=_scenery(domain, shots, at, dials.camera),
+        scenery=_scenery(domain, shots, at, dials),
         others=_others(domain, shots, dials.occlusion),
     )
 
@@ -338,7 +340,7 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
     u, z = shots.draws("pose")
     turn = pi * min(dials.pose, 1) * shots.away + dials.pose * (at.axis + radians(domain.stroll) * z[:, 0])
     phase, distance = 0.9 + dials.pose * 2 * pi * u[:, 0], 9 * np.exp(dials.pose * 0.15 * np.clip(z[:, 1], -2, 2))
-    elevation = radians(12) + dials.pose * (at.elevation - radians(12))
+    elevation = USUAL + dials.pose * (at.elevation - USUAL)
 
     u, z = shots.draws("detection")
     part = shots.fragment > 0
@@ -369,7 +371,7 @@ def _light(domain: Statistics, shots: Shots, dial: float) -> Light:
     def drawn(spread: tuple[float, float], k: int) -> Array:
         return dial * (spread[0] + spread[1] * z[:, k : k + 1])
 
-    colour = drawn(domain.warmth, 1) * np.array([1, 0, -1]) + drawn((0.0, domain.glow), 4) * np.array([-0.5, 1, -0.5])
+    colour = drawn(domain.warmth, 1) * np.array([1, 0, -1])
     turn, (least, most) = 2 * pi * u[:, 2], domain.dark
     return Light(
         gain=np.exp(log(2) * drawn(domain.gain, 0) + colour),
@@ -398,12 +400,13 @@ def _style(shots: Shots, at: Station, dial: float) -> Style:
     )
 
 
-def _scenery(domain: Statistics, shots: Shots, at: Station, dial: float) -> Scenery:
+def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Scenery:
     import numpy as np
 
     from reproduce.data.drawing import Bars, Scenery
 
-    u, _ = shots.draws("camera")
+    (u, _), dial = shots.draws("camera"), dials.camera
+    horizon = at.horizon + FALL * (1 - dials.pose) * (at.elevation - USUAL)
     n, j = at.props.shape[:2]
     walked = 1.3 * (shots.progress - 0.5) + 0.1 * (u[:, 2] - 0.5)
     across = np.stack([walked, np.zeros(n)], -1)[:, None]
@@ -421,7 +424,7 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dial: float) -> Scen
     )
     wall, floor = (np.clip(0.5 + dial * (colour - 0.5), 0, 1) for colour in (at.wall, at.floor))
     grain, place = dial * at.grain * domain.clutter, np.stack([u[:, 3], walked % 1], -1)
-    return Scenery(wall, floor, at.horizon, grain, place, props)
+    return Scenery(wall, floor, horizon, grain, place, props)
 
 
 def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
@@ -437,7 +440,8 @@ def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
     figure, post, low = (seen & (a <= u[:, 1]) & (u[:, 1] < b) for a, b in ends)
     behind = figure & (u[:, 3] > 0.7)
     side = np.sign(u[:, 2] - 0.5)
-    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], domain.low[0] + (domain.low[1] - domain.low[0]) * u[:, 4]
+    least, most = domain.low
+    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], least + (most - least) * u[:, 4]
     wear = [_entry(p, u[:, 4 + k]) for k, p in enumerate((domain.upper, domain.lower, domain.skin, domain.hair))]
     paint = _entry(domain.furniture, u[:, 5]) + 0.05 * z[:, 1:4]
     bars: list[tuple[Any, ...]] = [  # both ends, half-width at each, corner, shown, colour
