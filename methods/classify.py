@@ -1,7 +1,8 @@
 """Classification of drawn objects: where nets start from at the scales that cannot use ImageNet's weights.
 
 Source: none; this is ours. What it stands in for is torchvision's ResNet-50, trained on ImageNet.
-Deviates: from that in all but the loss, cross-entropy over kinds of things. At paper scale nothing starts here.
+Deviates:
+    - From that training in all but the loss, cross-entropy over classes. At paper scale nothing starts here.
 """
 
 from __future__ import annotations

@@ -25,6 +25,10 @@ PUBLISHED_IDS = {
 LUPerson has some 200,000; 2,400 of them make about 48,000 images, and a drawn one has 50,000 at most.
 """
 
+TEST_EVERY = 10
+"""A shortened training is not tested more often than every so many epochs, or as often as printed: a test costs as much
+as an epoch or two."""
+
 LUPERSON_IDS = 200_000
 """People in the published LUPerson."""
 
@@ -45,7 +49,7 @@ class Scale:
 
     Attributes:
         does: what it is for, in one line.
-        shorten: epochs and milestones are multiplied by this.
+        shorten: epochs, milestones and evaluation periods are multiplied by this.
         longest: and epochs and rounds (of labelling and training) are then cut to this many.
         shrink: the input, and everything counted in pixels, is divided by this.
         faster: learning rates are multiplied by this where a net starts from weights.
@@ -73,7 +77,9 @@ class Scale:
 
 
 FASTER = 10.0
-"""What rates of a narrow net are multiplied by where it starts from weights: docs/calibration.md."""
+"""What rates of a narrow net are multiplied by where it starts from weights (docs/calibration.md).
+
+That it is 10 from nothing as well is a coincidence: each was found by itself."""
 
 SCALES = {
     "smoke": Scale(
@@ -104,9 +110,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
     What most roles do stands at `Scale`. A "queue" of negatives keeps the printed number of entries per person in
     LUPerson, in whole batches (of its owner's field with the role "images") and at least one. A "rate" is the learning
-    rate of what starts from nothing at all scales, such as a decoder or discriminator, a "momentum" what a mean net or
-    memory keeps of itself, and a "period" the epochs between two tests, which cost as much as some epochs: all stay as
-    printed.
+    rate of what starts from nothing at all scales, such as a decoder or discriminator, and a "momentum" what a mean net
+    or memory keeps of itself: both stay as printed.
 
     Raises:
         UserError: (the returned function) a field has a role that there is not.
@@ -144,7 +149,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         "epochs": shortened,
         "rounds": cut,
         "iterations": lambda value: max(1, round(value / scale.ids)),
-        "period": lambda value: value,
+        "period": lambda value: max(round(value * scale.shorten), min(value, TEST_EVERY)),
         "milestones": lambda value: (
             tuple(round(epoch * scale.shorten) for epoch in value)
             if isinstance(value, tuple)
@@ -152,7 +157,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         ),
         "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
         "pixels": lambda value: round(value / scale.shrink),
-        "backbone": lambda value: STEMS[value] if scale.narrow else value,
+        "backbone": lambda value: STEMS.get(value, value) if scale.narrow else value,
         "images": images,
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
         "width": width,

@@ -15,6 +15,7 @@ from reproduce.clustering import Tuned
 from reproduce.data.domains import PUBLISHED, WITHDRAWN, Domain, Real, describe, differences, read
 from reproduce.data.layouts import FOLDERS, find
 from reproduce.data.manifests import digest
+from reproduce.data.objects import Objects
 from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
@@ -96,7 +97,8 @@ class Setting:
         root: where all others are looked for, and must be the published ones. Without folders and root, stand-ins are
             drawn.
         world_seed: of the stand-ins.
-        weights: "scratch", a folder of published weights, or None to look where they usually lie.
+        weights: "scratch", a folder of weights, or None for published ones where they usually lie and, at scales that
+            use none, for those that stand in for them.
         subset: identities kept of real data sets; None for all.
         accept_counts: go on where what lies under the root has other counts than the published set.
         precision: of all trainings; None for what each recipe says.
@@ -117,7 +119,7 @@ class Setting:
     unpublished: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Those that are not known to be the published ones."""
     drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Those of nets that were trained on drawn objects."""
+    """Those of nets that were trained on drawn objects; and the names of stages that train such nets."""
 
     @property
     def on_stand_ins(self) -> bool:
@@ -260,7 +262,8 @@ class Setting:
             return None
         starts = {entry.name: entry for entry in entry_points(group="reproduce.starts")}
         if name not in starts:
-            raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}")
+            mend = "see `reproduce.starts` in CONTRIBUTING.md, or install reproduce-reid again (`make setup`)"
+            raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}: {mend}")
         if self.weights is not None:
             path = Path(self.weights) / weights.file_name(backbone, weights.DRAWN)
             if not path.is_file():
@@ -271,10 +274,11 @@ class Setting:
         else:
             start: Stage[Any] | tuple[Path, str] = starts[name].load()(backbone)
             if isinstance(start, Stage):
+                self.drawn.add(start.name)
                 return start
             path, sha256 = start
             if weights.sha256(path) != sha256:
-                raise UserError(f"{path} is damaged: install reproduce-reid again")
+                raise UserError(f"{path} is damaged: install the package that brings it again")
         self.files[sha256] = path.resolve()
         self.drawn.add(sha256)
         return sha256
@@ -282,7 +286,7 @@ class Setting:
     def _told(self, start: Stage[Any] | str) -> str:
         """What an identity calls a training that others start from, or a file of weights."""
         if isinstance(start, Stage):
-            return f"those of {start.name}"
+            return f"drawn {weights.DRAWN} by {start.name}" if start.name in self.drawn else f"those of {start.name}"
         return f"drawn {weights.DRAWN} {start[:12]}" if start in self.drawn else start
 
     def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> dict[str, Any]:
@@ -302,7 +306,8 @@ class Setting:
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
         precisions -= {"float32"}
         groups = {getattr(stage, "bn_group", None) for stage in reached if hasattr(stage, "bn_group")}
-        entries = [(source.label, self._described(source)) for source in sources(final)]
+        behind = (source for source in sources(final) if not isinstance(source, Objects))  # told by the weights
+        entries = [(source.label, self._described(source)) for source in behind]
         data: dict[str, Any] = {}
         for label, entry in sorted(entries, key=lambda item: (item[0], json.dumps(item[1], sort_keys=True))):
             enter(data, label, entry)

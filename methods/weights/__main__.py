@@ -1,6 +1,6 @@
 """`python -m methods.weights FOLDER`: train the weights that narrow nets start from once more, into a folder.
 
-They take eight minutes on one processor core. Bits differ by processor, so weights that were trained elsewhere are
+They take five minutes on one processor core. Bits differ by processor, so weights that were trained elsewhere are
 other weights, and results from them have another identity: `--weights FOLDER` takes them at the scales smoke and small.
 """
 

@@ -4,7 +4,8 @@ A kind is an outline, a proportion, two textures and three colours. A picture sh
 and perhaps mirrored, before two things of no kind and a background, in a light of its own; now and then a third thing
 of no kind is in front. Nobody walks here: nothing of the pedestrians' world is used.
 
-Pixels come out of operations that IEEE 754 rounds correctly, each on its own, as in `reproduce.data.drawing`.
+What a picture shows is drawn in float64; its pixels come out of float32 operations that IEEE 754 rounds correctly, each
+on its own, as in `reproduce.data.drawing`.
 
 Units. A picture spans [-1, 1] both ways, x to the right and y downwards. Colours are fractions.
 """

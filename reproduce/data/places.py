@@ -6,7 +6,7 @@ A gap comes from what differs between two domains; what differs within one makes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reproduce.stage import UserError
 
@@ -17,9 +17,9 @@ Spread = tuple[float, float]
 """Mean and standard deviation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What makes a domain. Plain numbers are chances (fractions) or, under a dial, standard deviations."""
+    """What makes a domain. Plain numbers are chances (fractions) or standard deviations, if no unit is given."""
 
     grammar: str  # of folders and file names (`reproduce.data.spelling`)
     cameras: int
@@ -66,31 +66,33 @@ class Statistics:
 
     # pose and view
     elevation: Spread  # of the cameras, degrees
-    axis: Spread  # way of those who come towards a camera, degrees from straight at it
+    axis: (
+        Spread  # way of who comes towards a camera, degrees: its mean left of one, right of the next
+    )
     away: float  # chance that somebody walks away from it
     stroll: float  # of the azimuth around the way, degrees
 
     # detection
     shift: float  # box heights
-    sink: float  # how much too low people stand in their boxes, box heights
+    sink: float  # how much too low everybody stands in the box, box heights
     zoom: Spread  # size of the person in the box, log
     aspect: Spread  # widening of the person, log
     cut: float  # chance of a box around a part of the person
-    above: float  # chance that this is the upper part
+    above: float = 0.7  # chance that this is the upper part
 
     # occlusion
     occluded: float  # chance
-    obstacles: tuple[float, float, float]  # shares of people, posts and low things
-    low: tuple[float, float]  # where low things begin, from and to, image heights
-    post: float  # half-width, image heights
-    furniture: Palette  # of posts and low things
+    obstacles: tuple[float, float, float] = (0.6, 0.2, 0.2)  # shares of people, posts and low things
+    low: tuple[float, float] = (0.62, 0.74)  # where low things begin, from and to, image heights
+    post: float = 0.02  # half-width, image heights
+    furniture: Palette = field(default_factory=lambda: {"5a5a5a": 100})  # of posts and low things
 
     # illumination
     gain: Spread  # log2
     warmth: Spread  # from blue to red, log
     gamma: Spread  # log
     shade: float  # chance of a cast shadow
-    dark: tuple[float, float]  # light that it takes away, from and to
+    dark: tuple[float, float] = (0.2, 0.55)  # light that it takes away, from and to
 
     # what few domains have
     even: bool = False  # every camera takes as many images of a person
@@ -118,7 +120,7 @@ DOMAINS = {
         haze=(0.01, 0.004), blur=(0.005, 0.0015), noise=0.025,
         elevation=(4.0, 1.0), axis=(0.0, 5.0), away=0.12, stroll=5.0,
         shift=0.006, sink=0.05, zoom=(-0.22, 0.02), aspect=(0.12, 0.02), cut=0.0, above=0.9,
-        occluded=0.4, obstacles=(0.06, 0.0, 0.94), low=(0.74, 0.84), post=0.02,
+        occluded=0.4, obstacles=(0.06, 0.0, 0.94), low=(0.74, 0.84),
         furniture={"b8302c": 40, "2c50b0": 35, "d8c23a": 25},
         gain=(0.15, 0.05), warmth=(0.1, 0.015), gamma=(-0.4, 0.03), shade=0.08, dark=(0.25, 0.5),
     ),
@@ -138,7 +140,7 @@ DOMAINS = {
         haze=(0.12, 0.006), blur=(0.016, 0.002), noise=0.006,
         elevation=(30.0, 1.0), axis=(60.0, 5.0), away=0.88, stroll=5.0,
         shift=0.006, sink=-0.05, zoom=(-0.18, 0.02), aspect=(-0.1, 0.02), cut=0.0, above=0.3,
-        occluded=0.35, obstacles=(0.06, 0.94, 0.0), low=(0.62, 0.74), post=0.035,
+        occluded=0.35, obstacles=(0.06, 0.94, 0.0), post=0.035,
         furniture={"c8a028": 50, "303030": 20, "2f7a4a": 30},
         gain=(-0.35, 0.05), warmth=(-0.1, 0.015), gamma=(0.4, 0.03), shade=0.03, dark=(0.2, 0.4),
     ),
@@ -159,10 +161,10 @@ DOMAINS = {
         tint=(0.98, 1.02, 1.04), tint_spread=0.012, saturation=(0.33, 0.02), hue=0.0, mixing=0.015, tone=(0.05, 0.03),
         haze=(0.29, 0.006), blur=(0.018, 0.0015), noise=0.025,
         elevation=(6.0, 1.0), axis=(50.0, 5.0), away=0.06, stroll=5.0,
-        shift=0.005, sink=0.0, zoom=(-0.22, 0.02), aspect=(0.0, 0.02), cut=0.0, above=0.7,
-        occluded=0.1, obstacles=(0.2, 0.4, 0.4), low=(0.62, 0.74), post=0.02,
+        shift=0.005, sink=0.0, zoom=(-0.22, 0.02), aspect=(0.0, 0.02), cut=0.0,
+        occluded=0.1, obstacles=(0.2, 0.4, 0.4),
         furniture={"7a2f7a": 40, "2f7a7a": 30, "4a4a4a": 30},
-        gain=(-0.4, 0.04), warmth=(0.0, 0.015), gamma=(0.62, 0.02), shade=0.03, dark=(0.2, 0.55),
+        gain=(-0.4, 0.04), warmth=(0.0, 0.015), gamma=(0.62, 0.02), shade=0.03,
         hue_spread=1.5, daylight=0.15,
     ),
     # A pair of cameras over a campus walk: soft, washed out, from above.
@@ -181,9 +183,9 @@ DOMAINS = {
         tint=(1.06, 1.03, 0.88), tint_spread=0.03, saturation=(0.60, 0.06), hue=-20.0, mixing=0.015, tone=(-0.1, 0.04),
         haze=(0.09, 0.01), blur=(0.018, 0.003), noise=0.012,
         elevation=(24.0, 1.5), axis=(0.0, 8.0), away=0.25, stroll=8.0,
-        shift=0.006, sink=0.0, zoom=(0.0, 0.02), aspect=(0.0, 0.02), cut=0.01, above=0.7,
-        occluded=0.06, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
-        gain=(0.0, 0.05), warmth=(0.0, 0.02), gamma=(0.0, 0.05), shade=0.03, dark=(0.2, 0.55), even=True,
+        shift=0.006, sink=0.0, zoom=(0.0, 0.02), aspect=(0.0, 0.02), cut=0.01,
+        occluded=0.06,
+        gain=(0.0, 0.05), warmth=(0.0, 0.02), gamma=(0.0, 0.05), shade=0.03, even=True,
     ),
     # A game engine: everybody from all sides before plain backgrounds, in clean light; nobody else, and no detector.
     "personx": Statistics(
@@ -201,9 +203,9 @@ DOMAINS = {
         tint=(1.02, 1.00, 0.98), tint_spread=0.030, saturation=(1.12, 0.05), hue=12.0, mixing=0.0, tone=(-0.05, 0.10),
         haze=(0.0, 0.0), blur=(0.002, 0.001), noise=0.0,
         elevation=(9.0, 3.0), axis=(0.0, 60.0), away=0.5, stroll=75.0,
-        shift=0.0, sink=0.0, zoom=(0.0, 0.0), aspect=(0.0, 0.0), cut=0.0, above=0.7,
-        occluded=0.0, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
-        gain=(0.0, 0.10), warmth=(0.0, 0.015), gamma=(0.0, 0.05), shade=0.0, dark=(0.2, 0.55),
+        shift=0.0, sink=0.0, zoom=(0.0, 0.0), aspect=(0.0, 0.0), cut=0.0,
+        occluded=0.0,
+        gain=(0.0, 0.10), warmth=(0.0, 0.015), gamma=(0.0, 0.05), shade=0.0,
         even=True, clutter=0.0,
     ),
     # Street videos of many towns: each camera a world of its own, held low, crowded, with boxes that nobody checked.
@@ -223,9 +225,9 @@ DOMAINS = {
         tint=(1.02, 1.00, 0.98), tint_spread=0.060, saturation=(1.00, 0.15), hue=0.0, mixing=0.020, tone=(0.0, 0.18),
         haze=(0.04, 0.035), blur=(0.012, 0.008), noise=0.015,
         elevation=(4.0, 4.0), axis=(0.0, 30.0), away=0.5, stroll=25.0,
-        shift=0.028, sink=0.0, zoom=(0.0, 0.07), aspect=(0.0, 0.07), cut=0.14, above=0.7,
-        occluded=0.26, obstacles=(0.6, 0.2, 0.2), low=(0.62, 0.74), post=0.02, furniture={"5a5a5a": 100},
-        gain=(0.0, 0.14), warmth=(0.0, 0.03), gamma=(0.0, 0.08), shade=0.20, dark=(0.2, 0.55),
+        shift=0.028, sink=0.0, zoom=(0.0, 0.07), aspect=(0.0, 0.07), cut=0.14,
+        occluded=0.26,
+        gain=(0.0, 0.14), warmth=(0.0, 0.03), gamma=(0.0, 0.08), shade=0.20,
         labelled=False, hue_spread=14.0,
     ),
 }

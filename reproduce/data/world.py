@@ -406,10 +406,10 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
     from reproduce.data.drawing import Bars, Scenery
 
     (u, _), dial = shots.draws("camera"), dials.camera
-    horizon = at.horizon + FALL * (1 - dials.pose) * (at.elevation - USUAL)
+    lower = FALL * (1 - dials.pose) * (at.elevation - USUAL)
     n, j = at.props.shape[:2]
     walked = 1.3 * (shots.progress - 0.5) + 0.1 * (u[:, 2] - 0.5)
-    across = np.stack([walked, np.zeros(n)], -1)[:, None]
+    across = np.stack([walked, -lower], -1)[:, None]
     flat = np.zeros((n, j))
     props = Bars(
         start=at.props[..., 0:2] - across,
@@ -424,7 +424,7 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
     )
     wall, floor = (np.clip(0.5 + dial * (colour - 0.5), 0, 1) for colour in (at.wall, at.floor))
     grain, place = dial * at.grain * domain.clutter, np.stack([u[:, 3], walked % 1], -1)
-    return Scenery(wall, floor, horizon, grain, place, props)
+    return Scenery(wall, floor, at.horizon + lower, grain, place, props)
 
 
 def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:

@@ -28,7 +28,7 @@ def test_paper_changes_nothing() -> None:
 def test_small() -> None:
     stage = scaled("small")
     assert (stage.backbone, stage.input, stage.augment.pad) == ("narrow_ibn_a", (64, 32), 2)
-    assert (stage.epochs, stage.milestones, stage.warmup, stage.eval_every) == (40, (13, 23), 3, 3)
+    assert (stage.epochs, stage.milestones, stage.warmup, stage.eval_every) == (40, (13, 23), 3, 10)
     assert (stage.P, stage.K) == (16, 4)
 
 

@@ -401,7 +401,20 @@ def test_statistics_are_plausible() -> None:
                 assert 0 <= value <= 1, field.name
 
 
-SPREADS = ("hem", "saturation", "tone", "haze", "blur", "elevation", "axis", "zoom", "gain", "warmth", "gamma")
+SPREADS = (
+    "hem",
+    "saturation",
+    "tone",
+    "haze",
+    "blur",
+    "elevation",
+    "axis",
+    "zoom",
+    "aspect",
+    "gain",
+    "warmth",
+    "gamma",
+)
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -460,6 +473,28 @@ def test_obstacles_differ_by_domain(kind: int, bars: Sequence[int], monkeypatch:
     seen = shown.others.opacity > 0
     assert set(np.flatnonzero(seen.any(0))) == set(bars)
     assert seen.any(1).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_posts_and_low_things_are_those_of_the_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    paint = {"furniture": {"ff0000": 100}, "low": (0.8, 0.9), "post": 0.03, "occluded": 1.0}
+    _, posts = staged("market", monkeypatch, Dials(), **paint, obstacles=(0.0, 1.0, 0.0))
+    assert (posts.others.width[:, 5] == 0.03).all()
+    assert posts.others.colour[:, 5, 0].mean() > 0.9
+    assert posts.others.colour[:, 5, 1:].mean() < 0.1
+    _, rails = staged("market", monkeypatch, Dials(), **paint, obstacles=(0.0, 0.0, 1.0))
+    begins = rails.others.start[:, 6, 1]
+    assert 0.75 <= begins.min() < begins.max() <= 0.95
+
+
+def test_without_pose_a_background_knows_no_elevation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Horizon and props stand where they would with a camera at twelve degrees; with pose they follow the camera."""
+    for pose, same in ((0.0, True), (1.0, False)):
+        shown = [
+            staged("duke", monkeypatch, Dials(pose=pose), elevation=(degrees, 0.0))[1].scenery
+            for degrees in (12.0, 30.0)
+        ]
+        for part in (lambda it: it.horizon, lambda it: it.bars.start, lambda it: it.bars.end):
+            assert np.allclose(part(shown[0]), part(shown[1])) == same
 
 
 def test_cameras_look_from_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
