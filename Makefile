@@ -38,6 +38,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: type make PYTHON=/path/to/python3.11")'
 	@echo "Setting up .venv (once; PyTorch is a large download) ..."
 	@$(PYTHON) -m venv .venv
+	@rm -rf *.egg-info # an old one would hide what this version registers
 	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 

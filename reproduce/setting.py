@@ -260,8 +260,8 @@ class Setting:
         """What a net of a smaller scale starts from: the SHA-256 of a file of weights, or a stage that trains them."""
         if self.weights == SCRATCH:
             return None
-        starts = {entry.name: entry for entry in entry_points(group="reproduce.starts")}
-        if name not in starts:
+        starts = entry_points(group="reproduce.starts", name=name)
+        if not starts:
             mend = "see `reproduce.starts` in CONTRIBUTING.md, or install reproduce-reid again (`make setup`)"
             raise Blocked("weights", f"nothing stands in for the {name} weights at scale {self.scale}: {mend}")
         if self.weights is not None:
@@ -272,7 +272,7 @@ class Setting:
                 raise Blocked("weights", f"{path} is not there: {mend}")
             sha256 = weights.sha256(path)
         else:
-            start: Stage[Any] | tuple[Path, str] = starts[name].load()(backbone)
+            start: Stage[Any] | tuple[Path, str] = next(iter(starts)).load()(backbone)
             if isinstance(start, Stage):
                 self.drawn.add(start.name)
                 return start

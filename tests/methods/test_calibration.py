@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import itertools
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, stage, tables
+from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, read, stage, tables, write
 from methods.classify import SHIPPED
+from reproduce.data.domains import Domain
 from reproduce.data.standins import StandIn
-from reproduce.data.world import CAUSES
+from reproduce.data.world import CAUSES, WORLD_VERSION
 from reproduce.setting import Setting
+from reproduce.tables import Task, read_all
 
+ROOT = Path(__file__).parents[2]
 WORLDS, SEEDS = (1, 2), (1, 2, 3)
 M2D, D2M, M2M, D2D = ("market", "duke"), ("duke", "market"), ("market", "market"), ("duke", "duke")
 
@@ -58,7 +66,7 @@ def test_what_a_cause_takes_is_told_with_students_interval() -> None:
     values = measured()
     _, second = split(values)
     assert len(second) == 3, "the other causes were not measured"
-    net, off, direct, labelled, difference = cells(second[2])
+    net, off, direct, labelled, difference, enough = cells(second[2])
     assert (net, off) == ("IBN", "pose")
 
     def gains(tasks: list[tuple[str, str]]) -> np.ndarray:
@@ -76,6 +84,20 @@ def test_what_a_cause_takes_is_told_with_students_interval() -> None:
     interval: Any = stats.ttest_1samp(across - own, 0).confidence_interval(0.95)
     assert difference == f"{(across - own).mean():.1f}, {interval.low:.1f} to {interval.high:.1f}"
     assert interval.low < 7 < interval.high, "as it was made"
+    assert enough == "yes"
+
+
+@pytest.mark.parametrize(("gain", "spread", "enough"), [(3.0, 0.1, "yes"), (1.5, 0.1, "no"), (3.0, 20.0, "no")])
+def test_a_cause_carries_enough_where_its_share_is_two_points_and_surely_above_none(
+    gain: float, spread: float, enough: str
+) -> None:
+    noise = spread * np.random.default_rng(3).normal(size=6)
+    values = {}
+    for (world, seed), more in zip(itertools.product(WORLDS, SEEDS), noise - noise.mean(), strict=True):
+        for task, dial in itertools.product((M2D, D2M, M2M, D2D), ("", "pose")):
+            raised = (gain + more) * (dial == "pose" and task[0] != task[1])
+            values[Run("IBN", world, seed, *task, dial)] = (50.0 + float(raised), 99.0)
+    assert cells(split(values)[1][2])[-1] == enough
 
 
 def test_a_cause_is_told_where_everything_it_needs_was_measured() -> None:
@@ -106,10 +128,16 @@ def test_every_line_of_a_table_has_as_many_cells() -> None:
 
 
 def test_difficulty_is_every_task_that_the_papers_print() -> None:
+    tables = (table for paper in read_all(ROOT / "suites").values() for table in paper.tables.values())
+    names = {column for table in tables for row in table.rows for column in row.printed}
+    tasks = [Task(name) for name in names if re.fullmatch("[a-z]2[a-z]", name)]
+    printed = {(task.source.name, task.target.name) for task in tasks if task.source}
+    planned = {(source, target) for source, targets in TESTED.items() for target in targets}
+    assert {task for task in planned if task[0] != task[1]} == {task for task in printed if task[0] != task[1]}
+    assert {source for source, target in planned if source == target} == set(TESTED)
     runs = difficulty(NETS, WORLDS, SEEDS)
     assert len(runs) == len(set(runs)) == 2 * 2 * 3 * sum(map(len, TESTED.values()))
     assert {run.off for run in runs} == {""}
-    assert {(run.source, run.target) for run in runs} >= {M2D, D2M, M2M, D2D}
 
 
 def test_causes_are_measured_between_and_on_the_pair() -> None:
@@ -131,3 +159,34 @@ def test_a_run_is_a_training_and_a_test_in_its_world(net: str, backbone: str) ->
     plain: Any = stage(Run(net, 1, 3, "market", "market"), Setting("small"))
     assert plain.on == plain.train.domain, "supervised training is tested on the domain that it learned"
     assert set(vars(plain.on.dials).values()) == {1.0}
+
+
+def test_numbers_come_back_from_a_file(tmp_path: Path) -> None:
+    write(measured(), tmp_path / "numbers.json", weights="drawn objects 123")
+    assert read(tmp_path / "numbers.json") == measured()
+    assert json.loads((tmp_path / "numbers.json").read_text())["world"] == WORLD_VERSION
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    page, numbers = (ROOT / "docs" / f"calibration.{ending}" for ending in ("md", "json"))
+    kept = json.loads(numbers.read_text())
+    assert kept["world"] == WORLD_VERSION, "the world has changed: measure it again"
+    shipped = Setting("small")
+    run = next(iter(read(numbers)))
+    assert kept["weights"] == shipped.identity([stage(run, shipped)])["weights"]
+    for line in filter(None, tables(read(numbers))):
+        assert line in page.read_text(), f"the page should hold:\n{line}"
+
+
+def test_the_baseline_is_that_of_msplr() -> None:
+    """But for the net, and for tests on the way, which nobody reads here."""
+    spec = importlib.util.spec_from_file_location("suite_of_msplr", ROOT / "suites" / "test_msplr.py")
+    assert spec
+    assert spec.loader
+    suite: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(suite)
+    theirs = suite.baseline(Domain("market"), 3)
+    setting = Setting("small")
+    ours: Any = stage(Run("IBN", 1, 3, "market", "duke"), setting)
+    resolved: Any = setting.resolve(theirs)
+    assert dataclasses.replace(ours.train, eval_every=resolved.eval_every) == resolved

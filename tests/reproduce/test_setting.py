@@ -252,7 +252,7 @@ def test_whole_nets_are_trained_on_objects_first(case: Evaluate, net: str) -> No
     assert not setting.files
     assert train in closure([setting.resolve(case)])
     identity = setting.identity([setting.resolve(case)])
-    assert identity["weights"] == "those of classify.Classify"
+    assert identity["weights"] == "drawn objects by classify.Classify"
     assert identity["data"]["objects"] == Objects(side=96).describe()
     assert "trained from scratch" not in reasons_against(identity)
 
@@ -304,7 +304,8 @@ def test_weights_trained_elsewhere_are_other_weights(tmp_path: Path) -> None:
     identity = setting.identity([setting.resolve(CASE)])
     assert identity["weights"] == f"drawn objects {sha256[:12]}"
     assert "drawn-object weights" in reasons_against(identity)
-    assert identity["weights"] != Setting("small").identity([Setting("small").resolve(CASE)])["weights"]
+    shipped = Setting("small")
+    assert shipped.identity([shipped.resolve(CASE)])["weights"] not in ("", identity["weights"])
 
 
 def test_weights_of_whole_nets_come_from_a_folder_too(tmp_path: Path) -> None:
