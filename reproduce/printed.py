@@ -149,7 +149,7 @@ def _claim(claim: Claim, tried: bool, missing: Sequence[str]) -> str:
     else:
         notes = ["no case can try it"]
     if claim.cause:
-        notes.append(f"the cause it names: {claim.cause}")
+        notes.append(f"the cause it names: {claim.cause}, if the cause matters")
     if claim.why:
         notes.append(claim.why.rstrip("."))
     return f"- `{claim.id}` {claim.says} *({'; '.join(notes)})*"

@@ -66,9 +66,7 @@ class Statistics:
 
     # pose and view
     elevation: Spread  # of the cameras, degrees
-    axis: (
-        Spread  # way of who comes towards a camera, degrees: its mean left of one, right of the next
-    )
+    axis: Spread  # way of who comes towards a camera, degrees: its mean left of one, right of the next
     away: float  # chance that somebody walks away from it
     stroll: float  # of the azimuth around the way, degrees
 
