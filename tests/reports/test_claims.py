@@ -112,7 +112,8 @@ def test_a_claim_is_shown_in_every_world_the_one_asked_for_first(tmp_path: Path)
     for word in ("? undecided", "✓ supported", "≠ contradicted", "−3.2 (−9.9 to +3.5)", "1: −2.0, 2: −4.1, 3: −3.5"):
         assert word in text.replace("( ", "(")
         assert word in markdown
-    for word in ("+7.5", "Table 3, + CS, m2d", "the cause it names: camera, if the cause matters", "adjusted 0.840", "1 cluster was left"):
+    cause = "the cause it names: camera, if the cause matters"
+    for word in ("+7.5", "Table 3, + CS, m2d", cause, "adjusted 0.840", "1 cluster was left"):
         assert word in text
     assert "test_claims[gainno-camera]" in text
     assert "world seed 2" in text
