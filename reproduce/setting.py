@@ -274,7 +274,8 @@ class Setting:
         else:
             start: Stage[Any] | tuple[Path, str] = next(iter(starts)).load()(backbone)
             if isinstance(start, Stage):
-                self.drawn.add(start.name)
+                if any(isinstance(source, Objects) for source in sources([start])):
+                    self.drawn.add(start.name)
                 return start
             path, sha256 = start
             if weights.sha256(path) != sha256:
