@@ -120,6 +120,8 @@ class Setting:
     """Those that are not known to be the published ones."""
     drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Those of nets that were trained on drawn objects; and the names of stages that train such nets."""
+    starts: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What stands in for weights of a name and a backbone, where it was needed so far."""
 
     @property
     def on_stand_ins(self) -> bool:
@@ -149,7 +151,10 @@ class Setting:
             if role == WEIGHTS and isinstance(value, str) and scale.published:
                 return self._weights(value, owner.backbone)
             if role == WEIGHTS and isinstance(value, str):
-                return rewrite(self._stand_in(value, by_scale("backbone", owner.backbone, owner)), leaf, by_role)
+                wanted = value, by_scale("backbone", owner.backbone, owner)
+                if wanted not in self.starts:
+                    self.starts[wanted] = self._stand_in(*wanted)
+                return rewrite(self.starts[wanted], leaf, by_role)
             return value
 
         def leaf(value: Any) -> Any:
