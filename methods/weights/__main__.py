@@ -32,7 +32,10 @@ def main() -> None:
 
 def write(train: Classify, folder: Path, site: runner.Site) -> Path:
     """Train, and write the backbone's weights and a note into a folder; gives the file."""
+    import torch
     from safetensors.torch import save_file
+
+    torch.set_num_threads(site.threads)  # bits depend on it
 
     from methods.blocks import backbones
 
