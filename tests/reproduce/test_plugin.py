@@ -806,7 +806,9 @@ def test_cases_of_withdrawn_data_are_marked_and_counted(suites: Path) -> None:
 
 def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(suites: Path) -> None:
     words, where = command(suites, "-k", "slow", "-x")
+    listening = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **where)  # type: ignore[call-overload]
+    signal.signal(signal.SIGINT, listening)
     assert process.stdout
     for line in process.stdout:
         if line.startswith("start"):
