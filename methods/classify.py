@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.objects import Objects
-from reproduce.evaluation import Trained
+from reproduce.evaluation import Trained, embed
 from reproduce.stage import Env, role
 from reproduce.weights import DRAWN, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
     from torch import nn
 
@@ -124,17 +122,11 @@ def accuracy(net: ReID, images: Images, labels: torch.Tensor) -> float:
     """How many of N images the classifier gives the right label (N,), in percent."""
     import torch
 
-    from reproduce.data.transforms import normalise
-
     net.eval()
-    weight = net.classifier.weight
-    right = 0
-    batches: Sequence[range] = [range(at, min(at + 256, len(images))) for at in range(0, len(images), 256)]
+    features = embed(net, images, unit=False)
     with torch.inference_mode():
-        for batch, pixels in zip(batches, images.batches(batches), strict=True):
-            logits = net.classifier(net(normalise(pixels).to(weight.dtype)))
-            right += int((logits.argmax(1).cpu() == labels[batch.start : batch.stop]).sum())
-    return 100 * right / len(labels)
+        right = net.classifier(features).argmax(1).cpu() == labels
+    return 100 * int(right.sum()) / len(labels)
 
 
 UNSEEN = range(100, 120)
@@ -144,8 +136,8 @@ UNSEEN = range(100, 120)
 def nearest_mean(backbone: Backbone) -> float:
     """How well the features of a backbone tell kinds apart that it was not trained on, in percent.
 
-    Of each of twenty kinds ten pictures of 48 x 48 pixels make a mean and ten more are told by the nearest mean, by the
-    cosine of pooled features. Guessing gives 5.
+    For each of twenty kinds, ten pictures of 48 x 48 pixels make a mean, and ten more are classified by the nearest
+    mean: by the cosine of pooled features. Guessing gives 5.
     """
     import torch
     from torch.nn.functional import normalize

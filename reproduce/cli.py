@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -355,14 +356,13 @@ def sheet(options: argparse.Namespace) -> None:
     from reproduce.data.world import CAUSES
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    pages = [(domain, contact_sheet) for domain in sorted(PUBLISHED_IDS)] + [(cause, dial_sheet) for cause in CAUSES]
-    for name, page in pages:
+    pages = {"objects": object_sheet}
+    pages |= {domain: partial(contact_sheet, domain, seed=options.world_seed) for domain in sorted(PUBLISHED_IDS)}
+    pages |= {cause: partial(dial_sheet, cause, seed=options.world_seed) for cause in CAUSES}
+    for name, page in pages.items():
         path = options.folder / f"{name}.png"
-        page(name, seed=options.world_seed).save(path)
+        page().save(path)
         print(path)
-    path = options.folder / "objects.png"
-    object_sheet().save(path)
-    print(path)
 
 
 def info(options: argparse.Namespace) -> None:

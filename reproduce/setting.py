@@ -119,7 +119,7 @@ class Setting:
     unpublished: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Those that are not known to be the published ones."""
     drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Those of nets that were trained on drawn objects; and the names of stages that train such nets."""
+    """Those of nets that were trained on drawn objects."""
     starts: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What stands in for weights of a name and a backbone, where it was needed so far."""
 
@@ -148,14 +148,14 @@ class Setting:
             value = by_scale(role, value, owner)
             if role == PRECISION:
                 return self.precision or value
-            if role == WEIGHTS and isinstance(value, str) and scale.published:
+            if role != WEIGHTS or not isinstance(value, str):
+                return value
+            if scale.published:
                 return self._weights(value, owner.backbone)
-            if role == WEIGHTS and isinstance(value, str):
-                wanted = value, by_scale("backbone", owner.backbone, owner)
-                if wanted not in self.starts:
-                    self.starts[wanted] = self._stand_in(*wanted)
-                return rewrite(self.starts[wanted], leaf, by_role)
-            return value
+            wanted = value, by_scale("backbone", owner.backbone, owner)
+            if wanted not in self.starts:
+                self.starts[wanted] = self._stand_in(*wanted)
+            return rewrite(self.starts[wanted], leaf, by_role)
 
         def leaf(value: Any) -> Any:
             if not isinstance(value, Domain):
@@ -279,8 +279,6 @@ class Setting:
         else:
             start: Stage[Any] | tuple[Path, str] = next(iter(starts)).load()(backbone)
             if isinstance(start, Stage):
-                if any(isinstance(source, Objects) for source in sources([start])):
-                    self.drawn.add(start.name)
                 return start
             path, sha256 = start
             if weights.sha256(path) != sha256:
@@ -292,7 +290,8 @@ class Setting:
     def _told(self, start: Stage[Any] | str) -> str:
         """What an identity calls a training that others start from, or a file of weights."""
         if isinstance(start, Stage):
-            return f"drawn {weights.DRAWN} by {start.name}" if start.name in self.drawn else f"those of {start.name}"
+            on_objects = any(isinstance(source, Objects) for source in sources([start]))
+            return f"drawn {weights.DRAWN} by {start.name}" if on_objects else f"those of {start.name}"
         return f"drawn {weights.DRAWN} {start[:12]}" if start in self.drawn else start
 
     def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> dict[str, Any]:

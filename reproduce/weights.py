@@ -41,7 +41,10 @@ digits. `resnet50-11ad3fa6.pth` holds torchvision's later ones, from a better re
 _FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight")
 """The first weight of layer 1: under its name, and in an nn.Sequential without and with the ReLU of the stem."""
 
-_TRUNK, _COUNTER = re.compile(r"(conv1|bn1|layer[1-4])\."), "num_batches_tracked"
+_TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
+
+COUNTER = "num_batches_tracked"
+"""How names of numbers end that count batches: published files may lack them."""
 _OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -223,7 +226,7 @@ def convert(source: Path, name: str, folder: Path, *, net: str | None = None) ->
     prefix = _prefix(source, tensors, net)
     inner = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     renamed, stem_relu = _renamed(inner)
-    trunk = {key: value for key, value in renamed.items() if _TRUNK.match(key) and not key.endswith(_COUNTER)}
+    trunk = {key: value for key, value in renamed.items() if _TRUNK.match(key) and not key.endswith(COUNTER)}
     backbone = "resnet50_ibn_a" if "layer1.0.bn1.IN.weight" in trunk else "resnet50"
     if wrong := mismatch(trunk, _expected(ibn=backbone == "resnet50_ibn_a")):
         raise UserError(f"{source} does not hold a {backbone} at {prefix!r} ({wrong}): give the file of such a net")
@@ -291,10 +294,10 @@ def _expected(*, ibn: bool) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         norm, _, kind = key.rpartition(".")
         if ibn and re.fullmatch(r"layer[123]\.\d+\.bn1", norm):
-            half = len(value) // 2 if kind != _COUNTER else 0
+            half = len(value) // 2 if kind != COUNTER else 0
             expected[f"{norm}.BN.{kind}"] = value[half:] if half else value
             if kind in ("weight", "bias"):
                 expected[f"{norm}.IN.{kind}"] = value[:half]
         else:
             expected[key] = value
-    return {key: value for key, value in expected.items() if _TRUNK.match(key) and not key.endswith(_COUNTER)}
+    return {key: value for key, value in expected.items() if _TRUNK.match(key) and not key.endswith(COUNTER)}

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reproduce.data.sampling import normal, uniform
 from reproduce.stage import UserError
-from reproduce.weights import mismatch, named_tensors
+from reproduce.weights import COUNTER, mismatch, named_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +212,7 @@ def _load(net: nn.Module, name: str, weights: Path | Mapping[str, torch.Tensor])
     named = weights if isinstance(weights, Mapping) else named_tensors(weights)
     found = {key: value for key, value in named.items() if not key.startswith("fc.")}
     wanted = net.state_dict()
-    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
     found = counters | found  # files older than the counters have none
     if wrong := mismatch(found, wanted):
         where = "the training to start from" if isinstance(weights, Mapping) else str(weights)

@@ -47,7 +47,9 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
     for stage in closure([train]):
         runner.build(stage, site, say)
     training, record = store.load(train), store.record(train)
-    net = {name: tensor for name, tensor in train.backbone_weights(training).items() if "num_batches" not in name}
+    net = {
+        name: tensor for name, tensor in train.backbone_weights(training).items() if not name.endswith(weights.COUNTER)
+    }
     path = folder / weights.file_name(train.backbone, weights.DRAWN)
     save_file({name: tensor.contiguous() for name, tensor in net.items()}, path)
     backbone = backbones.build(

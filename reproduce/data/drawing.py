@@ -338,7 +338,7 @@ def composite(canvas: Tensor, bars: Bars, softness: Tensor, side: Tensor) -> Non
     def of_bar(k: int, x: Tensor) -> Tensor:
         return x[:, k, None, None]
 
-    load = partial(_tensor, device=canvas.device)
+    load = partial(tensor, device=canvas.device)
     across, down = pixel_centres(height, width, canvas.device)
     a, b, flat, corner = (load(x) for x in (bars.start, bars.end, bars.width, bars.corner))
     step = b - a
@@ -384,7 +384,7 @@ def pixel_centres(height: int, width: int, device: torch.device | str = "cpu") -
     return x.view(1, 1, -1).to(device), y.view(1, -1, 1).to(device)
 
 
-def _tensor(x: Array, device: torch.device, axes: int = 0) -> Tensor:
+def tensor(x: Array, device: torch.device | str = "cpu", axes: int = 0) -> Tensor:
     """A float32 tensor of an array, with more axes of size 1 at its end."""
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32).reshape(x.shape + (1,) * axes)).to(device)
 
@@ -396,7 +396,7 @@ def _tile(cell: int, device: torch.device) -> Tensor:
     ramp = ((np.arange(cell) + 0.5) / cell)[:, None]
     for _ in range(2):  # linear between grains, along one axis and then the other
         noise = (noise[:, None] * (1 - ramp) + np.roll(noise, -1, 0)[:, None] * ramp).reshape(TILE, -1).T
-    return _tensor(np.round(noise / noise.std() * 1024) / 1024, device)
+    return tensor(np.round(noise / noise.std() * 1024) / 1024, device)
 
 
 def _grain(cell: int, place: Array, height: int, width: int, device: torch.device) -> Tensor:
@@ -409,7 +409,7 @@ def _grain(cell: int, place: Array, height: int, width: int, device: torch.devic
 
 def _pattern(trunk: Bars, look: Look, height: int, width: int, softness: Tensor) -> Tensor:
     """Pattern of the upper garment in the frame of the trunk (K dropped): `(N, H, W)`, 0 plain to 1 accent."""
-    load = partial(_tensor, device=softness.device, axes=2)
+    load = partial(tensor, device=softness.device, axes=2)
     step = trunk.end - trunk.start
     length = np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-6)
     ux, uy = step[:, 0] / length, step[:, 1] / length
@@ -435,7 +435,7 @@ def _bend(image: Tensor, gamma: Tensor) -> Tensor:
 def _block(scene: Scene, height: int, width: int, device: torch.device) -> Tensor:
     """Renders one block: uint8 `(N, H, W, 3)`."""
     look, view, light, style, scenery, others = scene
-    load = partial(_tensor, device=device)
+    load = partial(tensor, device=device)
     across, down = pixel_centres(height, width, device)
     pixel, blur = 0.5 * (1.0 / height + 0.5 / width), load(style.blur)
     softness = (blur * blur + pixel * pixel).sqrt()

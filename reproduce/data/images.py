@@ -6,7 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -172,6 +172,12 @@ def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") ->
         pixels = rgb.resize((size[1], size[0]), _FILTERS[resample])
         return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
     raise UserError(f"{path} is not a readable image: {reason}; replace or remove it")
+
+
+def encode(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write an image file of pixels (height, width, 3): PNG where its name says so, else JPEG of quality 95."""
+    kind: dict[str, Any] = {"format": "PNG"} if path.suffix == ".png" else {"format": "JPEG", "quality": 95}
+    Pil.fromarray(pixels).save(path, **kind)
 
 
 def _budget(device: torch.device) -> int:

@@ -1,8 +1,8 @@
 """Drawn objects: a hundred kinds of things, which stand in for ImageNet where everything else is drawn.
 
 A kind is an outline, a proportion, two textures and three colours. A picture shows one thing of its kind, turned, moved
-and perhaps mirrored, before two things of no kind and a background, in a light of its own; now and then a third thing
-of no kind is in front. Nobody walks here: nothing of the pedestrians' world is used.
+and perhaps mirrored, before two pieces of clutter and a background, in a light of its own; now and then a third
+piece is in front. Nobody walks here: nothing of the pedestrians' world is used.
 
 What a picture shows is drawn in float64; its pixels come out of float32 operations that IEEE 754 rounds correctly, each
 on its own, as in `reproduce.data.drawing`.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import pi
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -79,19 +80,19 @@ class Objects(Stage[Folder], Source):
         return Dataset(self.label, folder.path, train, [], gallery, digest=folder.facts["pixels"])
 
     def run(self, env: Env) -> Folder:
-        import PIL.Image
+        from reproduce.data.images import encode
 
         for split in (TRAIN, HELD_OUT):
             for kind in range(self.kinds):
                 (env.folder / _path(split, kind, 0)).parent.mkdir(parents=True)
         digest = hashlib.sha256()
+        splits = [TRAIN] * self.images + [HELD_OUT] * self.held_out
         with ThreadPoolExecutor(2) as pool:
             for kind in range(self.kinds):
                 pixels = pictures(kind, self.images + self.held_out, self.side, seed=self.seed)
                 digest.update(pixels.tobytes())
-                splits = [TRAIN] * self.images + [HELD_OUT] * self.held_out
                 paths = [env.folder / _path(split, kind, number) for number, split in enumerate(splits)]
-                list(pool.map(lambda path, image: PIL.Image.fromarray(image).save(path, quality=95), paths, pixels))
+                list(pool.map(encode, paths, pixels))
                 env.progress(kind + 1, self.kinds, "kind")
         return Folder(env.folder, {"pixels": digest.hexdigest()})
 
@@ -144,6 +145,8 @@ def pictures(kind: int, count: int, side: int, *, seed: int = 1) -> npt.NDArray[
     import numpy as np
     import torch
 
+    from reproduce.data.drawing import tensor
+
     streams = [numpy_generator(seed, "objects", kind, "picture", number) for number in range(count)]
     u = np.stack([stream.random(24) for stream in streams])
     z = np.stack([stream.standard_normal(24) for stream in streams])
@@ -173,31 +176,25 @@ def pictures(kind: int, count: int, side: int, *, seed: int = 1) -> npt.NDArray[
     image = _backdrop(corners, side)
     for shape in (*others[:2], thing, others[2]):
         _lay(image, shape)
-    image.sub_(0.5).mul_(_column(contrast)).add_(_column(0.5 + lift)).mul_(_column(cast))
-    image.add_(torch.from_numpy(noise.astype(np.float32) / 128) * _column(strength))
+    of_picture = partial(tensor, axes=3)
+    image.sub_(0.5).mul_(of_picture(contrast)).add_(of_picture(0.5 + lift)).mul_(tensor(cast, axes=2))
+    image.add_(tensor(noise / 128) * of_picture(strength))
     pixels: Array = image.clamp_(0.0, 1.0).mul_(255.0).add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.ascontiguousarray(pixels)
-
-
-def _column(values: Array) -> Tensor:
-    """Numbers of each picture, (N,) or (N, 3), as a float32 tensor to multiply images (N, 3, H, W) by."""
-    import numpy as np
-    import torch
-
-    tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32))
-    return tensor.view(len(values), -1, 1, 1)
 
 
 def _backdrop(corners: Array, side: int) -> Tensor:
     """Colours (N, 3, 3, 3) at three by three points, and linear between them: (N, 3, side, side)."""
     import torch
 
+    from reproduce.data.drawing import tensor
+
     at = (torch.arange(side, dtype=torch.float32) + 0.5) / side * 2.0
     weights = [(1.0 - (at - k).abs()).clamp_min(0.0) for k in range(3)]
     image = torch.zeros(len(corners), 3, side, side)
     for i in range(3):
         for j in range(3):
-            image.add_(_column(corners[:, i, j]) * (weights[i][:, None] * weights[j]))
+            image.add_(tensor(corners[:, i, j], axes=2) * (weights[i][:, None] * weights[j]))
     return image
 
 
@@ -206,14 +203,16 @@ def _lay(image: Tensor, shapes: Shapes) -> None:
     import numpy as np
     import torch
 
-    side = image.shape[-1]
+    from reproduce.data.drawing import tensor
+
+    load, side = partial(tensor, axes=2), image.shape[-1]
     centre = (torch.arange(side, dtype=torch.float32) + 0.5) / side * 2.0 - 1.0
-    cos, sin = (_column(f(shapes.turn))[:, 0] for f in (np.cos, np.sin))
-    size = _column(np.maximum(shapes.size, 1e-3))[:, 0]
-    wide = _column(np.sqrt(shapes.aspect))[:, 0]
-    right = centre[None, None, :] - _column(shapes.place[:, 0])[:, 0]
-    down = centre[None, :, None] - _column(shapes.place[:, 1])[:, 0]
-    x = (right * cos + down * sin) / size / wide * _column(shapes.mirrored)[:, 0]
+    cos, sin = (load(f(shapes.turn)) for f in (np.cos, np.sin))
+    size = load(np.maximum(shapes.size, 1e-3))
+    wide = load(np.sqrt(shapes.aspect))
+    right = centre[None, None, :] - load(shapes.place[:, 0])
+    down = centre[None, :, None] - load(shapes.place[:, 1])
+    x = (right * cos + down * sin) / size / wide * load(shapes.mirrored)
     y = (down * cos - right * sin) / size * wide
 
     radius = (x * x + y * y).sqrt().clamp_min_(1e-6)
@@ -221,14 +220,14 @@ def _lay(image: Tensor, shapes: Shapes) -> None:
     outline, ck, sk = torch.full_like(radius, 0.75), c, s
     for k in range(HARMONICS):
         ck, sk = ck * c - sk * s, sk * c + ck * s
-        a, b = (_column(shapes.harmonics[:, k, part])[:, 0] for part in (0, 1))
+        a, b = (load(shapes.harmonics[:, k, part]) for part in (0, 1))
         outline = outline + ck * a + sk * b
-    cover = ((outline - radius) * size * (0.5 * side) + 0.5).clamp_(0.0, 1.0) * _column(shapes.size > 0)[:, 0]
+    cover = ((outline - radius) * size * (0.5 * side) + 0.5).clamp_(0.0, 1.0) * load(shapes.size > 0)
 
-    own, *inks = (_column(shapes.colours[:, k]) for k in range(3))
+    own, *inks = (load(shapes.colours[:, k]) for k in range(3))
     paint = own.expand(-1, -1, side, side)
     for k, ink in enumerate(inks):
-        fx, fy, start = (_column(shapes.textures[:, k, part])[:, 0] for part in range(3))
+        fx, fy, start = (load(shapes.textures[:, k, part]) for part in range(3))
         turns = x * fx + y * fy + start
         wave = ((turns - turns.floor() - 0.5).abs() * 2.0)[:, None]
         wave = wave * wave * (3.0 - 2.0 * wave)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import re
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loading import suite
 from scipy import stats
 
 from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, read, stage, tables, write
@@ -180,12 +180,7 @@ def test_the_page_shows_what_was_measured() -> None:
 
 def test_the_baseline_is_that_of_msplr() -> None:
     """But for the net, and for tests on the way, which nobody reads here."""
-    spec = importlib.util.spec_from_file_location("suite_of_msplr", ROOT / "suites" / "test_msplr.py")
-    assert spec
-    assert spec.loader
-    suite: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(suite)
-    theirs = suite.baseline(Domain("market"), 3)
+    theirs = suite("msplr").baseline(Domain("market"), 3)
     setting = Setting("small")
     ours: Any = stage(Run("IBN", 1, 3, "market", "duke"), setting)
     resolved: Any = setting.resolve(theirs)

@@ -98,7 +98,9 @@ def test_accuracy_counts_every_image_once() -> None:
     """Also of the last, incomplete batch."""
 
     class Tell(torch.nn.Module):
-        classifier = torch.nn.Linear(2, 2, bias=False)
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = torch.nn.Linear(2, 2, bias=False)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3))[:, :2]

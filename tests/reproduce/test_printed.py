@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from loading import suite
 
 from reproduce.cli import main
 from reproduce.planning import collected
@@ -92,15 +93,8 @@ def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.Capture
 
 
 def test_every_executed_row_and_task_is_a_case() -> None:
-    import importlib.util
-
     for paper in read_all(SUITES).values():
-        path = SUITES / f"test_{paper.id}.py"
-        spec = importlib.util.spec_from_file_location(f"suite_{paper.id}", path)
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = suite(paper.id)
         for table in paper.tables.values():
             expected = {
                 (row.id, column.id)

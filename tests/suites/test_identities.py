@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import suite
 
 from reproduce import recipe, results
 from reproduce.setting import SCRATCH, Setting
@@ -20,13 +20,10 @@ RECORDED = results.read(ROOT / "reports" / "results")
 @cache
 def cases(paper: str) -> dict[tuple[str, str, str], Case]:
     """The cases of a suite that can be run, by table, row and task."""
-    path = ROOT / "suites" / f"test_{paper}.py"
-    spec = importlib.util.spec_from_file_location(f"suite_{paper}", path)
-    assert spec
-    assert spec.loader
-    suite: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(suite)
-    found = [each.values[0] for table, recipes in suite.TABLES.items() for each in suite.PAPER.cases(table, **recipes)]
+    module = suite(paper)
+    found = [
+        each.values[0] for table, recipes in module.TABLES.items() for each in module.PAPER.cases(table, **recipes)
+    ]
     return {(case.table, case.row.id, case.task.name): case for case in found if case.recipe}
 
 
