@@ -66,7 +66,7 @@ class Statistics:
 
     # pose and view
     elevation: Spread  # of the cameras, degrees
-    axis: Spread  # way of who comes towards a camera, degrees: its mean left of one, right of the next
+    axis: Spread  # way of who comes towards a camera, off its line of sight, degrees
     away: float  # chance that somebody walks away from it
     stroll: float  # of the azimuth around the way, degrees
 
@@ -110,17 +110,17 @@ DOMAINS = {
         lower={"1f1f24": 30, "425c8f": 24, "7a99c7": 12, "ad9975": 12, "808080": 10, "e6e0d9": 7, "b33d42": 5},
         shoes={"e6e6e0": 40, "1f1f1f": 30, "73523d": 20, "bf3333": 10},
         bags={"1f1f21": 35, "b8292e": 20, "2e478c": 20, "8c6b47": 15, "d98033": 10},
-        hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.13,
+        hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.12,
         long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.3, satchel=0.3, hat=0.25,
         striped=0.36, logo=0.3, jacket=0.14, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
-        tint=(1.12, 1.04, 0.86), tint_spread=0.012, saturation=(1.2, 0.03), hue=40.0, mixing=0.010, tone=(-0.2, 0.04),
-        haze=(0.01, 0.004), blur=(0.005, 0.0015), noise=0.025,
-        elevation=(4.0, 1.0), axis=(0.0, 5.0), away=0.12, stroll=5.0,
-        shift=0.006, sink=0.05, zoom=(-0.22, 0.02), aspect=(0.12, 0.02), cut=0.0, above=0.9,
-        occluded=0.4, obstacles=(0.06, 0.0, 0.94), low=(0.74, 0.84),
-        furniture={"b8302c": 40, "2c50b0": 35, "d8c23a": 25},
-        gain=(0.15, 0.05), warmth=(0.1, 0.015), gamma=(-0.4, 0.03), shade=0.08, dark=(0.25, 0.5),
+        tint=(1.05, 1.02, 0.95), tint_spread=0.012, saturation=(1.1, 0.03), hue=12.0, mixing=0.010, tone=(-0.1, 0.04),
+        haze=(0.01, 0.004), blur=(0.007, 0.0015), noise=0.004,
+        elevation=(2.0, 1.0), axis=(0.0, 5.0), away=0.0, stroll=5.0,
+        shift=0.006, sink=0.07, zoom=(-0.25, 0.02), aspect=(0.15, 0.02), cut=0.0, above=0.9,
+        occluded=0.5, obstacles=(0.06, 0.0, 0.94), low=(0.8, 0.88),
+        furniture={"b8302c": 30, "2c50b0": 25, "d8c23a": 15, "5a5a5a": 30},
+        gain=(0.15, 0.05), warmth=(0.1, 0.015), gamma=(-0.3, 0.03), shade=0.08, dark=(0.25, 0.5),
     ),
     "duke": Statistics(
         grammar="duke", cameras=8, sequences=1, session=127_000, images=(23.5, 0.50, 6, 110), visits=(3.2, 2, 6),
@@ -130,17 +130,17 @@ DOMAINS = {
         lower={"38476b": 28, "1a1a1f": 26, "a38c61": 16, "616166": 14, "7d94b8": 12, "733338": 4},
         shoes={"242121": 45, "664733": 25, "d9d9d9": 30},
         bags={"1c1c1f": 34, "334a80": 22, "8f2429": 18, "707570": 14, "b3803d": 12},
-        hair={"241a14": 45, "5c3d24": 35, "b38f57": 20}, skin={"e6b89e": 65, "805740": 35}, dye=0.14,
+        hair={"241a14": 45, "5c3d24": 35, "b38f57": 20}, skin={"e6b89e": 65, "805740": 35}, dye=0.08,
         long_sleeves=0.85, shorts=0.12, skirt=0.09, long_hair=0.40, rucksack=0.25, satchel=0.3, hat=0.26,
         striped=0.32, logo=0.26, jacket=0.18, hem=(0.10, 0.10),
         walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
-        tint=(0.90, 1.00, 1.18), tint_spread=0.012, saturation=(0.65, 0.03), hue=-40.0, mixing=0.020, tone=(0.35, 0.04),
-        haze=(0.12, 0.006), blur=(0.016, 0.002), noise=0.006,
-        elevation=(30.0, 1.0), axis=(60.0, 5.0), away=0.88, stroll=5.0,
-        shift=0.006, sink=-0.05, zoom=(-0.18, 0.02), aspect=(-0.1, 0.02), cut=0.0, above=0.3,
-        occluded=0.35, obstacles=(0.06, 0.94, 0.0), post=0.035,
-        furniture={"c8a028": 50, "303030": 20, "2f7a4a": 30},
-        gain=(-0.35, 0.05), warmth=(-0.1, 0.015), gamma=(0.4, 0.03), shade=0.03, dark=(0.2, 0.4),
+        tint=(0.96, 1.0, 1.06), tint_spread=0.012, saturation=(0.75, 0.03), hue=-12.0, mixing=0.020, tone=(0.2, 0.04),
+        haze=(0.09, 0.006), blur=(0.015, 0.002), noise=0.03,
+        elevation=(56.0, 1.0), axis=(40.0, 5.0), away=1.0, stroll=5.0,
+        shift=0.006, sink=-0.09, zoom=(-0.32, 0.02), aspect=(-0.12, 0.02), cut=0.0, above=0.3,
+        occluded=0.42, obstacles=(0.2, 0.8, 0.0), post=0.03,
+        furniture={"5a5a5a": 40, "3c3c3c": 30, "8a8a8a": 30},
+        gain=(-0.35, 0.05), warmth=(-0.1, 0.015), gamma=(0.3, 0.03), shade=0.03, dark=(0.2, 0.4),
     ),
     # A campus in winter and spring: 15 cameras in and out of doors, four days from morning to afternoon.
     "msmt17": Statistics(
@@ -156,8 +156,8 @@ DOMAINS = {
         striped=0.34, logo=0.3, jacket=0.26, hem=(0.13, 0.10),
         walls={"8d8478": 30, "6f7780": 30, "a7a29a": 25, "5e6b57": 15},
         floors={"8f8b84": 45, "a79d8e": 30, "6f7378": 25},
-        tint=(0.98, 1.02, 1.04), tint_spread=0.012, saturation=(0.33, 0.02), hue=0.0, mixing=0.015, tone=(0.05, 0.03),
-        haze=(0.29, 0.006), blur=(0.018, 0.0015), noise=0.025,
+        tint=(0.98, 1.02, 1.04), tint_spread=0.012, saturation=(0.3, 0.02), hue=0.0, mixing=0.015, tone=(0.05, 0.03),
+        haze=(0.305, 0.006), blur=(0.018, 0.0015), noise=0.025,
         elevation=(6.0, 1.0), axis=(50.0, 5.0), away=0.06, stroll=5.0,
         shift=0.005, sink=0.0, zoom=(-0.22, 0.02), aspect=(0.0, 0.02), cut=0.0,
         occluded=0.1, obstacles=(0.2, 0.4, 0.4),
@@ -180,7 +180,7 @@ DOMAINS = {
         walls={"9a9588": 50, "7f8a86": 50}, floors={"b0a898": 60, "94988f": 40},
         tint=(1.06, 1.03, 0.88), tint_spread=0.03, saturation=(0.60, 0.06), hue=-20.0, mixing=0.015, tone=(-0.1, 0.04),
         haze=(0.09, 0.01), blur=(0.018, 0.003), noise=0.012,
-        elevation=(24.0, 1.5), axis=(0.0, 8.0), away=0.25, stroll=8.0,
+        elevation=(24.0, 1.5), axis=(0.0, 8.0), away=0.0, stroll=8.0,
         shift=0.006, sink=0.0, zoom=(0.0, 0.02), aspect=(0.0, 0.02), cut=0.01,
         occluded=0.06,
         gain=(0.0, 0.05), warmth=(0.0, 0.02), gamma=(0.0, 0.05), shade=0.03, even=True,

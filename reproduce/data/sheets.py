@@ -85,9 +85,10 @@ def _sightings(name: str, seed: int, people: int, cameras: Array) -> tuple[Shots
 
     from reproduce.data.drawing import join
 
-    role = "test" if statistics(name).labelled else "train"
+    domain = statistics(name)
+    role = "test" if domain.labelled else "train"
     crowd = [Person(name, role, number) for number in range(people)]
-    away, progress = (cameras % 3 == 1) * 1.0, (cameras * 0.37 + 0.2) % 1.0
+    away, progress = ((cameras * 0.62 + 0.5) % 1.0 < domain.away) * 1.0, (cameras * 0.37 + 0.2) % 1.0
     way = Walk(cameras, cameras, cameras, away, progress)
     shots = join([shoot(person, seed, way, row) for row, person in enumerate(crowd)])
     stations = [station(name, camera, seed) for camera in range(cameras.max() + 1)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from math import cos, log, pi, radians, sin, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reproduce.data.places import Palette, Statistics, statistics
+from reproduce.data.places import Palette, Spread, Statistics, statistics
 from reproduce.data.sampling import numpy_generator
 from reproduce.data.spelling import SPELL, Caption, lists
 from reproduce.stage import UserError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
 
@@ -33,9 +32,10 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 FPS = 25  # frames a second
 USUAL = radians(12)  # elevation of all cameras with the pose dial at 0
+STEEPEST = 70.0  # elevation that a camera may have, degrees
 FALL = 1.4  # of the horizon in image heights for each radian of elevation
 BLOCK = 256  # images staged together; without effect on the pixels
 
@@ -140,7 +140,7 @@ def look(person: Person, seed: int) -> Look:
         "logo": chance(domain.logo) * (1 - striped) * (1 - jacket),
         "open": jacket * (1 - striped),
         "sleeves": max(chance(domain.long_sleeves), jacket),
-        "hem": np.clip(domain.hem[0] + domain.hem[1] * numbers.standard_normal(), 0.0, 0.35),
+        "hem": np.clip(_around(domain.hem, numbers.standard_normal()), 0.0, 0.35),
         "lower": dyed(domain.lower),
         "shorts": chance(domain.shorts) * (1 - skirt),
         "skirt": skirt,
@@ -269,10 +269,10 @@ def station(name: str, camera: int, seed: int) -> Station:
 
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
-    elevation = radians(np.clip(domain.elevation[0] + domain.elevation[1] * z(), 0, 40))
+    elevation = radians(np.clip(_around(domain.elevation, z()), 0, STEEPEST))
     horizon = 0.72 - FALL * elevation + 0.10 * z()
     wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
-    mixing, hue, side = domain.mixing * z((3, 3)), domain.hue, 1 if camera % 2 else -1
+    mixing, hue = domain.mixing * z((3, 3)), domain.hue
     if domain.hue_spread:
         hue += domain.hue_spread * numpy_generator(seed, "world", name, "camera", camera, "hue").standard_normal()
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
@@ -284,14 +284,14 @@ def station(name: str, camera: int, seed: int) -> Station:
     ends = [x - long, foot - high - slope * ~upright, x + long, foot + slope * ~upright]
     values: dict[str, Any] = {
         "tint": np.log(domain.tint) + domain.tint_spread * z(3),
-        "saturation": domain.saturation[0] + domain.saturation[1] * z(),
+        "saturation": _around(domain.saturation, z()),
         "mixing": mixing - mixing.mean(1, keepdims=True) + _turn(radians(hue)) - np.eye(3),
-        "tone": domain.tone[0] + domain.tone[1] * z(),
-        "haze": np.maximum(domain.haze[0] + domain.haze[1] * (z() + 0.3 * z(3)), 0),
-        "blur": max(domain.blur[0] + domain.blur[1] * z(), 0),
+        "tone": _around(domain.tone, z()),
+        "haze": np.maximum(_around(domain.haze, z() + 0.3 * z(3)), 0),
+        "blur": max(_around(domain.blur, z()), 0),
         "noise": domain.noise * np.exp(0.3 * z()),
         "elevation": elevation,
-        "axis": side * radians(domain.axis[0]) + radians(domain.axis[1]) * z(),
+        "axis": radians(_around(domain.axis, z())),
         "wall": wall,
         "floor": floor,
         "horizon": horizon,
@@ -299,6 +299,11 @@ def station(name: str, camera: int, seed: int) -> Station:
         "props": np.column_stack([*ends, half, corner, np.clip(paint, 0.02, 0.98)]),
     }
     return Station(**{key: np.asarray(value, dtype=float) for key, value in values.items()})
+
+
+def _around(spread: Spread, normal: Any) -> Any:
+    """Normal numbers with the mean and the standard deviation of a spread."""
+    return spread[0] + spread[1] * normal
 
 
 def _turn(angle: float) -> Array:
@@ -340,14 +345,13 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
     u, z = shots.draws("pose")
     turn = pi * min(dials.pose, 1) * shots.away + dials.pose * (at.axis + radians(domain.stroll) * z[:, 0])
     phase, distance = 0.9 + dials.pose * 2 * pi * u[:, 0], 9 * np.exp(dials.pose * 0.15 * np.clip(z[:, 1], -2, 2))
-    elevation = USUAL + dials.pose * (at.elevation - USUAL)
+    elevation = np.minimum(USUAL + dials.pose * (at.elevation - USUAL), radians(STEEPEST))
 
     u, z = shots.draws("detection")
     part = shots.fragment > 0
     cut = (u[:, 0] < dials.detection * domain.cut) * (0.2 + 0.4 * u[:, 1])
     lean = np.where(part, 0.18 * np.sign(u[:, 3] - 0.5), 0)
     sink = np.where(part, 0.35 + 0.3 * u[:, 4], 0.5 * cut) * np.sign(domain.above - u[:, 2])
-    size, wide = domain.zoom, domain.aspect
     return View(
         phase=phase,
         azimuth=turn,
@@ -355,8 +359,8 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
         distance=distance,
         right=dials.detection * domain.shift * z[:, 0] + lean,
         down=dials.detection * (domain.sink + domain.shift * z[:, 1]) + sink,
-        zoom=np.exp(dials.detection * (size[0] + size[1] * z[:, 2])) * np.where(part, 1.3 + u[:, 5], 1 + cut),
-        aspect=np.exp(dials.detection * (wide[0] + wide[1] * z[:, 3])),
+        zoom=np.exp(dials.detection * _around(domain.zoom, z[:, 2])) * np.where(part, 1.3 + u[:, 5], 1 + cut),
+        aspect=np.exp(dials.detection * _around(domain.aspect, z[:, 3])),
         present=1.0 - shots.bystander * (u[:, 6] < domain.empty),
     )
 
@@ -367,15 +371,11 @@ def _light(domain: Statistics, shots: Shots, dial: float) -> Light:
     from reproduce.data.drawing import Light
 
     u, z = shots.draws("illumination")
-
-    def drawn(spread: tuple[float, float], k: int) -> Array:
-        return dial * (spread[0] + spread[1] * z[:, k : k + 1])
-
-    colour = drawn(domain.warmth, 1) * np.array([1, 0, -1])
+    colour = dial * _around(domain.warmth, z[:, 1:2]) * np.array([1, 0, -1])
     turn, (least, most) = 2 * pi * u[:, 2], domain.dark
     return Light(
-        gain=np.exp(log(2) * drawn(domain.gain, 0) + colour),
-        gamma=np.exp(drawn(domain.gamma, 2))[:, 0],
+        gain=np.exp(log(2) * dial * _around(domain.gain, z[:, :1]) + colour),
+        gamma=np.exp(dial * _around(domain.gamma, z[:, 2])),
         shadow=(u[:, 0] < dial * domain.shade) * (least + (most - least) * u[:, 1]),
         edge=np.stack([2 * np.cos(turn), np.sin(turn), -0.5 * np.sin(turn) + 0.3 * (u[:, 3] - 0.5)], -1),
         side=np.clip(dial * 0.18 * z[:, 3], -0.4, 0.4),
@@ -637,19 +637,14 @@ def draw(
     Raises:
         UserError: for a domain that has no stand-in, too many people, or none in a split that needs some.
     """
-    import PIL.Image
-
     from reproduce.data.drawing import render, rows
+    from reproduce.data.images import encode
 
     world, splits = _plan(name, seed, size, dials.time)
     for each in {path.rpartition("/")[0] for path in world.paths}:
         (folder / each).mkdir(parents=True, exist_ok=True)
     for file, lines in lists(statistics(name).grammar, zip(world.paths, splits, strict=True)).items():
         (folder / file).write_text(lines)
-
-    def write(path: str, pixels: npt.NDArray[np.uint8]) -> None:
-        kind: dict[str, Any] = {"format": "PNG"} if path.endswith(".png") else {"format": "JPEG", "quality": 95}
-        PIL.Image.fromarray(pixels).save(folder / path, **kind)
 
     digest, count = hashlib.sha256(), len(world.paths)
     with ThreadPoolExecutor(2) as pool:
@@ -658,7 +653,7 @@ def draw(
             scene = stage(name, rows(world.shots, block), world.looks, world.stations, dials)
             pixels = render(scene, size.height, size.width).numpy()
             digest.update(pixels.tobytes())
-            list(pool.map(write, world.paths[block], pixels))
+            list(pool.map(encode, [folder / path for path in world.paths[block]], pixels))
             if progress:
                 progress(min(start + BLOCK, count), count)
     return digest.hexdigest()
