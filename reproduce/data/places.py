@@ -110,7 +110,7 @@ DOMAINS = {
         lower={"1f1f24": 30, "425c8f": 24, "7a99c7": 12, "ad9975": 12, "808080": 10, "e6e0d9": 7, "b33d42": 5},
         shoes={"e6e6e0": 40, "1f1f1f": 30, "73523d": 20, "bf3333": 10},
         bags={"1f1f21": 35, "b8292e": 20, "2e478c": 20, "8c6b47": 15, "d98033": 10},
-        hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.12,
+        hair={"1a1414": 80, "422b1f": 20}, skin={"e0b394": 80, "c29170": 20}, dye=0.1,
         long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.3, satchel=0.3, hat=0.25,
         striped=0.36, logo=0.3, jacket=0.14, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
@@ -119,7 +119,7 @@ DOMAINS = {
         elevation=(2.0, 1.0), axis=(0.0, 5.0), away=0.0, stroll=5.0,
         shift=0.006, sink=0.07, zoom=(-0.25, 0.02), aspect=(0.15, 0.02), cut=0.0, above=0.9,
         occluded=0.5, obstacles=(0.06, 0.0, 0.94), low=(0.8, 0.88),
-        furniture={"b8302c": 30, "2c50b0": 25, "d8c23a": 15, "5a5a5a": 30},
+        furniture={"5a5a5a": 40, "3c3c3c": 30, "8a8a8a": 30},
         gain=(0.15, 0.05), warmth=(0.1, 0.015), gamma=(-0.3, 0.03), shade=0.08, dark=(0.25, 0.5),
     ),
     "duke": Statistics(
