@@ -22,7 +22,7 @@ from reproduce.data.world import CAUSES, WORLD_VERSION
 from reproduce.engine import Engine
 from reproduce.evaluation import Evaluate
 from reproduce.runner import Site
-from reproduce.setting import Setting
+from reproduce.setting import Blocked, Setting
 from reproduce.stage import Stage, UserError
 from reproduce.tables import World
 
@@ -170,7 +170,7 @@ def _mAP(measured: Measured, net: str, off: str, of: Sequence[tuple[str, str]]) 
     return {place: sum(values) / len(values) for place, values in found.items() if len(values) == len(of)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, keep every number in a file, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m methods.calibration", description="how hard the stand-in world is")
     parser.add_argument("--worlds", default="1,2", help="seeds of the world (default 1,2)")
@@ -182,7 +182,14 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("build"), help="folder of its own for store, logs, calibration.json"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (UserError, Blocked) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _run(options: argparse.Namespace) -> None:
     worlds, seeds = (list(map(int, given.split(","))) for given in (options.worlds, options.seeds))
     runs = difficulty(options.nets, worlds, seeds)
     runs += [] if options.no_causes else causes(options.nets, worlds, seeds)

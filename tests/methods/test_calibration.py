@@ -14,7 +14,7 @@ import pytest
 from loading import suite
 from scipy import stats
 
-from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, read, stage, tables, write
+from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, main, read, stage, tables, write
 from methods.classify import SHIPPED
 from reproduce.data.domains import Domain
 from reproduce.data.standins import StandIn
@@ -185,3 +185,10 @@ def test_the_baseline_is_that_of_msplr() -> None:
     ours: Any = stage(Run("IBN", 1, 3, "market", "duke"), setting)
     resolved: Any = setting.resolve(theirs)
     assert dataclasses.replace(ours.train, eval_every=resolved.eval_every) == resolved
+
+
+def test_bad_weights_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--weights", str(tmp_path), "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "python -m methods.weights" in capsys.readouterr().err
