@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WORLD_VERSION = 3
 FPS = 25  # frames a second
 USUAL = radians(12)  # elevation of all cameras with the pose dial at 0
-STEEPEST = 70.0  # elevation that a camera may have, degrees
+STEEPEST = radians(70)  # elevation that a camera may have
 FALL = 1.4  # of the horizon in image heights for each radian of elevation
 BLOCK = 256  # images staged together; without effect on the pixels
 
@@ -269,7 +269,7 @@ def station(name: str, camera: int, seed: int) -> Station:
 
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
-    elevation = radians(np.clip(_around(domain.elevation, z()), 0, STEEPEST))
+    elevation = np.clip(radians(_around(domain.elevation, z())), 0, STEEPEST)
     horizon = 0.72 - FALL * elevation + 0.10 * z()
     wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
     mixing, hue = domain.mixing * z((3, 3)), domain.hue
@@ -345,7 +345,7 @@ def _view(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> View:
     u, z = shots.draws("pose")
     turn = pi * min(dials.pose, 1) * shots.away + dials.pose * (at.axis + radians(domain.stroll) * z[:, 0])
     phase, distance = 0.9 + dials.pose * 2 * pi * u[:, 0], 9 * np.exp(dials.pose * 0.15 * np.clip(z[:, 1], -2, 2))
-    elevation = np.minimum(USUAL + dials.pose * (at.elevation - USUAL), radians(STEEPEST))
+    elevation = np.minimum(USUAL + dials.pose * (at.elevation - USUAL), STEEPEST)
 
     u, z = shots.draws("detection")
     part = shots.fragment > 0
