@@ -81,7 +81,6 @@ class Statistics:
     # occlusion
     occluded: float  # chance
     obstacles: tuple[float, float, float] = (0.6, 0.2, 0.2)  # shares of people, posts and low things
-    low: tuple[float, float] = (0.62, 0.74)  # where low things begin, from and to, image heights
     post: float = 0.02  # half-width, image heights
     furniture: Palette = field(default_factory=lambda: {"5a5a5a": 100})  # of posts and low things
 
@@ -114,13 +113,14 @@ DOMAINS = {
         long_sleeves=0.30, shorts=0.40, skirt=0.18, long_hair=0.38, rucksack=0.3, satchel=0.3, hat=0.25,
         striped=0.36, logo=0.3, jacket=0.14, hem=(0.04, 0.05),
         walls={"6b7a5c": 35, "b8b3a3": 35, "5c666e": 30}, floors={"a8a399": 50, "8f8575": 30, "7a8f6b": 20},
-        tint=(1.05, 1.02, 0.95), tint_spread=0.012, saturation=(1.1, 0.03), hue=12.0, mixing=0.010, tone=(-0.1, 0.04),
-        haze=(0.01, 0.004), blur=(0.007, 0.0015), noise=0.004,
-        elevation=(2.0, 1.0), axis=(0.0, 5.0), away=0.0, stroll=5.0,
+        tint=(1.01, 1.0, 0.99), tint_spread=0.012, saturation=(1.03, 0.03), hue=3.0, mixing=0.010, tone=(-0.03, 0.03),
+        haze=(0.038, 0.004), blur=(0.0105, 0.0015), noise=0.01,
+        elevation=(3.0, 1.5), axis=(0.0, 8.0), away=0.0, stroll=6.0,
         shift=0.006, sink=0.07, zoom=(-0.25, 0.02), aspect=(0.15, 0.02), cut=0.0, above=0.9,
-        occluded=0.5, obstacles=(0.06, 0.0, 0.94), low=(0.8, 0.88),
-        furniture={"5a5a5a": 40, "3c3c3c": 30, "8a8a8a": 30},
-        gain=(0.15, 0.05), warmth=(0.1, 0.015), gamma=(-0.3, 0.03), shade=0.08, dark=(0.25, 0.5),
+        occluded=0.45, obstacles=(0.0, 1.0, 0.0), post=0.03,
+        furniture={"b8292e": 25, "2e478c": 25, "d9a033": 25, "3f8f5c": 25},
+        gain=(0.08, 0.04), warmth=(0.08, 0.012), gamma=(-0.28, 0.03), shade=0.03, dark=(0.25, 0.5),
+        clutter=0.4,
     ),
     "duke": Statistics(
         grammar="duke", cameras=8, sequences=1, session=127_000, images=(23.5, 0.50, 6, 110), visits=(3.2, 2, 6),
@@ -134,13 +134,12 @@ DOMAINS = {
         long_sleeves=0.85, shorts=0.12, skirt=0.09, long_hair=0.40, rucksack=0.25, satchel=0.3, hat=0.26,
         striped=0.32, logo=0.26, jacket=0.18, hem=(0.10, 0.10),
         walls={"70665c": 40, "66665e": 30, "7d7872": 30}, floors={"85807d": 50, "7a6b63": 30, "737566": 20},
-        tint=(0.96, 1.0, 1.06), tint_spread=0.012, saturation=(0.75, 0.03), hue=-12.0, mixing=0.020, tone=(0.2, 0.04),
-        haze=(0.09, 0.006), blur=(0.015, 0.002), noise=0.03,
-        elevation=(56.0, 1.0), axis=(40.0, 5.0), away=1.0, stroll=5.0,
+        tint=(0.99, 1.0, 1.01), tint_spread=0.012, saturation=(0.93, 0.03), hue=-3.0, mixing=0.020, tone=(0.06, 0.03),
+        haze=(0.052, 0.005), blur=(0.0115, 0.0015), noise=0.012,
+        elevation=(56.0, 5.0), axis=(65.0, 8.0), away=1.0, stroll=6.0,
         shift=0.006, sink=-0.09, zoom=(-0.32, 0.02), aspect=(-0.12, 0.02), cut=0.0, above=0.3,
-        occluded=0.42, obstacles=(0.2, 0.8, 0.0), post=0.03,
-        furniture={"5a5a5a": 40, "3c3c3c": 30, "8a8a8a": 30},
-        gain=(-0.35, 0.05), warmth=(-0.1, 0.015), gamma=(0.3, 0.03), shade=0.03, dark=(0.2, 0.4),
+        occluded=0.35, obstacles=(1.0, 0.0, 0.0),
+        gain=(-0.28, 0.04), warmth=(-0.08, 0.012), gamma=(0.28, 0.03), shade=0.03, dark=(0.2, 0.4),
     ),
     # A campus in winter and spring: 15 cameras in and out of doors, four days from morning to afternoon.
     "msmt17": Statistics(
@@ -157,12 +156,12 @@ DOMAINS = {
         walls={"8d8478": 30, "6f7780": 30, "a7a29a": 25, "5e6b57": 15},
         floors={"8f8b84": 45, "a79d8e": 30, "6f7378": 25},
         tint=(0.98, 1.02, 1.04), tint_spread=0.012, saturation=(0.3, 0.02), hue=0.0, mixing=0.015, tone=(0.05, 0.03),
-        haze=(0.305, 0.006), blur=(0.018, 0.0015), noise=0.025,
+        haze=(0.32, 0.006), blur=(0.018, 0.0015), noise=0.025,
         elevation=(6.0, 1.0), axis=(50.0, 5.0), away=0.06, stroll=5.0,
         shift=0.005, sink=0.0, zoom=(-0.22, 0.02), aspect=(0.0, 0.02), cut=0.0,
         occluded=0.1, obstacles=(0.2, 0.4, 0.4),
         furniture={"7a2f7a": 40, "2f7a7a": 30, "4a4a4a": 30},
-        gain=(-0.4, 0.04), warmth=(0.0, 0.015), gamma=(0.62, 0.02), shade=0.03,
+        gain=(-0.4, 0.04), warmth=(0.0, 0.015), gamma=(0.66, 0.02), shade=0.03,
         hue_spread=1.5, daylight=0.15,
     ),
     # A pair of cameras over a campus walk: soft, washed out, from above.

@@ -14,6 +14,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from math import cos, log, pi, radians, sin, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reproduce.data.places import Palette, Spread, Statistics, statistics
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 FPS = 25  # frames a second
 USUAL = radians(12)  # elevation of all cameras with the pose dial at 0
 STEEPEST = radians(70)  # elevation that a camera may have
@@ -264,17 +265,25 @@ class Shots(NamedTuple):
 
 
 def station(name: str, camera: int, seed: int) -> Station:
-    """Sets up one camera of a domain; cameras count from 0."""
+    """Sets up one camera of a domain; cameras count from 0.
+
+    What tells cameras apart is spread evenly over those of a domain, so that all worlds are about as hard.
+    """
     import numpy as np
 
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
-    elevation = np.clip(radians(_around(domain.elevation, z())), 0, STEEPEST)
-    horizon = 0.72 - FALL * elevation + 0.10 * z()
-    wall, floor = (np.clip(_entry(palette, u()) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors))
-    mixing, hue = domain.mixing * z((3, 3)), domain.hue
-    if domain.hue_spread:
-        hue += domain.hue_spread * numpy_generator(seed, "world", name, "camera", camera, "hue").standard_normal()
+    even = iter(_evenly(domain.cameras, 14, numpy_generator(seed, "world", name, "cameras"))[camera])
+
+    def own(spread: Spread = (0.0, 1.0)) -> float:
+        return _around(spread, NormalDist().inv_cdf(next(even)))
+
+    elevation = np.clip(radians(own(domain.elevation)), 0, STEEPEST)
+    horizon = 0.72 - FALL * elevation + 0.10 * own()
+    wall, floor = (
+        np.clip(_entry(palette, next(even)) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors)
+    )
+    mixing, hue = domain.mixing * z((3, 3)), own((domain.hue, domain.hue_spread))
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
     upright = u(7) < 0.6  # posts and doors; the others are kerbs and lines on the floor
     foot = horizon + np.where(upright, 0.02 + 0.10 * size, 0.08 + 0.6 * size)
@@ -283,15 +292,15 @@ def station(name: str, camera: int, seed: int) -> Station:
     paint = np.where(upright[:, None], wall, floor) * np.exp(0.25 * z((7, 1))) + 0.03 * z((7, 3))
     ends = [x - long, foot - high - slope * ~upright, x + long, foot + slope * ~upright]
     values: dict[str, Any] = {
-        "tint": np.log(domain.tint) + domain.tint_spread * z(3),
-        "saturation": _around(domain.saturation, z()),
+        "tint": np.log(domain.tint) + domain.tint_spread * np.array([own(), own(), own()]),
+        "saturation": own(domain.saturation),
         "mixing": mixing - mixing.mean(1, keepdims=True) + _turn(radians(hue)) - np.eye(3),
-        "tone": _around(domain.tone, z()),
-        "haze": np.maximum(_around(domain.haze, z() + 0.3 * z(3)), 0),
-        "blur": max(_around(domain.blur, z()), 0),
-        "noise": domain.noise * np.exp(0.3 * z()),
+        "tone": own(domain.tone),
+        "haze": np.maximum(own(domain.haze) + 0.3 * domain.haze[1] * z(3), 0),
+        "blur": max(own(domain.blur), 0),
+        "noise": domain.noise * np.exp(0.3 * own()),
         "elevation": elevation,
-        "axis": radians(_around(domain.axis, z())),
+        "axis": radians(own(domain.axis)),
         "wall": wall,
         "floor": floor,
         "horizon": horizon,
@@ -299,6 +308,14 @@ def station(name: str, camera: int, seed: int) -> Station:
         "props": np.column_stack([*ends, half, corner, np.clip(paint, 0.02, 0.98)]),
     }
     return Station(**{key: np.asarray(value, dtype=float) for key, value in values.items()})
+
+
+def _evenly(rows: int, columns: int, numbers: Any) -> Array:
+    """Uniform numbers (rows, columns), those of a column spread evenly over 0 to 1 (Latin hypercube sampling)."""
+    import numpy as np
+
+    ranks = numbers.permuted(np.tile(np.arange(rows)[:, None], (1, columns)), axis=0)
+    return np.asarray((ranks + numbers.random((rows, columns))) / rows)
 
 
 def _around(spread: Spread, normal: Any) -> Any:
@@ -406,10 +423,9 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
     from reproduce.data.drawing import Bars, Scenery
 
     (u, _), dial = shots.draws("camera"), dials.camera
-    lower = FALL * (1 - dials.pose) * (at.elevation - USUAL)
     n, j = at.props.shape[:2]
     walked = 1.3 * (shots.progress - 0.5) + 0.1 * (u[:, 2] - 0.5)
-    across = np.stack([walked, -lower], -1)[:, None]
+    across = np.stack([walked, np.zeros(n)], -1)[:, None]
     flat = np.zeros((n, j))
     props = Bars(
         start=at.props[..., 0:2] - across,
@@ -424,7 +440,7 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
     )
     wall, floor = (np.clip(0.5 + dial * (colour - 0.5), 0, 1) for colour in (at.wall, at.floor))
     grain, place = dial * at.grain * domain.clutter, np.stack([u[:, 3], walked % 1], -1)
-    return Scenery(wall, floor, at.horizon + lower, grain, place, props)
+    return Scenery(wall, floor, at.horizon, grain, place, props)
 
 
 def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
@@ -440,8 +456,7 @@ def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
     figure, post, low = (seen & (a <= u[:, 1]) & (u[:, 1] < b) for a, b in ends)
     behind = figure & (u[:, 3] > 0.7)
     side = np.sign(u[:, 2] - 0.5)
-    least, most = domain.low
-    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], least + (most - least) * u[:, 4]
+    x, top, rise = side * (0.09 + 0.13 * u[:, 3]), 0.07 - 0.11 * z[:, 0], 0.62 + 0.12 * u[:, 4]
     wear = [_entry(p, u[:, 4 + k]) for k, p in enumerate((domain.upper, domain.lower, domain.skin, domain.hair))]
     paint = _entry(domain.furniture, u[:, 5]) + 0.05 * z[:, 1:4]
     bars: list[tuple[Any, ...]] = [  # both ends, half-width at each, corner, shown, colour
