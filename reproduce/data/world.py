@@ -276,7 +276,7 @@ def station(name: str, camera: int, seed: int) -> Station:
     even = iter(_evenly(domain.cameras, 14, numpy_generator(seed, "world", name, "cameras"))[camera])
 
     def own(spread: Spread = (0.0, 1.0)) -> float:
-        return _around(spread, NormalDist().inv_cdf(next(even)))
+        return float(_around(spread, NormalDist().inv_cdf(next(even))))
 
     elevation = np.clip(radians(own(domain.elevation)), 0, STEEPEST)
     horizon = 0.72 - FALL * elevation + 0.10 * own()
