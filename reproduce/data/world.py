@@ -273,15 +273,16 @@ def station(name: str, camera: int, seed: int) -> Station:
 
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
-    even = iter(_evenly(domain.cameras, 14, numpy_generator(seed, "world", name, "cameras"))[camera])
+    shared = numpy_generator(seed, "world", name, "cameras")
+    quantiles = iter(_evenly(domain.cameras, 14, shared)[camera])  # as many as are taken below
 
     def own(spread: Spread = (0.0, 1.0)) -> float:
-        return float(_around(spread, NormalDist().inv_cdf(next(even))))
+        return float(_around(spread, NormalDist().inv_cdf(next(quantiles))))
 
     elevation = np.clip(radians(own(domain.elevation)), 0, STEEPEST)
     horizon = 0.72 - FALL * elevation + 0.10 * own()
     wall, floor = (
-        np.clip(_entry(palette, next(even)) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors)
+        np.clip(_entry(palette, next(quantiles)) + 0.03 * z(), 0.05, 0.95) for palette in (domain.walls, domain.floors)
     )
     mixing, hue = domain.mixing * z((3, 3)), own((domain.hue, domain.hue_spread))
     x, size, slope = np.linspace(-0.9, 0.9, 7) + 0.12 * z(7), u(7), 0.1 * z(7)
@@ -425,7 +426,7 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
     (u, _), dial = shots.draws("camera"), dials.camera
     n, j = at.props.shape[:2]
     walked = 1.3 * (shots.progress - 0.5) + 0.1 * (u[:, 2] - 0.5)
-    across = np.stack([walked, np.zeros(n)], -1)[:, None]
+    across = np.stack([walked, np.zeros_like(walked)], -1)[:, None]
     flat = np.zeros((n, j))
     props = Bars(
         start=at.props[..., 0:2] - across,
