@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reproduce.stage import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
     from scipy import sparse
 
     from reproduce.neighbours import Embeddings
+
+    Kept: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 OUTLIER = -1
 
@@ -57,18 +61,59 @@ class TopP:
 
 
 @dataclass(frozen=True)
+class MostClusters:
+    """The eps that leaves the most clusters to train on, found anew wherever images are clustered.
+
+    Tried are those at which an image has `fewest` to `most` neighbours on average, each `factor` times as many as the
+    one before; of equals the smallest is taken. MSPLR (section 3.3.2) chose its own by a grid search in an early step,
+    "to determine a value that would balance the number of clusters selected and the number of outliers".
+
+    Attributes:
+        fewest, most: neighbours of an image.
+        factor: from one number of neighbours to the next.
+    """
+
+    fewest: float = 0.5
+    most: float = 25.0
+    factor: float = 1.1
+
+    def pairs(self, n: int) -> NDArray[np.int64]:
+        """How many pairs of n images are near, for each eps that is tried."""
+        import numpy as np
+
+        steps = math.floor(math.log(self.most / self.fewest) / math.log(self.factor) + 1e-9)
+        pairs = np.round(self.fewest * self.factor ** np.arange(steps + 1) * n / 2).astype(np.int64)
+        return np.unique(pairs.clip(1, max(1, n * (n - 1) // 2)))
+
+    def eps(self, graph: sparse.csr_array, left: Callable[[float], int]) -> float:
+        """The eps for a graph (N, N); `left` tells how many clusters it would leave to train on.
+
+        Raises:
+            UserError: there are no two images, or none whose distance is stored.
+        """
+        import numpy as np
+        from scipy import sparse
+
+        near = np.sort(sparse.triu(graph, 1, format="coo").data)
+        if not len(near):
+            raise UserError(f"{graph.shape[0]} images have no two near each other: give eps as a number")
+        tried = np.unique(near[(self.pairs(graph.shape[0]) - 1).clip(max=len(near) - 1)])
+        return float(tried[np.argmax([left(float(eps)) for eps in tried])])
+
+
+@dataclass(frozen=True)
 class Tuned:
     """An eps that a paper chose for one target. It holds for that data set and network; anywhere else a rule finds one.
 
     `reproduce.setting` puts one or the other in its place.
 
     Attributes:
-        printed: the paper's eps.
-        elsewhere: the rule, by default UDAP's share of neighbours on Market-1501.
+        printed: the paper's eps, or what finds it on the published data.
+        elsewhere: the rule.
     """
 
-    printed: float
-    elsewhere: Rho = Rho(of=12936)
+    printed: float | Rho
+    elsewhere: MostClusters | Rho = MostClusters()
 
 
 @dataclass(frozen=True)
@@ -84,23 +129,41 @@ class DBSCAN:
         min_samples: how many images make a core.
     """
 
-    eps: float | Rho | TopP | Tuned = 0.6
+    eps: float | Rho | TopP | MostClusters | Tuned = 0.6
     min_samples: int = 4
 
     def reach(self, n: int) -> dict[str, Any]:
         """What of the distances of n images it has to see: arguments of `reproduce.neighbours.cosine_graph`."""
         if isinstance(self.eps, (Rho, TopP)):
             return {"pairs": math.ceil(self.eps.share(n) * n * (n - 1) / 2) + 1}
+        if isinstance(self.eps, MostClusters):
+            return {"pairs": int(self.eps.pairs(n)[-1])}
         return {"radius": self.eps}
 
-    def radius(self, graph: sparse.csr_array) -> float:
+    @property
+    def searched(self) -> bool:
+        """Whether eps is found anew wherever images are clustered, and not settled once."""
+        return isinstance(self.eps, MostClusters)
+
+    def radius(self, graph: sparse.csr_array, kept: Kept | None = None) -> float:
         """The eps, or what its rule gives for this graph.
+
+        Args:
+            graph: as for `labels`.
+            kept: labels (N,) as clustered to those that are trained on, 0, 1, ...; None where all are.
 
         Raises:
             UserError: the rule finds no distance to set eps from; eps was left to `reproduce.setting`.
         """
         if isinstance(self.eps, Tuned):
             raise UserError(f"eps is {self.eps}, which has to be resolved: give its number or its rule")
+        if isinstance(self.eps, MostClusters):
+
+            def left(eps: float) -> int:
+                labels = dataclasses.replace(self, eps=eps).labels(graph)
+                return int((kept(labels) if kept else labels).max(initial=OUTLIER)) + 1
+
+            return self.eps.eps(graph, left)
         return self.eps.eps(graph) if isinstance(self.eps, (Rho, TopP)) else self.eps
 
     def settled(self, graph: sparse.csr_array) -> DBSCAN:

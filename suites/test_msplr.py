@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from methods import msplr, supervised
-from reproduce.clustering import DBSCAN, KMeans, Tuned
+from reproduce.clustering import DBSCAN, KMeans, Rho, Tuned
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Rerank
@@ -43,8 +43,8 @@ def adapted(task: Task, seed: int) -> msplr.Adapt:
 
 
 def selected(task: Task, seed: int) -> msplr.Adapt:
-    """Without normalisation by camera features spread otherwise, so the rule finds their eps."""
-    return replace(adapted(task, seed), cluster=DBSCAN(EPS[task.target.name].elsewhere), by_camera=False)
+    """Without normalisation by camera features spread otherwise, so UDAP's rule finds their eps."""
+    return replace(adapted(task, seed), cluster=DBSCAN(Tuned(Rho(of=12936))), by_camera=False)
 
 
 def raw_clusters(task: Task, seed: int) -> msplr.Adapt:

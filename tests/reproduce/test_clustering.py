@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from reproduce.clustering import DBSCAN, KMeans, Rho, TopP
-from reproduce.neighbours import Graph, jaccard_graph
+from reproduce.clustering import DBSCAN, KMeans, MostClusters, Rho, TopP
+from reproduce.neighbours import Graph, cosine_graph, jaccard_graph
 from reproduce.stage import UserError
 
 
@@ -123,6 +123,60 @@ def test_a_rule_is_settled_once() -> None:
     settled = DBSCAN(Rho()).settled(graph)
     assert isinstance(settled.eps, float)
     assert settled.settled(jaccard_graph(clusters(100), 10, 3)) is settled
+
+
+def most_clusters_slowly(rows: Any, min_samples: int, least: int) -> tuple[float, int]:
+    """The smallest distance of the grid's pairs that leaves most clusters of so many images, and how many."""
+    distances = dense(cosine_graph(rows)).astype(np.float64)
+    n = len(rows)
+    pairs = sorted(distances[i, j] for i in range(n) for j in range(i))
+    best = (-1.0, -1)
+    for neighbours in (0.5 * 1.1**k for k in range(42)):
+        eps = pairs[min(max(round(neighbours * n / 2), 1), len(pairs)) - 1]
+        found = sklearn.cluster.DBSCAN(eps=max(eps, 1e-12), min_samples=min_samples, metric="precomputed")
+        labels = found.fit_predict(distances)
+        left = sum((labels == label).sum() >= least for label in set(labels) - {-1})
+        if left > best[1]:
+            best = (eps, left)
+    return best
+
+
+def of_at_least(least: int) -> Any:
+    def kept(labels: Any) -> Any:
+        large = [label for label in np.unique(labels[labels >= 0]) if (labels == label).sum() >= least]
+        return np.array([large.index(label) if label in large else -1 for label in labels])
+
+    return kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(4, 90), seed=st.integers(0, 10**6), copies=st.integers(1, 2), least=st.integers(1, 8))
+def test_most_clusters_is_the_best_of_its_grid(n: int, seed: int, copies: int, least: int) -> None:
+    rows = np.repeat(clusters(n, seed), copies, axis=0)
+    rule = DBSCAN(MostClusters(), 3)
+    graph = cosine_graph(rows, **rule.reach(len(rows)))
+    eps, left = most_clusters_slowly(rows, 3, least)
+    kept = of_at_least(least)
+    assert rule.radius(graph, kept) == eps
+    assert kept(DBSCAN(eps, 3).labels(graph)).max() + 1 == left
+
+
+def test_most_clusters_stays_between_chains_and_crumbs() -> None:
+    """Of people far apart it finds each, where the share of pairs that Jaccard distances want chains them."""
+    draw = np.random.default_rng(5)
+    people = np.repeat(draw.standard_normal((40, 32)), 20, axis=0)
+    rows = people + 0.5 * draw.standard_normal(people.shape)
+    rule = DBSCAN(MostClusters(), 4)
+    graph = cosine_graph(rows, **rule.reach(len(rows)))
+    labels = DBSCAN(rule.radius(graph), 4).labels(graph)
+    truth = np.arange(len(rows)) // 20
+    assert labels.max() + 1 == 40
+    assert all(len(np.unique(truth[labels == label])) == 1 for label in range(40))
+
+
+def test_most_clusters_needs_two_images_near_each_other() -> None:
+    with pytest.raises(UserError, match="no two near each other: give eps as a number"):
+        DBSCAN(MostClusters()).radius(cosine_graph(clusters(1)))
 
 
 @pytest.mark.parametrize(
