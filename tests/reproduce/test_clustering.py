@@ -161,17 +161,16 @@ def test_most_clusters_is_the_best_of_its_grid(n: int, seed: int, copies: int, l
     assert kept(DBSCAN(eps, 3).labels(graph)).max() + 1 == left
 
 
-def test_most_clusters_stays_between_chains_and_crumbs() -> None:
-    """Of people far apart it finds each, where the share of pairs that Jaccard distances want chains them."""
+def test_most_clusters_finds_people_without_chaining_them() -> None:
     draw = np.random.default_rng(5)
     people = np.repeat(draw.standard_normal((40, 32)), 20, axis=0)
-    rows = people + 0.5 * draw.standard_normal(people.shape)
+    rows = people + 0.6 * draw.standard_normal(people.shape)
     rule = DBSCAN(MostClusters(), 4)
     graph = cosine_graph(rows, **rule.reach(len(rows)))
     labels = DBSCAN(rule.radius(graph), 4).labels(graph)
     truth = np.arange(len(rows)) // 20
-    assert labels.max() + 1 == 40
-    assert all(len(np.unique(truth[labels == label])) == 1 for label in range(40))
+    assert all(len(np.unique(truth[labels == label])) == 1 for label in range(labels.max() + 1))
+    assert len(np.unique(truth[labels >= 0])) > 35
 
 
 def test_most_clusters_needs_two_images_near_each_other() -> None:
