@@ -79,7 +79,7 @@ class Adapt(Trained):
     smoothing: float = 0.1
     soft_ce: float = 0.5
     soft_triplet: float = 0.8
-    alpha: float = 0.999
+    alpha: float = role("momentum", 0.999)
     bn_group: int | None = 16
     augment: Augment = Augment(erase=Erase(when="after"))
     input: tuple[int, int] = role("input", (256, 128))

@@ -307,7 +307,7 @@ def _setting_order(case: Case) -> tuple[Any, ...]:
     return not case.measured, not case.comparable, case.identity.rank, case.order
 
 
-ALIKE = ("subset", "weights", "precision")
+ALIKE = ("scale_version", "subset", "weights", "precision")
 
 
 def _agree(case: Case, other: Case) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any
 
 from reproduce.data.world import Size
@@ -24,6 +25,10 @@ PUBLISHED_IDS = {
 
 LUPerson has some 200,000; 2,400 of them make about 48,000 images, and a drawn one has 50,000 at most.
 """
+
+VERSION = 2
+"""Of the rules by which scales shrink experiments. Since 2 a shortened epoch that is counted in iterations has more of
+them, and mean nets average over as large a part of a training as printed."""
 
 TEST_EVERY = 10
 """A shortened training is not tested more often than every so many epochs, or as often as printed: a test costs as much
@@ -58,8 +63,7 @@ class Scale:
             but not below 32.
         batch: at most this many identities in a batch; of images without identities four times as many.
         published: whether published weights are used.
-        ids: a drawn domain has one in this many of the published identities, and an epoch that is counted in iterations
-            as many fewer of them.
+        ids: a drawn domain has one in this many of the published identities.
         tested: a drawn domain has this many times as many identities to test on.
     """
 
@@ -108,10 +112,17 @@ PRECISION = "precision"
 def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any], Any]:
     """The `by_role` argument of `reproduce.stage.rewrite` for a scale.
 
-    What most roles do stands at `Scale`. A "queue" of negatives keeps the printed number of entries per person in
-    LUPerson, in whole batches (of its owner's field with the role "images") and at least one. A "rate" is the learning
-    rate of what starts from nothing at all scales, such as a decoder or discriminator, and a "momentum" what a mean net
-    or memory keeps of itself: both stay as printed.
+    What most roles do stands at `Scale`. The others:
+
+    - "iterations" are the batches of an epoch. Their number keeps the printed passes over the data, in fewer epochs
+      over fewer images. "updates" are those of a whole training, or milestones among them; "updates of epochs" are
+      counted in a training whose length is counted in epochs.
+    - A "momentum" is what a mean net keeps of itself at an update. What it forgets is multiplied by printed / actual
+      updates, so that it averages over as large a part of the training as printed.
+    - A "queue" of negatives keeps the printed number of entries per person in LUPerson, in whole batches (of its
+      owner's field with the role "images") and at least one.
+    - A "rate" is the learning rate of what starts from nothing at all scales, such as a decoder or discriminator, and
+      stays as printed.
 
     Raises:
         UserError: (the returned function) a field has a role that there is not.
@@ -145,10 +156,28 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         people = PUBLISHED_IDS["luperson"][0] / scale.ids
         return batch * max(1, round(value * people / LUPERSON_IDS / batch))
 
+    def momentum(value: float, owner: Any) -> float:
+        if scale.published:
+            return value
+        counts = {
+            field.metadata["role"]: getattr(owner, field.name) for field in fields(owner) if "role" in field.metadata
+        }
+        lengths = {role: counts[role] for role in ("rounds", "epochs", "iterations") if role in counts}
+        shorter = prod(count / rules[role](count) for role, count in lengths.items())
+        return max(0.0, 1 - (1 - value) * shorter * (1 if "iterations" in counts else scale.ids))
+
+    def counted(factor: float) -> Callable[[Any], Any]:
+        def count(value: Any) -> Any:
+            return tuple(map(count, value)) if isinstance(value, tuple) else max(1, round(value * factor))
+
+        return count
+
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
         "rounds": cut,
-        "iterations": lambda value: max(1, round(value / scale.ids)),
+        "iterations": counted(1 / (scale.ids * scale.shorten)),
+        "updates": counted(1 / scale.ids),
+        "updates of epochs": counted(scale.shorten / scale.ids),
         "period": lambda value: max(round(value * scale.shorten), min(value, TEST_EVERY)),
         "milestones": lambda value: (
             tuple(round(epoch * scale.shorten) for epoch in value)
@@ -162,12 +191,11 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
         "width": width,
         "rate": lambda value: value,
-        "momentum": lambda value: value,
         WEIGHTS: lambda value: value,
         PRECISION: lambda value: value,
     }
 
-    of_owner = {"queue": queue, "lr": lr}
+    of_owner = {"queue": queue, "lr": lr, "momentum": momentum}
 
     def by_role(role: str, value: Any, owner: Any) -> Any:
         if role in of_owner:

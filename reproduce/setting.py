@@ -19,7 +19,7 @@ from reproduce.data.objects import Objects
 from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
-from reproduce.scales import PRECISION, SCALES, STEMS, WEIGHTS, at_scale, stand_in_size
+from reproduce.scales import PRECISION, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, UserError, closure, rewrite
 from reproduce.tables import World
 
@@ -318,6 +318,7 @@ class Setting:
             enter(data, label, entry)
         return {
             "scale": self.scale,
+            **({} if SCALES[self.scale].published else {"scale_version": VERSION}),
             "data": dict(sorted(data.items())),
             "weights": ", ".join(sorted(named)),
             "selection": getattr(final[0], "at", "last") if final else "last",

@@ -49,13 +49,31 @@ def test_what_a_net_starts_from_is_left_to_the_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "rounds", "iterations"), [("smoke", 2, 7), ("small", 10, 29), ("medium", 10, 100), ("trial", 2, 400)]
+    ("scale", "rounds", "iterations"), [("smoke", 2, 7), ("small", 10, 86), ("medium", 10, 200), ("trial", 2, 400)]
 )
 def test_rounds_are_printed_ones_and_iterations_follow_the_data(scale: str, rounds: int, iterations: int) -> None:
     by_role = at_scale(SCALES[scale])
     assert by_role("rounds", 10, None) == rounds
     assert by_role("iterations", 400, None) == iterations
     assert by_role("iterations", 1, None) == 1
+
+
+@pytest.mark.parametrize("scale", ["small", "medium"])
+@pytest.mark.parametrize(("epochs", "iterations"), [(80, 100), (40, 400), (120, 200)])
+def test_a_training_counted_in_iterations_passes_over_its_data_as_often_as_printed(
+    scale: str, epochs: int, iterations: int
+) -> None:
+    by_role, ids = at_scale(SCALES[scale]), SCALES[scale].ids
+    actual = by_role("epochs", epochs, None) * by_role("iterations", iterations, None)
+    assert actual == pytest.approx(epochs * iterations / ids, rel=0.05), "of as many fewer images"
+
+
+def test_updates_are_fewer_where_people_are() -> None:
+    by_role = at_scale(SCALES["small"])
+    assert by_role("updates", 7_000, None) == 500
+    assert by_role("updates", (1_400, 2_800, 5), None) == (100, 200, 1)
+    assert by_role("updates of epochs", 2_100, None) == 50
+    assert [at_scale(SCALES["paper"])(role, 123, None) for role in ("updates", "updates of epochs")] == [123, 123]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +85,49 @@ class Contrast:
     widths: tuple[int, ...] = role("width", (2048, 512, 128, 3))
     lr: float = role("lr", 0.03)
     decoder_lr: float = role("rate", 2e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_rates_from_nothing_stay(scale: str) -> None:
+    stage = rewrite(Contrast(), by_role=at_scale(SCALES[scale]))
+    assert stage.decoder_lr == 2e-4
+    assert stage.lr == 0.03 * SCALES[scale].faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """A training with a mean net, its epochs counted in iterations."""
+
+    epochs: int = role("epochs", 40)
+    iterations: int = role("iterations", 400)
+    alpha: float = role("momentum", 0.999)
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """One whose epochs are passes over the data."""
+
+    epochs: int = role("epochs", 30)
     alpha: float = role("momentum", 0.999)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_rates_from_nothing_and_momentum_stay(scale: str) -> None:
-    stage = rewrite(Contrast(), by_role=at_scale(SCALES[scale]))
-    assert (stage.decoder_lr, stage.alpha) == (2e-4, 0.999)
-    assert stage.lr == 0.03 * SCALES[scale].faster
+def test_a_mean_net_averages_over_as_large_a_part_of_a_training_as_printed(scale: str) -> None:
+    by_role = at_scale(SCALES[scale])
+    shown, passes = rewrite(Averaged(), by_role=by_role), rewrite(Passes(), by_role=by_role)
+    if SCALES[scale].published:
+        assert (shown.alpha, passes.alpha) == (0.999, 0.999), "trials cut the paper's recipe and change nothing else"
+        return
+    updates = shown.epochs * shown.iterations
+    assert updates * (1 - shown.alpha) == pytest.approx(min(updates, 40 * 400 * (1 - 0.999))), (
+        "in smoke it is the student"
+    )
+    assert passes.epochs / SCALES[scale].ids * (1 - passes.alpha) == pytest.approx(30 * (1 - 0.999))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9])
+def test_a_mean_net_never_keeps_less_than_nothing(alpha: float) -> None:
+    assert rewrite(Averaged(alpha=alpha), by_role=at_scale(SCALES["small"])).alpha == 0
 
 
 TWO_RATES = dataclasses.replace(SCALES["small"], faster=3.0, from_nothing=7.0)

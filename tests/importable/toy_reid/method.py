@@ -52,7 +52,7 @@ class TwoBranches(Trained):
     lr: float = role("lr", 3.5e-4)
     P: int = role("batch", 8)
     K: int = 2
-    kept: float = role("momentum", 0.9)
+    kept: float = 0.9
     """Of the mean of each class at each visit."""
     augment: Augment = Augment()
     input: tuple[int, int] = role("input", (256, 128))
