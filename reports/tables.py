@@ -84,12 +84,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """A table filled by runs that belong together: one scale, one set of data."""
+    """A table filled by runs that belong together: one scale, one set of data.
+
+    Attributes:
+        renewed: mAP with batch statistics of the target's training images, which is never judged: a sentence, or empty.
+    """
 
     title: str
     compared: bool
     reasons: str
     rows: tuple[Row, ...]
+    renewed: str = ""
 
     @property
     def executed(self) -> tuple[Row, ...]:
@@ -336,7 +341,22 @@ def _setting(
         kind = "run" if any(cell.case for cell in cells) else "quoted" if quoted else "not run"
         shown.append(Row(row_label(row), kind, marks.get(name, ""), cells))
     reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
-    return Setting(setting_words([case.identity for case in cases]), compared, ", ".join(reasons), tuple(shown))
+    title = setting_words([case.identity for case in cases])
+    return Setting(title, compared, ", ".join(reasons), tuple(shown), _renewed(shown))
+
+
+def _renewed(rows: Sequence[Row]) -> str:
+    told = [
+        (f"{row.label}, {cell.case.column_label}", cell.case.spread("mAP"), cell.case.spread("renewed"))
+        for row in rows
+        for cell in row.cells
+        if cell.case
+    ]
+    each = [f"{name} {after.text} (as trained {before.text})" for name, before, after in told if before and after]
+    if not each:
+        return ""
+    of = "batch statistics of the target\u2019s training images, which adapts and is not judged"
+    return f"mAP with {of}: {'; '.join(each)}."
 
 
 def _cell(row: Mapping[str, Any], column: Column, case: Case | None) -> Cell:

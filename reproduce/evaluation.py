@@ -327,6 +327,12 @@ class Trained(Stage[Training]):
         """The domain whose labels it learns; None where it goes on from another training."""
         return None
 
+    def images(self, dataset: Dataset, device: str) -> Images:
+        """The training images of a domain, as its network takes them."""
+        from reproduce.data.images import Images
+
+        return Images(dataset.root, dataset.train, self.input, device, resample=self.resample)
+
     def embedder(self, training: Training, at: str) -> nn.Module:
         """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
 
@@ -418,6 +424,8 @@ class Evaluate(Stage[Scores]):
         rerank: how distances are re-ranked; None for not.
         view: which of the training's `test_views` is tested; empty for its embedder.
         distance: what takes the place of the cosine distance; None for nothing.
+        statistics: "target" to rank once more with batch statistics of the domain's training images, which tells
+            features from statistics. As that adapts, its mAP is kept beside the others, as "renewed". Empty for not.
     """
 
     version: ClassVar[int] = 4
@@ -429,11 +437,14 @@ class Evaluate(Stage[Scores]):
     rerank: Rerank | None = None
     view: str = added("")
     distance: Distance | None = added(None)
+    statistics: str = added("")
 
     def __post_init__(self) -> None:
-        """Refuse two ways to rank."""
+        """Refuse two ways to rank, and statistics of nothing known."""
         if self.rerank and self.distance:
             raise ValueError("re-ranking takes cosine distances: give rerank or distance, not both")
+        if self.statistics not in ("", "target"):
+            raise ValueError(f"statistics are those of the target or, empty, as trained; not {self.statistics!r}")
 
     @property
     def detail(self) -> str:
@@ -446,11 +457,19 @@ class Evaluate(Stage[Scores]):
         training = env.get(self.train)
         net = self.train.at_moment(training, self.at, self.view).to(env.device)
         retrieval = Retrieval.of(self.train, dataset, env.device)
-        scores = retrieval.score_distances(
-            retrieval.ranking(net, training, flip=self.flip, rerank=self.rerank, distance=self.distance)
-        )
+
+        def score() -> Scores:
+            ways: Any = {"flip": self.flip, "rerank": self.rerank, "distance": self.distance}
+            return retrieval.score_distances(retrieval.ranking(net, training, **ways))
+
+        scores = score()
+        more: dict[str, NDArray[Any]] = {}
         if isinstance(self.on, Covered) and hasattr(net, "maps"):
-            scores = replace(scores, by_query={**scores.by_query, **retrieval.looks(net, self.on)})
+            more |= retrieval.looks(net, self.on)
+        if self.statistics:
+            renew_statistics(net, self.train.images(dataset, env.device), self.train.pixels)
+            more["renewed"] = 100 * score().ap
+        scores = replace(scores, by_query={**scores.by_query, **more})
         health = dict(training.facts.get("health", {}).get(self.at, {}))
         return replace(scores, collapsed=health.pop("collapsed", ""), health=health)
 
@@ -470,13 +489,10 @@ class OnSource(Stage[Scores]):
     at: str = "last"
 
     def run(self, env: Env) -> Scores:
-        from reproduce.data.images import Images
-
         train = self.train
         data = env.open(train.labelled)
         net = train.at_moment(env.get(train), self.at).to(env.device)
-        images = Images(data.root, data.train, train.input, env.device, resample=train.resample)
-        renew_statistics(net, images, train.pixels)
+        renew_statistics(net, train.images(data, env.device), train.pixels)
         return Retrieval.of(train, data, env.device).score(net)
 
 

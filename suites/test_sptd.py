@@ -43,7 +43,7 @@ def by_dbscan(target: str) -> DBSCAN:
 
 def scored(pretrain: Callable[[Task, int], sptd.Pretrain]) -> Recipe:
     """The row of a pre-trained model."""
-    return lambda task, seed: Evaluate(pretrain(task, seed), on=task.target, at="best on source")
+    return lambda task, seed: Evaluate(pretrain(task, seed), on=task.target, at="best on source", statistics="target")
 
 
 def adapted(pretrain: Callable[[Task, int], sptd.Pretrain], cluster: Callable[[str], KMeans | DBSCAN]) -> Recipe:
@@ -52,7 +52,7 @@ def adapted(pretrain: Callable[[Task, int], sptd.Pretrain], cluster: Callable[[s
     def recipe(task: Task, seed: int) -> Evaluate:
         init = (pretrain(task, 2 * seed - 1), pretrain(task, 2 * seed))
         train = mmt.Adapt(init, task.target, cluster(task.target.name), seed=seed)
-        return Evaluate(train, on=task.target, at="best on target")
+        return Evaluate(train, on=task.target, at="best on target", statistics="target")
 
     return recipe
 

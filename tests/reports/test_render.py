@@ -550,6 +550,20 @@ def test_other_scales_and_subsets_never_compare() -> None:
     assert Case(on_paper("direct", "m2d", "reproduced")).comparable
 
 
+def test_numbers_by_the_target_s_statistics_stand_under_the_table(tmp_path: Path) -> None:
+    """They adapt, so no row shows them, and a row that lacks them is not named."""
+    made = [result(row, "m2d", table="1") for row in ("direct", "ours")]
+    for seed, numbers in made[1]["measured"].items():
+        numbers["renewed"] = 60.0 + int(seed)
+    told = "which adapts and is not judged: Ours, "
+    reader, markdown = shown(tmp_path, made)
+    for text in (reader.text, markdown):
+        line = text[text.index("mAP with batch statistics of the target") :].partition("\n")[0]
+        assert told in line
+        assert "62.0 ± 1.0 (as trained" in line
+        assert line.count("as trained") == 1
+
+
 def test_precisions_share_no_grid(tmp_path: Path) -> None:
     mixed = result("ours", "m2d")
     mixed["identity"]["precision"] = "mixed"

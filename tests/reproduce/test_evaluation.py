@@ -533,6 +533,36 @@ def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_
     assert replace(plain, view="").key == plain.key
 
 
+@dataclass(frozen=True)
+class Shifted(Untrained):
+    """As `Untrained` behind a batch normalisation that never saw an image."""
+
+    def embedder(self, training: Any, at: str) -> Any:
+        normed = torch.nn.BatchNorm2d(3)
+        normed.running_mean += torch.tensor([4.0, -4.0, 0.0])
+        return torch.nn.Sequential(normed, super().embedder(training, at)).eval()
+
+
+def test_statistics_of_the_target_are_measured_beside_those_of_the_training(tiny_domain: Path, tmp_path: Path) -> None:
+    plain = Evaluate(Shifted(), on=None)
+    stored, both = (scored(stage, tiny_domain, tmp_path) for stage in (plain, replace(plain, statistics="target")))
+    data = read(tiny_domain, "market")
+    net = Shifted().embedder(None, "last")  # type: ignore[arg-type]
+    shown = normalise(
+        next(iter(decoding.Images(data.root, data.train, (32, 16), "cpu").batches([range(len(data.train))])))
+    )
+    assert len(shown) <= 64, "one batch"
+    net[0].running_mean, net[0].running_var = shown.mean((0, 2, 3)), shown.var((0, 2, 3))
+    renewed = Retrieval(data, (32, 16), "cpu").score(net)
+    np.testing.assert_allclose(both.by_query["renewed"], 100 * renewed.ap)
+    assert both.numbers["renewed"] == pytest.approx(renewed.mAP)
+    assert {**both.numbers, "renewed": 0} == {**stored.numbers, "renewed": 0}, "nothing else is touched"
+    assert abs(renewed.mAP - stored.mAP) > 0.1
+    assert replace(plain, statistics="").key == plain.key
+    with pytest.raises(ValueError, match="those of the target or, empty, as trained; not 'source'"):
+        replace(plain, statistics="source")
+
+
 def test_scores_without_identities_of_queries_are_refused(tmp_path: Path) -> None:
     """As they were stored before claims needed them: every query would count as another person."""
     from safetensors.numpy import load_file, save_file
