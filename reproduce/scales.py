@@ -159,12 +159,10 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
     def momentum(value: float, owner: Any) -> float:
         if scale.published:
             return value
-        counts = {
-            field.metadata["role"]: getattr(owner, field.name) for field in fields(owner) if "role" in field.metadata
-        }
-        lengths = {role: counts[role] for role in ("rounds", "epochs", "iterations") if role in counts}
-        shorter = prod(count / rules[role](count) for role, count in lengths.items())
-        return max(0.0, 1 - (1 - value) * shorter * (1 if "iterations" in counts else scale.ids))
+        roles = {field.metadata.get("role"): field.name for field in fields(owner)}
+        counts = {role: getattr(owner, roles[role]) for role in ("rounds", "epochs", "iterations") if role in roles}
+        fewer: float = prod(count / rules[role](count) for role, count in counts.items())
+        return max(0.0, 1 - (1 - value) * fewer * (1 if "iterations" in counts else scale.ids))
 
     def counted(factor: float) -> Callable[[Any], Any]:
         def count(value: Any) -> Any:
