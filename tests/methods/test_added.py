@@ -17,6 +17,7 @@ ADDED = {
     ("methods.supervised.Train", "resample"): "bicubic",
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,
+    ("reproduce.evaluation.Evaluate", "statistics"): "",
     ("reproduce.figures.Network", "view"): "",
     ("reproduce.figures.Network", "distance"): None,
 }

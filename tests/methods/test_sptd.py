@@ -318,7 +318,7 @@ def test_it_shrinks_with_the_scale() -> None:
     stage = rewrite(sptd.Pretrain(Domain("market"), Domain("duke")), by_role=at_scale(SCALES["small"]))
     assert (stage.input, stage.epochs, stage.milestones, stage.warmup) == ((64, 32), 27, (13, 23), 3)
     assert (stage.strengths.pad, stage.augment.pad, stage.eval_every, stage.weights) == (2, 2, 13, "imagenet")
-    assert stage.iterations == 7
+    assert stage.iterations == 21
     assert isinstance(stage.strengths, Distort)
 
 
