@@ -19,12 +19,13 @@ from reproduce.artifacts import Scores
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.data.world import CAUSES, WORLD_VERSION
-from reproduce.engine import Engine
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site
-from reproduce.setting import Blocked, Setting
-from reproduce.stage import Stage, UserError
-from reproduce.tables import World
+from reproduce.papers.tables import World
+from reproduce.running.engine import Engine
+from reproduce.running.runner import Site
+from reproduce.session.setting import Blocked, Setting
+from reproduce.stage import Stage
 
 TESTED = {
     "market": ("market", "duke", "msmt17"),

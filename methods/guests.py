@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from methods.blocks.heads import Output, ReID
-    from reproduce.data.domains import Sightings
+    from reproduce.dataset import Sightings
 
 View = Literal["plain", "augmented"]
 

@@ -100,11 +100,12 @@ class Adapt(Trained):
         import numpy as np
         import torch
 
+        from methods.blocks.heads import in_precision
         from methods.blocks.labels import agreement, alone, health
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy, soft_cross_entropy, soft_triplet
         from methods.blocks.momentum import follow, warmed
         from methods.blocks.norm import group_batch_norm
-        from methods.blocks.precision import dtype_of, in_precision
+        from methods.blocks.precision import dtype_of
         from reproduce.data.images import Images
         from reproduce.data.sampling import camera_aware_batches, generator
         from reproduce.data.transforms import augment

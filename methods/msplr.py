@@ -106,10 +106,10 @@ class Adapt(Trained):
         import numpy as np
         import torch
 
-        from methods.blocks.heads import BeforeNeck
+        from methods.blocks.heads import BeforeNeck, in_precision
         from methods.blocks.labels import health
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
-        from methods.blocks.precision import dtype_of, in_precision
+        from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches

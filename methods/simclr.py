@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from methods.guests import Guest
-from reproduce.data.domains import Sightings
+from reproduce.dataset import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.guests import Guest, View
 from reproduce.artifacts import Training, snapshot
-from reproduce.data.domains import Sightings
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
+from reproduce.dataset import Sightings
 from reproduce.evaluation import Trained
 from reproduce.stage import Env, role
 

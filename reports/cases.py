@@ -25,7 +25,7 @@ from reports.words import (
     spread,
     verdict,
 )
-from reproduce.baselines import OLDER, ROUNDING
+from reproduce.papers.baselines import OLDER, ROUNDING
 
 Result = Mapping[str, Any]
 

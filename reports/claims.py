@@ -20,7 +20,7 @@ from reports.words import (
     signed,
     unique,
 )
-from reproduce.baselines import OLDER
+from reproduce.papers.baselines import OLDER
 
 if TYPE_CHECKING:
     from collections import Counter

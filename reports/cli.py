@@ -8,12 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reproduce.tables import Paper
+    from reproduce.papers.tables import Paper
 
 
 def finish(
@@ -39,7 +39,7 @@ def finish(
         UserError: a file cannot be read.
     """
     from reports.render import render
-    from reproduce.results import read
+    from reproduce.papers.results import read
 
     found = read(results) if isinstance(results, Path) else results
     described = read_papers(papers) if isinstance(papers, Path) else papers
@@ -49,7 +49,7 @@ def finish(
 
 def _checked(suites: Path) -> Mapping[str, Paper] | UserError:
     """The papers for the audit; a file that it cannot read spoils no report."""
-    from reproduce.tables import read_all
+    from reproduce.papers.tables import read_all
 
     try:
         return read_all(suites)
@@ -59,21 +59,21 @@ def _checked(suites: Path) -> Mapping[str, Paper] | UserError:
 
 def _results(folder: Path) -> list[dict[str, Any]]:
     """The results of a folder; none where a run kept nothing but figures, beside it."""
-    from reproduce.results import read
+    from reproduce.papers.results import read
 
     return [] if not folder.exists() and _beside(folder, "figures") else read(folder)
 
 
 def _claims(folder: Path) -> list[dict[str, Any]]:
     """The claims of a folder of results; a run keeps them beside it, the recorded ones lie in it."""
-    from reproduce.results import read_claims
+    from reproduce.papers.results import read_claims
 
     return [claim for place in (folder, *_beside(folder, "claims")) for claim in read_claims(place)]
 
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
     """The figures of a folder of results, found as its claims are."""
-    from reproduce.results import read_figures
+    from reproduce.papers.results import read_figures
 
     return [figure for place in (folder, *_beside(folder, "figures")) for figure in read_figures(place)]
 
@@ -90,7 +90,7 @@ def read_papers(suites: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: the folder is missing, or a file is not TOML, or two describe one paper.
     """
-    from reproduce.tables import paths
+    from reproduce.papers.tables import paths
 
     if not suites.is_dir():
         raise UserError(f"there is no folder {suites} with the papers' tables: name it with --suites")
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace, papers: Mapping[str, Mapping[str, Any]]) -> int:
     from reports.compare import compare, text, write_page
-    from reproduce.results import read
+    from reproduce.papers.results import read
 
     if options.results or options.readme:
         raise UserError("--compare OLD NEW compares two folders and does nothing else: leave the others out")

@@ -13,8 +13,8 @@ from reports.files import write
 from reports.tables import short_name
 from reports.templating import environment
 from reports.words import MINUS, NOTHING, count, metric, percent, signed
-from reproduce import baselines
-from reproduce.baselines import ROUNDING, setting_of
+from reproduce.papers import baselines
+from reproduce.papers.baselines import ROUNDING, setting_of
 
 OUTCOMES = {
     "drifted": "beyond its band: a run fails by it",
@@ -28,7 +28,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Move:
-    """One metric of a case, before and after, with the band of the difference (`reproduce.baselines.compare`)."""
+    """One metric of a case, before and after, with the band of the difference (`baselines.compare`)."""
 
     metric: str
     old: str

@@ -55,7 +55,7 @@ def figures(
         described: the paper, as its TOML file reads; a figure's rows are spelled "table 3: ours".
         cases: of the paper.
         together: puts cases of one setting together, and names it.
-        records: of what networks see, as `reproduce.results.read_figures` gives them.
+        records: of what networks see, as `reproduce.papers.results.read_figures` gives them.
     """
     seen: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:

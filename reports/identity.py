@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from reports.words import NOTHING, flatten, listing, scalar
-from reproduce.baselines import OLDER
+from reproduce.papers.baselines import OLDER
 
 DIGEST_SHOWN = 12
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reports.words import listing, metric, percent
-from reproduce.tables import LETTERS, Number, Paper, full_label
+from reproduce.data.catalogue import letters
+from reproduce.papers.tables import Number, Paper, full_label
 
 if TYPE_CHECKING:
     from reports.cases import Case
 
 SHOWN = ("mAP", "rank1")
-TASK_LETTERS = {name: letter for letter, name in LETTERS.items()}
 OWN = frozenset({"ours", "baseline", ""})
 """Names under which every paper means something of its own."""
 
@@ -94,7 +94,8 @@ def _key(label: str, paper: str) -> str:
 
 def _task(number: Number) -> str:
     """`m2d`; in words where the source is no single data set."""
-    source, target = (TASK_LETTERS.get(name, name) for name in (number.source, number.target))
+    by_name = {name: letter for letter, name in letters().items()}
+    source, target = (by_name.get(name, name) for name in (number.source, number.target))
     if source == "none":
         return f"{target}, no source"
     return f"{source}2{target}" if len(source) == 1 else f"{source} to {target}"

@@ -17,11 +17,11 @@ from reports.pictures import Picture, distinct
 from reports.stages import provenance_of, seconds_of
 from reports.tables import Paper, filled, short_name
 from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, metric
-from reproduce.audit import Finding, audit
-from reproduce.data.layouts import FOLDERS
-from reproduce.printed import WEIGHTS
-from reproduce.stage import UserError
-from reproduce.tables import Paper as Described
+from reproduce.data.catalogue import CATALOGUE
+from reproduce.errors import UserError
+from reproduce.papers.audit import Finding, audit
+from reproduce.papers.printed import WEIGHTS
+from reproduce.papers.tables import Paper as Described
 
 Papers = Mapping[str, Mapping[str, Any]]
 
@@ -119,7 +119,7 @@ def page(
         papers: the papers' descriptions by id, as `suites/<paper>.toml` reads.
         title: the heading.
         claims: records of claims that were tried, in any order; equal ones count once.
-        checked: the papers as `reproduce.tables` reads them, or what kept it from that; None for neither audit nor
+        checked: the papers as `papers.tables` reads them, or what kept it from that; None for neither audit nor
             methods.
         figures: records of what figures show, in any order; equal ones count once, with their pictures.
     """
@@ -330,7 +330,7 @@ def _next(cases: Sequence[Case], drawn: Sequence[tuple[str, Picture]]) -> Step:
     if not cases:
         return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
     suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))
-    known = {domain.partition(" ")[0] for case in cases for domain in case.identity.data} & FOLDERS.keys()
+    known = {domain.partition(" ")[0] for case in cases for domain in case.identity.data} & CATALOGUE.keys()
     domains = sorted(known) or ["duke", "market"]
     folders = " ".join(f"--domain {domain}=DIR" for domain in domains)
     on_paper = f"pytest {suites} {folders} --weights DIR --scale paper --seeds 1,2,3"

@@ -230,7 +230,7 @@ def pictures(described: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
 
     Args:
         described: the paper, as its TOML file reads.
-        records: what `reproduce.results.read_figures` gives, of this figure.
+        records: what `reproduce.papers.results.read_figures` gives, of this figure.
     """
     ids = {mapping(record.get("figure")).get("id") for record in records}
     figures = [figure for figure in described.get("figure") or () if figure.get("id") in ids]

@@ -10,7 +10,7 @@ from reports import pages, words
 from reports.files import write
 from reports.grids import grid
 from reports.words import sentence
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from reports.cases import Case

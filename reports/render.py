@@ -12,8 +12,8 @@ from reports.templating import environment
 
 if TYPE_CHECKING:
     from reports.pages import Page
-    from reproduce.stage import UserError
-    from reproduce.tables import Paper
+    from reproduce.errors import UserError
+    from reproduce.papers.tables import Paper
 
 
 def render(
@@ -32,12 +32,12 @@ def render(
     belong to this one are removed.
 
     Args:
-        results: result records of format 1, as `reproduce.results.read` gives them.
+        results: result records of format 1, as `reproduce.papers.results.read` gives them.
         papers: what the papers print, by the paper's id, as `suites/<paper>.toml` reads.
         out: the folder to write to; made where it is missing.
-        claims: records of claims, as `reproduce.results.read_claims` gives them.
-        figures: records of what figures show, as `reproduce.results.read_figures` gives them.
-        checked: the papers as `reproduce.tables` reads them, for the audit and the methods; or what is wrong with them.
+        claims: records of claims, as `reproduce.papers.results.read_claims` gives them.
+        figures: records of what figures show, as `reproduce.papers.results.read_figures` gives them.
+        checked: the papers as `papers.tables` reads them, for the audit and the methods; or what is wrong with them.
         title: the heading of the first page.
 
     Returns:

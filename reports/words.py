@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from reproduce.tables import labelled
+from reproduce.papers.tables import labelled
 
 MINUS = "\u2212"
 NOTHING = "\u2013"
@@ -122,7 +122,7 @@ def metric(name: str) -> str:
 
 
 def row_label(row: Mapping[str, Any]) -> str:
-    """A row of a paper's TOML file as `reproduce.tables.full_label` calls it, with real arrows."""
+    """A row of a paper's TOML file as `reproduce.papers.tables.full_label` calls it, with real arrows."""
     ticks = [str(tick) for tick in row.get("ticks") or ()]
     return arrows(labelled(str(row.get("label") or row.get("id")), str(row.get("stage") or ""), ticks))
 

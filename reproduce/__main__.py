@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from reproduce.cli import main
+from reproduce.commands.cli import main
 
 raise SystemExit(main())

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ class MostClusters:
 class Tuned:
     """An eps that a paper chose for one target. It holds for that data set and network; anywhere else a rule finds one.
 
-    `reproduce.setting` puts one or the other in its place.
+    `reproduce.session.setting` puts one or the other in its place.
 
     Attributes:
         printed: the paper's eps, or what finds it on the published data.
@@ -153,7 +153,7 @@ class DBSCAN:
             kept: labels (N,) as clustered to those that are trained on, 0, 1, ...; None where all are.
 
         Raises:
-            UserError: the rule finds no distance to set eps from; eps was left to `reproduce.setting`.
+            UserError: the rule finds no distance to set eps from; eps was left to `reproduce.session.setting`.
         """
         if isinstance(self.eps, Tuned):
             raise UserError(f"eps is {self.eps}, which has to be resolved: give its number or its rule")

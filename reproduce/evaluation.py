@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from reproduce.artifacts import Scores, Training
-from reproduce.data.domains import JUNK, Sightings
 from reproduce.data.sources import Covered
 from reproduce.data.transforms import IMAGENET, Pixels
-from reproduce.stage import Env, Stage, UserError, added, closure
+from reproduce.dataset import JUNK, Sightings
+from reproduce.errors import UserError
+from reproduce.stage import Env, Stage, added, closure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from reproduce.data.domains import Dataset, Image
     from reproduce.data.images import Images, Resample
+    from reproduce.dataset import Dataset, Image
     from reproduce.neighbours import Embeddings, Metric
 
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Drawing
-from reproduce.data.domains import JUNK
 from reproduce.data.sources import Covered, Source
+from reproduce.dataset import JUNK
+from reproduce.errors import UserError
 from reproduce.evaluation import Distance, Evaluate, Rerank, Trained
-from reproduce.stage import Env, Stage, UserError, added, walk
+from reproduce.stage import Env, Stage, added, walk
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
-    from reproduce.data.domains import Dataset, Image
+    from reproduce.dataset import Dataset, Image
 
 MOST_PIXELS = (128, 64)
 """Height and width of a picture in a figure, or less where the network sees less."""

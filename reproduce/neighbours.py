@@ -22,7 +22,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 Array: TypeAlias = NDArray[Any]
 Embeddings: TypeAlias = NDArray[Any] | Tensor

@@ -7,24 +7,12 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+from reproduce.data.catalogue import known, statistics
 from reproduce.data.world import Size
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
 """The narrow net that stands for a backbone."""
-
-PUBLISHED_IDS = {
-    "market": (751, 750, 400),
-    "duke": (702, 702, 408),
-    "msmt17": (1041, 3060, 0),
-    "cuhk03": (767, 700, 0),
-    "personx": (410, 856, 0),
-    "luperson": (2400, 0, 0),
-}
-"""Identities in train, in test, and in the gallery alone (Market-1501 does not count the people behind its 0000).
-
-LUPerson has some 200,000; 2,400 of them make about 48,000 images, and a drawn one has 50,000 at most.
-"""
 
 VERSION = 2
 """Of the rules by which scales shrink experiments. Since 2 a shortened epoch that is counted in iterations has more of
@@ -106,7 +94,7 @@ SCALES = {
 
 WEIGHTS = "weights"
 PRECISION = "precision"
-"""The roles that are not a matter of scale alone: see `reproduce.setting`."""
+"""The roles that are not a matter of scale alone: see `reproduce.session.setting`."""
 
 
 def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any], Any]:
@@ -153,7 +141,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
             images(getattr(owner, field.name)) for field in fields(owner) if field.metadata.get("role") == "images"
         ]
         batch = max(sizes, default=1)
-        people = PUBLISHED_IDS["luperson"][0] / scale.ids
+        people = known("luperson").drawn_ids[0] / scale.ids
         return batch * max(1, round(value * people / LUPERSON_IDS / batch))
 
     def momentum(value: float, owner: Any) -> float:
@@ -212,7 +200,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
 def stand_in_size(domain: str, scale: Scale) -> Size:
     """How large a drawn domain is at a scale: the published proportions, fewer identities, smaller images."""
-    train, test, extra = PUBLISHED_IDS[domain]
+    statistics(domain)
+    train, test, extra = known(domain).drawn_ids
     if scale.ids > 1:
         test = min(test, MOST_TEST_IDS)
     train, test, extra = (-(-count // scale.ids) for count in (train, test, extra))

@@ -11,20 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from reproduce.data.domains import Dataset
+    from reproduce.dataset import Dataset
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 KEY_LENGTH = 20
-
-
-class UserError(Exception):
-    """Something the user can mend; the message names the thing and the mend."""
-
-
-class Diverged(UserError):
-    """Training produced a number that is not finite; the message names the step."""
 
 
 class Env(Protocol):

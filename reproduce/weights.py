@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.data.manifests import user_cache
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     import torch

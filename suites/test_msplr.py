@@ -13,7 +13,7 @@ from reproduce.clustering import DBSCAN, KMeans, Rho, Tuned
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Rerank
-from reproduce.tables import Case, ClaimCase, Task, read
+from reproduce.papers.tables import Case, ClaimCase, Task, read
 
 PAPER = read(Path(__file__).with_name("msplr.toml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.tables import Case, read
+from reproduce.papers.tables import Case, read
 
 PAPER = read(Path(__file__).with_name("rae.toml"))
 

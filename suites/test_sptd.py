@@ -12,7 +12,7 @@ from methods import mmt, simclr, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.evaluation import Evaluate
 from reproduce.figures import ActivationMaps, Projection, RankLists
-from reproduce.tables import Case, ClaimCase, FigureCase, Recipe, Task, read
+from reproduce.papers.tables import Case, ClaimCase, FigureCase, Recipe, Task, read
 
 PAPER = read(Path(__file__).with_name("sptd.toml"))
 

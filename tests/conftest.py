@@ -15,9 +15,9 @@ import torch
 from hypothesis import settings
 
 from reproduce.artifacts import Training
-from reproduce.engine import Engine, Job
-from reproduce.runner import Site
-from reproduce.setting import Setting
+from reproduce.running.engine import Engine, Job
+from reproduce.running.runner import Site
+from reproduce.session.setting import Setting
 from reproduce.stage import Stage
 
 torch.set_num_threads(1)

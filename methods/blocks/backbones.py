@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reproduce.data.sampling import normal, uniform
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 from reproduce.weights import COUNTER, mismatch, named_tensors
 
 if TYPE_CHECKING:

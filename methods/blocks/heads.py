@@ -10,7 +10,7 @@ from torch import nn
 
 from methods.blocks import backbones
 from methods.blocks.norm import group_batch_norm
-from methods.blocks.precision import in_precision
+from methods.blocks.precision import dtype_of
 from reproduce.artifacts import Training
 from reproduce.data.sampling import normal
 
@@ -160,6 +160,20 @@ def restored(recipe: Any, training: Training, at: str, *, neck: bool = True) -> 
     net = network(recipe, training.facts["classes"], neck=neck)
     net.load_state_dict(training.checkpoints[at])
     return net.eval()
+
+
+def in_precision(net: ReID, precision: str) -> ReID:
+    """Let a network compute in a precision; "mixed" runs its backbone in bfloat16 wherever torch's autocast does.
+
+    Pooling, neck, classifier and losses stay in float32, and so do all weights. bfloat16 has the range of float32, so
+    no loss is scaled.
+
+    Args:
+        net: changed in place.
+        precision: "float32", "mixed" or "float64".
+    """
+    net.mixed = precision == "mixed"
+    return net.to(dtype_of(precision))
 
 
 def continued(source: Trained, training: Training, at: str, precision: str) -> ReID:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from methods.classify import Classify, nearest_mean
-from reproduce import runner, weights
+from reproduce import weights
+from reproduce.running import runner
 from reproduce.scales import SCALES, STEMS, at_scale
 from reproduce.stage import closure, rewrite
 

@@ -14,14 +14,14 @@ from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from reproduce.data.domains import Image
+    from reproduce.dataset import Image
 
 Resample: TypeAlias = Literal["bicubic", "bilinear"]
 

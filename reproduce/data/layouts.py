@@ -8,40 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
-from reproduce.stage import UserError
+from reproduce.data.catalogue import CATALOGUE
+from reproduce.dataset import Image, Unlabelled
+from reproduce.errors import UserError
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 SPLITS = (TRAIN, QUERY, GALLERY)
 """The folders of Market-1501's layout."""
 
-JUNK = -1
-"""Identity of the gallery images that are left out of every ranking."""
-
-UNKNOWN = -2
-"""Identity of images that nobody labelled."""
-
-FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "market": ("Market-1501-v15.09.15", "Market-1501", "market"),
-    "duke": ("DukeMTMC-reID", "DukeMTMC", "duke"),
-    "msmt17": ("MSMT17_V1", "MSMT17_V2", "MSMT17"),
-    "cuhk03": ("cuhk03-np", "cuhk03"),
-    "personx": ("PersonX", "personx/subset1"),
-    "luperson": ("LUPerson", "LUP"),
-}
-"""Names of a domain's folder; case and punctuation do not matter. `a/b` is b inside any folder of that domain."""
-
 COLLECTIONS = ("reid-data", "datasets", "examples/data", "data")
 """Where the code of the field keeps its data sets, below its own root."""
-
-VARIANTS: Mapping[str, tuple[str, ...]] = {"msmt17": ("train+val", "train"), "cuhk03": ("labelled", "detected")}
-"""Ways in which one data set is used; the first is meant where none is named."""
 
 TEST_FROM = 10_000
 """What is added to MSMT17's test identities, which are numbered from 0 as the training ones are."""
@@ -73,61 +54,12 @@ _GRAMMARS = {
 }
 """How image names spell what they show. Cameras count from 1; `.jpg.jpg` occurs in Market-1501."""
 
-_OWN = {"msmt17": _REPACKED, "cuhk03": "CUHK03-NP", "personx": _PERSONX}
-"""The grammar that only a domain of this name may have; the first two are known for all."""
-
 _MSMT17 = re.compile(
     rf"(?P<pid>\d+)_\d+_(?P<camera>\d+)_(?P<day>{'|'.join(_DAYS)})(?P<part>{'|'.join(_PARTS)})_(?P<frame>\d+)_\d+"
     rf"(?:_ex)?{_ENDINGS}",
     re.IGNORECASE,
 )
 _CUHK03 = re.compile(rf"[1-5]_\d+_(?P<camera>[12])_\d+{_ENDINGS}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image of a person.
-
-    Attributes:
-        path: relative to the root of its dataset, with forward slashes.
-        pid: identity; -1 for junk, 0 for the distractors of Market-1501, -2 where nobody labelled it.
-        camid: camera, counted from 0; -1 where the set does not tell it.
-        frame: number of the video frame, where the name tells it.
-        sequence: number of the video sequence or part of a day, where the name tells it.
-    """
-
-    path: str
-    pid: int
-    camid: int
-    frame: int | None = None
-    sequence: int | None = None
-
-
-class Unlabelled(Sequence[Image]):
-    """Images without identity or camera, sorted by path and kept as one text: four million of them take 0.2 GB."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        ordered = sorted(paths)
-        self._text = "".join(ordered)
-        self._ends = array("Q", accumulate(map(len, ordered), initial=0))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, at: int) -> Image: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Image]: ...
-    def __getitem__(self, at: int | slice) -> Image | Sequence[Image]:
-        if isinstance(at, slice):
-            return tuple(self[index] for index in range(*at.indices(len(self))))
-        index = range(len(self))[at]
-        return Image(self._text[self._ends[index] : self._ends[index + 1]], UNKNOWN, -1)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Unlabelled) and (self._text, self._ends) == (other._text, other._ends)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Splits(NamedTuple):
@@ -144,7 +76,7 @@ def find(root: Path, name: str) -> Path | None:
     Args:
         root: a folder of datasets, such as one with `market1501/Market-1501-v15.09.15` in it; the root of a copy of
             torchreid, MMT and so on with the data inside (`COLLECTIONS`); or the domain's folder itself.
-        name: of the domain. One that is not in `FOLDERS` is looked for under its own name.
+        name: of the domain. One that is in no catalogue is looked for under its own name.
 
     Returns:
         The folder that holds the splits, or None where there is none. MSMT17_V2 only where there is no V1.
@@ -152,7 +84,7 @@ def find(root: Path, name: str) -> Path | None:
     Raises:
         UserError: `root` cannot be listed, or holds more than one such folder.
     """
-    names = FOLDERS.get(name, (name,))
+    names = CATALOGUE[name].folders if name in CATALOGUE else (name,)
     known = {_plain(folder) for folder in names if "/" not in folder}
     inside = known | {_plain(folder.partition("/")[2]) for folder in names if "/" in folder}
     root = Path(root).expanduser().absolute()
@@ -289,7 +221,8 @@ def _half(root: Path, name: str, variant: str) -> str:
 
 def _grammar(names: Mapping[str, Sequence[str]], root: Path, name: str) -> str:
     """The one grammar that all names follow: the domain's own, or one of those that are known for all."""
-    titles = list(dict.fromkeys((*([_OWN[name]] if name in _OWN else []), *list(_GRAMMARS)[:2])))
+    own = CATALOGUE[name].grammar if name in CATALOGUE else ""
+    titles = list(dict.fromkeys(filter(None, (own, *list(_GRAMMARS)[:2]))))
     files = [f"{split}/{file}" for split, listed in names.items() for file in listed]
     odd: dict[str, list[str]] = {}
     for title in titles:

@@ -16,11 +16,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
-    from reproduce.data.domains import Dataset
-    from reproduce.data.layouts import Image
+    from reproduce.dataset import Dataset, Image
 
 Entry: TypeAlias = tuple[int, int, str]
 """Size in bytes, time of modification in nanoseconds, SHA-256 of the content."""

@@ -20,9 +20,9 @@ from math import pi
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from reproduce.artifacts import Folder
-from reproduce.data.domains import Dataset, Image
 from reproduce.data.sampling import numpy_generator
 from reproduce.data.sources import STAND_IN, Source
+from reproduce.dataset import Dataset, Image
 from reproduce.stage import Env, Stage, role
 
 if TYPE_CHECKING:

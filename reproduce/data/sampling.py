@@ -10,7 +10,7 @@ from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

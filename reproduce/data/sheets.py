@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.data.places import DOMAINS, statistics
+from reproduce.data.catalogue import drawn, statistics
 from reproduce.data.world import CAUSES, Dials, Person, Walk, look, shoot, stage, station
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def dial_sheet(
 
     levels = [replace(Dials(), **{cause: level}) for level in LEVELS]
     page = []
-    for name in domains or DOMAINS:
+    for name in domains or drawn():
         cameras = np.arange(sightings) % statistics(name).cameras
         shots, looks, stations = _sightings(name, seed, people, cameras)
         for k in range(people):

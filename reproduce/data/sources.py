@@ -14,7 +14,7 @@ from reproduce.stage import Env, Stage, closure, parents, spec, walk
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reproduce.data.domains import Dataset, Image
+    from reproduce.dataset import Dataset, Image
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class ImageStage(Stage[Folder], Source):
     `run` writes them under `env.folder` and returns `Folder(env.folder)`: `bounding_box_train`, `query` and
     `bounding_box_test`, with identity and camera in the names as Market-1501 spells them (`0002_c1s1_000451_03.png`).
     An image made from one of such a name keeps it; what is not made anew, such as test images, is copied. Other
-    layouts that `domains.read` knows by a domain's name take that name as the `label`.
+    layouts that `reading.read` knows by a domain's name take that name as the `label`.
     """
 
     @property
@@ -78,7 +78,7 @@ class ImageStage(Stage[Folder], Source):
         return bool(made_of) and all(source.drawn for source in made_of)
 
     def open(self, env: Env) -> Dataset:
-        from reproduce.data.domains import read
+        from reproduce.data.reading import read
 
         return read(env.get(self).path, self.label)
 

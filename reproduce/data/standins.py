@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.artifacts import Folder
-from reproduce.data.domains import Dataset, read
+from reproduce.data.reading import read
 from reproduce.data.sources import STAND_IN, Source
 from reproduce.data.world import WORLD_VERSION, Dials, Size
+from reproduce.dataset import Dataset
 from reproduce.stage import Env, Stage
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from reproduce.data.domains import Image
+    from reproduce.dataset import Image
 
 
 @dataclass(frozen=True)

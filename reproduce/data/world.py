@@ -17,10 +17,11 @@ from math import cos, log, pi, radians, sin, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reproduce.data.places import Palette, Spread, Statistics, statistics
+from reproduce.data.catalogue import statistics
+from reproduce.data.places import Palette, Spread, Statistics
 from reproduce.data.sampling import numpy_generator
 from reproduce.data.spelling import SPELL, Caption, lists
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -26,7 +26,7 @@ class Corridor(Source):
         return f"corridor {self.year}"
 
     def open(self, env: Env) -> Any:
-        from reproduce.data.domains import read
+        from reproduce.data.reading import read
 
         return read(Path(os.environ["CORRIDOR"]), "corridor")
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from reproduce.artifacts import Folder, Scores, Training
+from reproduce.errors import UserError
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, Stage, UserError, role
+from reproduce.stage import Env, Stage, role
 
 
 @dataclass(frozen=True)

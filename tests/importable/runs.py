@@ -9,8 +9,8 @@ from typing import Any
 from methods import sptd, supervised
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
-from reproduce.runner import Site, Store, build
-from reproduce.setting import Setting
+from reproduce.running.runner import Site, Store, build
+from reproduce.session.setting import Setting
 from reproduce.stage import closure
 
 

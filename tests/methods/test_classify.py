@@ -24,9 +24,9 @@ from reproduce import weights
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site, Store
+from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES, STEMS, at_scale
-from reproduce.setting import Setting
+from reproduce.session.setting import Setting
 from reproduce.stage import closure, full_spec, rewrite
 
 GOLDEN = [1.386185548223047, 1.38413552677279, 1.3457745263298644]

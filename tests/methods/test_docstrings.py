@@ -7,10 +7,10 @@ import pytest
 from runs import pretraining, source
 
 from methods import mmt, msplr
-from reproduce.campaign import deviations
 from reproduce.clustering import KMeans
 from reproduce.data.domains import Domain
 from reproduce.evaluation import Trained
+from reproduce.session.campaign import deviations
 
 TRAININGS = [
     source(),

@@ -23,8 +23,8 @@ from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Erase
 from reproduce.evaluation import Evaluate
 from reproduce.neighbours import jaccard_graph
-from reproduce.runner import Site, build
-from reproduce.setting import Setting
+from reproduce.running.runner import Site, build
+from reproduce.session.setting import Setting
 from reproduce.stage import closure
 
 GOLDEN = {

@@ -15,15 +15,16 @@ from runs import history, run, source
 
 from methods import msplr
 from methods.blocks import schedules
+from methods.blocks.heads import in_precision
 from methods.blocks.labels import STEADY, normalised_by_camera
-from methods.blocks.precision import in_precision
-from reproduce.campaign import deviations
 from reproduce.clustering import DBSCAN, KMeans, Rho
-from reproduce.data.domains import Domain, read
+from reproduce.data.domains import Domain
 from reproduce.data.images import Images
+from reproduce.data.reading import read
 from reproduce.data.transforms import Augment, normalise
 from reproduce.evaluation import Evaluate
-from reproduce.setting import Setting
+from reproduce.session.campaign import deviations
+from reproduce.session.setting import Setting
 
 GOLDEN = [2.1179119410217973, 1.9873145113719264]
 """Losses of two epochs in float64, one frozen and one not."""

@@ -15,16 +15,16 @@ from torch import nn
 import methods
 from methods import classify, mmt, msplr
 from methods.blocks.backbones import build as backbone
-from methods.blocks.heads import Output, ReID
+from methods.blocks.heads import Output, ReID, in_precision
 from methods.blocks.norm import group_batch_norm
-from methods.blocks.precision import dtype_of, in_precision
+from methods.blocks.precision import dtype_of
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
 from reproduce.data.transforms import Augment
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Trained
-from reproduce.setting import Setting
-from reproduce.stage import UserError
+from reproduce.session.setting import Setting
 
 PRETRAIN = pretraining(epochs=1, milestones=())
 SHORT = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}

@@ -15,7 +15,7 @@ from reproduce.data import images
 from reproduce.data.domains import Domain
 from reproduce.evaluation import Evaluate, OnSource, Trained
 from reproduce.figures import ActivationMaps, Network, Projection, RankLists
-from reproduce.setting import Setting
+from reproduce.session.setting import Setting
 
 TINY: dict[str, Any] = {"P": 4, "K": 2, "epochs": 1, "input": (32, 16)}
 LIKE = {"bilinear": source(), "bicubic": pretraining()}

@@ -14,9 +14,10 @@ from runs import history, pretraining, run
 from methods import simclr, sptd
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
-from reproduce.data.domains import Domain, Sightings
+from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
-from reproduce.setting import Setting
+from reproduce.dataset import Sightings
+from reproduce.session.setting import Setting
 from reproduce.stage import spec
 
 GOLDEN = [5.199209098845769, 4.97925902111476]
@@ -108,7 +109,7 @@ def test_the_docstring_lists_every_deviation() -> None:
 
 
 def test_a_guests_deviations_are_listed_with_its_hosts() -> None:
-    from reproduce.campaign import deviations
+    from reproduce.session.campaign import deviations
 
     alone = deviations(sptd.Pretrain(Domain("market"), Domain("duke")))
     guest = deviations(sptd.Pretrain(Domain("market"), Domain("duke"), objective=simclr.NTXent()))

@@ -21,12 +21,14 @@ from methods.blocks import losses
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
 from reproduce.data import transforms
-from reproduce.data.domains import Domain, Sightings
+from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
+from reproduce.dataset import Sightings
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
 from reproduce.scales import SCALES, at_scale
-from reproduce.setting import Setting
-from reproduce.stage import UserError, rewrite, spec
+from reproduce.session.setting import Setting
+from reproduce.stage import rewrite, spec
 
 GOLDEN = [6.380123174906291, 6.188625634361262]
 """Losses of two epochs of two iterations in float64."""

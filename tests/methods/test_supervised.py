@@ -12,11 +12,11 @@ from runs import run
 from methods import supervised
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Erase
-from reproduce.engine import Engine
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
-from reproduce.runner import Site, Store
-from reproduce.setting import Setting
-from reproduce.stage import UserError
+from reproduce.running.engine import Engine
+from reproduce.running.runner import Site, Store
+from reproduce.session.setting import Setting
 
 GOLDEN = [2.5489304930098213, 2.773225063641739]
 """Losses of two iterations in float64, one an epoch."""

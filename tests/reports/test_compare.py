@@ -14,8 +14,8 @@ from reports.cases import Case
 from reports.compare import compare, text, write_page
 from reports.pages import page
 from reports.render import render
-from reproduce import baselines
-from reproduce.baselines import OLDER
+from reproduce.papers import baselines
+from reproduce.papers.baselines import OLDER
 
 HOSTILE = """<script>alert("1 & 2")</script>"""
 PAPERS = {"demo": {"name": "Demo", "title": "A demonstration"}}

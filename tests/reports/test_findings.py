@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reproduce.results import read
+from reproduce.papers.results import read
 
 ROOT = Path(__file__).parents[2]
 ROWS = {"da": "+ DA", "pl": "+ PL", "selection": "+ cluster selection", "ours": "+ CN"}

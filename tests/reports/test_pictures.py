@@ -21,7 +21,7 @@ from PIL import Image
 
 from reports import cli, pictures
 from reports.render import render
-from reproduce.results import read_figures, write_figure
+from reproduce.papers.results import read_figures, write_figure
 
 HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
 PAPER: dict[str, Any] = {

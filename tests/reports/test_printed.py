@@ -11,9 +11,9 @@ import pytest
 from reports import pages
 from reports.cli import read_papers
 from reports.render import render
-from reproduce.results import read
-from reproduce.stage import UserError
-from reproduce.tables import Paper, read_all
+from reproduce.errors import UserError
+from reproduce.papers.results import read
+from reproduce.papers.tables import Paper, read_all
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<b>X</b>"

@@ -8,8 +8,8 @@ from reports.cli import read_papers
 from reports.readme import readme_table, update_readme
 from reports.render import render
 from reproduce.data.world import WORLD_VERSION
-from reproduce.results import file_name, read
-from reproduce.tables import read_all
+from reproduce.papers.results import file_name, read
+from reproduce.papers.tables import read_all
 
 ROOT = Path(__file__).parents[2]
 RECORDED = read(ROOT / "reports" / "results")

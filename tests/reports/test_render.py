@@ -20,8 +20,8 @@ from reports import cli, curves, pages, words
 from reports.cases import Case
 from reports.readme import readme_table, update_readme
 from reports.render import render
-from reproduce.results import read as load
-from reproduce.stage import UserError
+from reproduce.errors import UserError
+from reproduce.papers.results import read as load
 
 if TYPE_CHECKING:
     from pathlib import Path

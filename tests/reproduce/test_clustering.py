@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from reproduce.clustering import DBSCAN, KMeans, MostClusters, Rho, TopP
+from reproduce.errors import UserError
 from reproduce.neighbours import Graph, cosine_graph, jaccard_graph
-from reproduce.stage import UserError
 
 
 def dense(graph: Any) -> Any:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho, Tuned
+from reproduce.errors import UserError
 from reproduce.neighbours import Graph, cosine_graph
-from reproduce.stage import UserError
 
 
 def dense(graph: Graph) -> Any:

@@ -24,11 +24,13 @@ from reproduce import evaluation
 from reproduce.artifacts import Scores
 from reproduce.clustering import KMeans
 from reproduce.data import images as decoding
-from reproduce.data.domains import Domain, Real, read
+from reproduce.data.domains import Domain, Real
 from reproduce.data.manifests import digest
+from reproduce.data.reading import read
 from reproduce.data.standins import StandIn
 from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels, normalise
 from reproduce.data.world import Size
+from reproduce.errors import UserError
 from reproduce.evaluation import (
     Evaluate,
     OnSource,
@@ -40,8 +42,8 @@ from reproduce.evaluation import (
     source_models,
 )
 from reproduce.figures import ActivationMaps, Network
-from reproduce.runner import Site, Store, build
-from reproduce.stage import UserError, added, closure
+from reproduce.running.runner import Site, Store, build
+from reproduce.stage import added, closure
 
 Problem = tuple[Any, Any, Any, Any, Any]
 

@@ -15,14 +15,17 @@ from demo_stages import Number, Untrained
 from runs import run
 from sklearn.metrics import silhouette_samples
 
-from reproduce import results
-from reproduce.data.domains import Dataset, Domain, Image, read
+from reproduce.data.domains import Domain
 from reproduce.data.images import Images
+from reproduce.data.reading import read
 from reproduce.data.transforms import normalise
+from reproduce.dataset import Dataset, Image
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Rerank, embed
 from reproduce.figures import ActivationMaps, Figure, Network, Projection, RankLists, of_rows
-from reproduce.setting import Setting
-from reproduce.stage import Stage, UserError
+from reproduce.papers import results
+from reproduce.session.setting import Setting
+from reproduce.stage import Stage
 
 ROWS = (Network(Untrained(1), "last"), Network(Untrained(2), "last"))
 

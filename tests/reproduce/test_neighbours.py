@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho
+from reproduce.errors import UserError
 from reproduce.neighbours import Graph, jaccard_graph, nearest
-from reproduce.stage import UserError
 
 VARIANTS = ["spcl", "mmt", "udap"]
 

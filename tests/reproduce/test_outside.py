@@ -23,8 +23,8 @@ from methods.classify import SHIPPED
 from reproduce.clustering import KMeans
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
-from reproduce.setting import Setting
-from reproduce.stage import UserError
+from reproduce.errors import UserError
+from reproduce.session.setting import Setting
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce import evaluation, neighbours
+from reproduce.errors import UserError
 from reproduce.evaluation import Rerank, evaluate_embeddings, evaluate_ranking
 from reproduce.neighbours import distances, rerank
-from reproduce.stage import UserError
 
 
 def people(count: int, columns: int = 24, seed: int = 0) -> Any:

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from methods import sptd, supervised
-from reproduce.data.domains import PUBLISHED, Domain
+from reproduce.data.catalogue import CATALOGUE
+from reproduce.data.domains import Domain
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Size
-from reproduce.scales import MOST_TEST_IDS, PUBLISHED_IDS, SCALES, at_scale, stand_in_size
-from reproduce.setting import Setting
-from reproduce.stage import Stage, UserError, rewrite, role
+from reproduce.errors import UserError
+from reproduce.scales import MOST_TEST_IDS, SCALES, at_scale, stand_in_size
+from reproduce.session.setting import Setting
+from reproduce.stage import Stage, rewrite, role
 
 
 def scaled(name: str) -> supervised.Train:
@@ -221,7 +223,7 @@ def test_the_experiment_itself_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("domain", PUBLISHED_IDS)
+@pytest.mark.parametrize("domain", CATALOGUE)
 def test_drawn_domains_have_enough_people_for_a_batch(domain: str, scale: str) -> None:
     size = stand_in_size(domain, SCALES[scale])
     assert size.train_ids >= scaled(scale).P
@@ -231,20 +233,21 @@ def test_drawn_domains_have_enough_people_for_a_batch(domain: str, scale: str) -
 def test_published_size() -> None:
     assert stand_in_size("duke", SCALES["paper"]) == Size(702, 702, 408, 256, 128)
     assert stand_in_size("msmt17", SCALES["paper"]) == Size(1041, 3060, 0, 256, 128)
-    for domain, published in PUBLISHED.items():
-        if domain.name not in ("market", "duke"):  # whose galleries have people whom nobody searches for
-            assert PUBLISHED_IDS[domain.name] == (published.train.ids, published.query.ids, 0)
+    for name, known in CATALOGUE.items():
+        for published in filter(None, known.variants.values()):
+            if name not in ("market", "duke"):  # whose galleries have people whom nobody searches for
+                assert known.drawn_ids == (published.train.ids, published.query.ids, 0)
 
 
 def test_a_scale_keeps_galleries_alike() -> None:
     assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 4 * 54, 0, 64, 32)
     assert stand_in_size("market", SCALES["small"]) == Size(54, 4 * 54, 4 * 29, 64, 32)
     assert stand_in_size("luperson", SCALES["small"]) == Size(172, 0, 0, 64, 32)
-    tested = [stand_in_size(domain, SCALES["small"]).test_ids for domain in PUBLISHED_IDS]
+    tested = [stand_in_size(domain, SCALES["small"]).test_ids for domain in CATALOGUE]
     assert max(tested) <= 4 * -(-MOST_TEST_IDS // SCALES["small"].ids)
 
 
-@pytest.mark.parametrize("domain", PUBLISHED_IDS)
+@pytest.mark.parametrize("domain", CATALOGUE)
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_larger_test_adds_nobody_to_train_on(domain: str, scale: str) -> None:
     once = stand_in_size(domain, dataclasses.replace(SCALES[scale], tested=1))
@@ -252,7 +255,7 @@ def test_a_larger_test_adds_nobody_to_train_on(domain: str, scale: str) -> None:
     assert often == dataclasses.replace(once, test_ids=3 * once.test_ids, distractor_ids=3 * once.distractor_ids)
 
 
-@pytest.mark.parametrize("domain", PUBLISHED_IDS)
+@pytest.mark.parametrize("domain", CATALOGUE)
 def test_every_published_set_has_a_stand_in(domain: str) -> None:
     stage = Setting("smoke", weights="scratch").resolve(supervised.Train(Domain(domain)))
     assert stage.domain == StandIn(domain, stand_in_size(domain, SCALES["smoke"]))  # type: ignore[attr-defined]

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from methods.blocks.backbones import build
 from reproduce import weights
-from reproduce.cli import main
-from reproduce.stage import UserError
+from reproduce.commands.cli import main
+from reproduce.errors import UserError
 from reproduce.weights import convert, fitting, folders, named_tensors, sha256
 
 State = Mapping[str, torch.Tensor]

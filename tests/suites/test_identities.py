@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from loading import suite
 
-from reproduce import recipe, results
-from reproduce.setting import SCRATCH, Setting
-from reproduce.tables import Case
+from reproduce.papers import results
+from reproduce.papers.tables import Case
+from reproduce.running import recipe
+from reproduce.session.setting import SCRATCH, Setting
 
 ROOT = Path(__file__).parents[2]
 RECORDED = results.read(ROOT / "reports" / "results")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from reproduce.clustering import DBSCAN, MostClusters, Rho, Tuned
-from reproduce.setting import Setting
-from reproduce.tables import Task
+from reproduce.papers.tables import Task
+from reproduce.session.setting import Setting
 
 ROOT = Path(__file__).parents[2]
 MSPLR = runpy.run_path(str(ROOT / "suites" / "test_msplr.py"))

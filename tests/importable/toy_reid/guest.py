@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.guests import Guest, View
-from reproduce.data.domains import Sightings
+from reproduce.dataset import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from methods.guests import Guest
 from reproduce.artifacts import Training, snapshot
-from reproduce.data.domains import Sightings
 from reproduce.data.transforms import Augment
+from reproduce.dataset import Sightings
 from reproduce.evaluation import Trained
 from reproduce.stage import Env, role
 
@@ -89,9 +89,9 @@ class TwoBranches(Trained):
         import torch
 
         from methods.blocks.dropout import address
-        from methods.blocks.heads import detached, together
+        from methods.blocks.heads import detached, in_precision, together
         from methods.blocks.losses import smoothed_cross_entropy
-        from methods.blocks.precision import dtype_of, in_precision
+        from methods.blocks.precision import dtype_of
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches, shuffled_batches
         from reproduce.data.transforms import augment, normalise

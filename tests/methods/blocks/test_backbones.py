@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from methods.blocks.backbones import IBN, NAMES, Backbone, Bottleneck, ResNet50, build, initialise
-from reproduce.stage import UserError
+from reproduce.errors import UserError
 
 
 def published_keys(*, ibn: bool) -> set[str]:

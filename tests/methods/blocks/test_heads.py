@@ -18,7 +18,8 @@ from methods.blocks.heads import Output, ReID, detached, pool, together
 from methods.blocks.losses import smoothed_cross_entropy
 from reproduce.artifacts import Training
 from reproduce.data.domains import Domain
-from reproduce.stage import UserError, parents
+from reproduce.errors import UserError
+from reproduce.stage import parents
 
 
 def network(*, seed: int = 1, neck: bool = True) -> ReID:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reproduce.data.domains import PUBLISHED, Counts, Dataset, Description, Domain, Image, describe, differences, read
+from reproduce.data.catalogue import published
+from reproduce.data.domains import Domain
 from reproduce.data.layouts import find
-from reproduce.stage import UserError
+from reproduce.data.reading import Counts, Description, describe, differences, read
+from reproduce.dataset import Dataset, Image
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,7 +185,7 @@ def test_nothing_but_junk(tmp_path: Path, split: str) -> None:
 def test_describe(tmp_path: Path) -> None:
     description = describe(read(lay_out(tmp_path, MARKET), "market"))
     assert description == Description(Counts(2, 3, 3), Counts(2, 2, 1), Counts(3, 3, 3), distractors=1, junk=1)
-    assert description != PUBLISHED[Domain("market")]
+    assert description != published("market")
     wanted = Description(Counts(2, 4, 3), Counts(2, 2, 1), Counts(3, 3, 3), distractors=0, junk=1)
     assert differences(description, wanted) == ["train images 3, not 4 (1 fewer)", "distractors 1, not 0 (1 more)"]
     assert differences(wanted, wanted) == []
@@ -198,15 +201,15 @@ def test_a_domain_has_the_default_variant_and_no_unknown_one() -> None:
 
 
 def test_published_counts_add_up() -> None:
-    market, duke = PUBLISHED[Domain("market")], PUBLISHED[Domain("duke")]
+    market, duke = published("market"), published("duke")
     assert market.gallery.images + market.junk == 19732
     assert duke.gallery.ids - duke.query.ids == 408
     assert sum(split.images for split in (duke.train, duke.query, duke.gallery)) == 36411
     assert duke.train.ids + duke.gallery.ids == 1812
-    msmt17 = PUBLISHED[Domain("msmt17")]
-    assert msmt17.train.images - PUBLISHED[Domain("msmt17", "train")].train.images == 2373
+    msmt17 = published("msmt17")
+    assert msmt17.train.images - published("msmt17", "train").train.images == 2373
     assert msmt17.train.images + msmt17.query.images + msmt17.gallery.images == 126441
-    totals = {name: PUBLISHED[Domain("cuhk03", name)] for name in ("labelled", "detected")}
+    totals = {name: published("cuhk03", name) for name in ("labelled", "detected")}
     images = {name: it.train.images + it.query.images + it.gallery.images for name, it in totals.items()}
     assert images == {"labelled": 14096, "detected": 14097}
 

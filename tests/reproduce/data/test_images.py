@@ -15,9 +15,9 @@ import torch
 from PIL import Image as Pil
 
 from reproduce.data import images as module
-from reproduce.data.domains import Image
 from reproduce.data.images import AHEAD, Images, Resample, decode
-from reproduce.stage import UserError
+from reproduce.dataset import Image
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import trees
 
-from reproduce.data.domains import read
-from reproduce.data.layouts import TEST_FROM, UNKNOWN, Image, Unlabelled, find, version
-from reproduce.stage import UserError
+from reproduce.data.layouts import TEST_FROM, find, version
+from reproduce.data.reading import read
+from reproduce.dataset import UNKNOWN, Image, Unlabelled
+from reproduce.errors import UserError
 
 PLAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "query/0003_c1s6_015971_00.jpg"]
 PLAIN += ["bounding_box_test/0003_c2s1_000151_01.jpg"]

@@ -17,10 +17,10 @@ import pytest
 import scipy.io
 import trees
 
-from reproduce.data.domains import Dataset, Image, read
-from reproduce.data.layouts import Unlabelled
 from reproduce.data.manifests import digest, glance, recheck, take
-from reproduce.stage import UserError
+from reproduce.data.reading import read
+from reproduce.dataset import Dataset, Image, Unlabelled
+from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduce.data.domains import Dataset
 from reproduce.data.manifests import take
 from reproduce.data.objects import (
     HARMONICS,
@@ -33,7 +32,8 @@ from reproduce.data.objects import (
 )
 from reproduce.data.sheets import object_sheet
 from reproduce.data.sources import sources
-from reproduce.runner import Site, Store, build
+from reproduce.dataset import Dataset
+from reproduce.running.runner import Site, Store, build
 
 FROZEN = {
     48: "80ca3129ffa44f6982b3cb0f9c62a336e056b98d67dcd051ca28bfd84867143a",

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import trees
 
-from reproduce.data.domains import PUBLISHED, Domain, describe, differences, read
-from reproduce.data.layouts import UNKNOWN
+from reproduce.data.catalogue import published
+from reproduce.data.reading import describe, differences, read
+from reproduce.dataset import UNKNOWN
 
 
 def test_market(in_memory: Path) -> None:
     dataset = read(trees.plant(in_memory, trees.market()), "market")
-    assert describe(dataset) == PUBLISHED[Domain("market")]
+    assert describe(dataset) == published("market")
     twice = Counter(
         split
         for split in ("train", "query", "gallery")
@@ -26,29 +27,29 @@ def test_market(in_memory: Path) -> None:
 
 
 def test_duke(in_memory: Path) -> None:
-    assert describe(read(trees.plant(in_memory, trees.duke()), "duke")) == PUBLISHED[Domain("duke")]
+    assert describe(read(trees.plant(in_memory, trees.duke()), "duke")) == published("duke")
 
 
 def test_msmt17_in_both_name_grammars(in_memory: Path) -> None:
-    published = read(trees.plant_msmt17(in_memory / "MSMT17_V1"), "msmt17")
-    assert describe(published) == PUBLISHED[Domain("msmt17")]
-    assert (published.version, published.variant) == ("V1", "train+val")
-    assert (published.train_pids[0], published.train_pids[-1]) == (0, 1040)
-    assert min(image.pid for image in published.query) == 10_000
-    assert not {image.pid for image in published.gallery} & set(published.train_pids)
+    original = read(trees.plant_msmt17(in_memory / "MSMT17_V1"), "msmt17")
+    assert describe(original) == published("msmt17")
+    assert (original.version, original.variant) == ("V1", "train+val")
+    assert (original.train_pids[0], original.train_pids[-1]) == (0, 1040)
+    assert min(image.pid for image in original.query) == 10_000
+    assert not {image.pid for image in original.gallery} & set(original.train_pids)
 
     train = read(in_memory / "MSMT17_V1", "msmt17", variant="train")
-    assert describe(train) == PUBLISHED[Domain("msmt17", "train")]
-    assert (set(train.train) < set(published.train), train.query, train.gallery) == (
+    assert describe(train) == published("msmt17", "train")
+    assert (set(train.train) < set(original.train), train.query, train.gallery) == (
         True,
-        published.query,
-        published.gallery,
+        original.query,
+        original.gallery,
     )
 
     repacked = read(trees.plant(in_memory / "repacked", trees.msmt17_repacked()), "msmt17")
-    assert describe(repacked) == PUBLISHED[Domain("msmt17")]
+    assert describe(repacked) == published("msmt17")
     for split in ("train", "query", "gallery"):
-        first, second = (Counter((it.pid, it.camid) for it in getattr(each, split)) for each in (published, repacked))
+        first, second = (Counter((it.pid, it.camid) for it in getattr(each, split)) for each in (original, repacked))
         assert first == second
     one_digit = sum(int(image.path.partition("_c")[2][0]) != image.camid + 1 for image in repacked.train)
     assert one_digit > 10_000, "Market's one-digit pattern would have read these cameras right"
@@ -57,9 +58,9 @@ def test_msmt17_in_both_name_grammars(in_memory: Path) -> None:
 @pytest.mark.parametrize(("half", "variant"), [("labeled", "labelled"), ("detected", "detected")])
 def test_cuhk03_as_images_and_with_a_mat_file(in_memory: Path, half: str, variant: str) -> None:
     images = read(trees.plant(in_memory / "cuhk03-np", trees.cuhk03_np(half)), "cuhk03", variant=variant)
-    assert describe(images) == PUBLISHED[Domain("cuhk03", variant)]
+    assert describe(images) == published("cuhk03", variant)
     mat = read(trees.plant_cuhk03_mat(in_memory / "cuhk03", half), "cuhk03", variant=variant)
-    assert describe(mat) == PUBLISHED[Domain("cuhk03", variant)]
+    assert describe(mat) == published("cuhk03", variant)
     for split in ("train", "query", "gallery"):
         first, second = (Counter((it.pid, it.camid) for it in getattr(each, split)) for each in (images, mat))
         assert first == second
@@ -69,7 +70,7 @@ def test_cuhk03_as_images_and_with_a_mat_file(in_memory: Path, half: str, varian
 
 def test_personx(in_memory: Path) -> None:
     dataset = read(trees.plant(in_memory / "personx" / "subset1", trees.personx()), "personx")
-    assert describe(dataset) == PUBLISHED[Domain("personx")]
+    assert describe(dataset) == published("personx")
     assert dataset.cameras == (0, 1, 2, 3, 4, 5)
     assert set(Counter((image.pid, image.camid) for image in dataset.train).values()) == {4}
 
@@ -89,5 +90,5 @@ def test_luperson(in_memory: Path) -> None:
 def test_a_single_image_less_is_told(in_memory: Path) -> None:
     trees.plant(in_memory, trees.personx())
     (in_memory / "query" / "0411_c10_s0_0.jpg").unlink()
-    gaps = differences(describe(read(in_memory, "personx")), PUBLISHED[Domain("personx")])
+    gaps = differences(describe(read(in_memory, "personx")), published("personx"))
     assert gaps == ["query images 5,135, not 5,136 (1 fewer)"]

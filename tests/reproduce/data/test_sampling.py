@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image as Pil
 
 from reproduce.data import sampling
-from reproduce.data.domains import Image
 from reproduce.data.images import Images
 from reproduce.data.sampling import (
     camera_aware_batches,
@@ -26,7 +25,8 @@ from reproduce.data.sampling import (
     numpy_generator,
     shuffled_batches,
 )
-from reproduce.stage import UserError
+from reproduce.dataset import Image
+from reproduce.errors import UserError
 
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import declared
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,19 +15,21 @@ from demo_stages import Untrained
 from runs import run
 
 from methods import msplr, supervised
-from reproduce.baselines import setting_of
 from reproduce.clustering import DBSCAN, Tuned
-from reproduce.data.domains import PUBLISHED, Domain, Real, describe, read
+from reproduce.data.domains import Domain, Real
 from reproduce.data.manifests import digest
+from reproduce.data.reading import describe, read
 from reproduce.data.sources import sources
 from reproduce.data.standins import StandIn
+from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
 from reproduce.figures import Network, RankLists
-from reproduce.results import reasons_against
-from reproduce.runner import Store
-from reproduce.setting import Blocked, Setting
-from reproduce.stage import UserError, closure
-from reproduce.tables import World
+from reproduce.papers.baselines import setting_of
+from reproduce.papers.results import reasons_against
+from reproduce.papers.tables import World
+from reproduce.running.runner import Store
+from reproduce.session.setting import Blocked, Setting
+from reproduce.stage import closure
 
 BOTH = (Domain("market"), Domain("duke"))
 
@@ -54,7 +57,7 @@ def test_two_domains_give_two_entries_however_deep_they_lie(domains: Any, on_fol
 
 def test_an_unchecked_folder_in_a_tuple_is_not_published(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = describe(read(tiny_domain, "market"))
-    monkeypatch.setattr("reproduce.setting.PUBLISHED", {**PUBLISHED, Domain("market"): counts})
+    declared.holding(monkeypatch, market=counts)
     setting = Setting("paper", dict.fromkeys(("market", "duke"), tiny_domain), weights="scratch")
 
     def resolved(*domains: Domain) -> Any:

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, spearmanr
 
-from reproduce.data.domains import Dataset, read
+from reproduce.data.catalogue import drawn as drawn_names
+from reproduce.data.catalogue import statistics
 from reproduce.data.drawing import Scene, cover, render, rows
-from reproduce.data.layouts import Image
-from reproduce.data.places import DOMAINS, Statistics
+from reproduce.data.places import Statistics
+from reproduce.data.reading import read
 from reproduce.data.sheets import contact_sheet, dial_sheet
 from reproduce.data.spelling import DAY_PARTS, FRAME_GROUP
 from reproduce.data.standins import StandIn
@@ -43,9 +44,10 @@ from reproduce.data.world import (
     station,
     walk,
 )
-from reproduce.runner import Site, Store, build
+from reproduce.dataset import Dataset, Image
+from reproduce.errors import UserError
+from reproduce.running.runner import Site, Store, build
 from reproduce.scales import SCALES, stand_in_size
-from reproduce.stage import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +87,7 @@ def test_names_follow_the_grammar_and_are_sorted(world: tuple[str, Plan]) -> Non
     found = list(parsed(name, paths))
     assert {folder for folder, *_ in found} == {"bounding_box_train", "query", "bounding_box_test"}
     assert [camera - 1 for _, _, camera, _ in found] == shots.camera.tolist()
-    assert {camera for _, _, camera, _ in found} == set(range(1, DOMAINS[name].cameras + 1))
+    assert {camera for _, _, camera, _ in found} == set(range(1, statistics(name).cameras + 1))
 
 
 def test_market_has_its_oddities() -> None:
@@ -155,7 +157,7 @@ def test_proportions_are_those_of_the_real_set(
         assert np.mean(parts) == pytest.approx(junk, rel=0.15)
 
 
-@pytest.mark.parametrize("name", sorted(DOMAINS))
+@pytest.mark.parametrize("name", drawn_names())
 def test_walks_take_the_transit_times_of_the_network(name: str) -> None:
     roads = network(name, 3)
     assert roads.chance.sum(1) == pytest.approx(1)
@@ -171,7 +173,7 @@ def test_walks_take_the_transit_times_of_the_network(name: str) -> None:
         assert ((seconds >= expected / 1.35 - 0.05) & (seconds <= expected / 0.75 + 0.05)).all()
         assert seconds / expected == pytest.approx((seconds / expected)[:1].repeat(len(moves)), rel=0.01)
         transits += len(moves)
-    assert transits > 60 * 0.5 * (DOMAINS[name].visits[0] - 1)
+    assert transits > 60 * 0.5 * (statistics(name).visits[0] - 1)
 
 
 def transits(name: str, dial: float, people: int = 500) -> dict[tuple[int, int], list[float]]:
@@ -234,7 +236,7 @@ def test_with_time_walks_are_those_of_the_first_world(name: str) -> None:
 
 
 @given(
-    name=st.sampled_from(sorted(DOMAINS)),
+    name=st.sampled_from(drawn_names()),
     number=st.integers(0, 500),
     seed=st.integers(1, 5),
     dial=st.sampled_from([0.0, 0.3, 2.0]),
@@ -323,7 +325,7 @@ def test_the_same_world_is_drawn_again(tmp_path: Path) -> None:
 @pytest.fixture(scope="module", params=["market", "duke", "msmt17", "luperson"])
 def dialled(request: pytest.FixtureRequest) -> tuple[str, Plan]:
     name = request.param
-    return name, plan(name, seed=1, size=SIZE if DOMAINS[name].labelled else UNLABELLED)
+    return name, plan(name, seed=1, size=SIZE if statistics(name).labelled else UNLABELLED)
 
 
 def test_a_dial_touches_its_cause_alone(dialled: tuple[str, Plan]) -> None:
@@ -371,7 +373,7 @@ def test_dials_scale(world: tuple[str, Plan]) -> None:
     name, drawn = world
     one, two = (scene(name, drawn, Dials(detection=d, occlusion=d, illumination=d)) for d in (1.0, 2.0))
     assert 2 * np.log(one.light.gain) == pytest.approx(np.log(two.light.gain))
-    usual = drawn.shots.draws("detection")[0][:, 0] >= 2 * DOMAINS[name].cut  # boxes around the whole person
+    usual = drawn.shots.draws("detection")[0][:, 0] >= 2 * statistics(name).cut  # boxes around the whole person
     person = usual & (drawn.shots.fragment == 0)
     assert 2 * one.view.down[person] == pytest.approx(two.view.down[person])
     assert (two.others.opacity >= one.others.opacity).all()
@@ -394,7 +396,7 @@ LARGE = {"bystander_images", "junk", "on_top", "stroll", "hue", "hue_spread", "s
 
 
 def test_statistics_are_plausible() -> None:
-    for domain in DOMAINS.values():
+    for domain in map(statistics, drawn_names()):
         for field in fields(Statistics):
             value = getattr(domain, field.name)
             if isinstance(value, dict):
@@ -420,9 +422,9 @@ SPREADS = (
 )
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", drawn_names())
 def test_spreads_and_kinds_are_plausible(name: str) -> None:
-    domain = DOMAINS[name]
+    domain = statistics(name)
     assert all(getattr(domain, field)[1] >= 0 for field in SPREADS)
     assert min(domain.obstacles) >= 0
     assert sum(domain.obstacles) == pytest.approx(1)
@@ -431,7 +433,7 @@ def test_spreads_and_kinds_are_plausible(name: str) -> None:
 
 def staged(name: str, monkeypatch: pytest.MonkeyPatch, dials: Dials, **changes: object) -> tuple[Plan, Scene]:
     """Market as it would be with other statistics."""
-    changed = replace(DOMAINS[name], **changes)  # type: ignore[arg-type]
+    changed = replace(statistics(name), **changes)  # type: ignore[arg-type]
     monkeypatch.setattr("reproduce.data.world.statistics", lambda _: changed)
     world = plan(name, seed=1, size=SIZE)
     return world, scene(name, world, dials)
@@ -489,10 +491,10 @@ def test_posts_and_low_things_are_those_of_the_domain(monkeypatch: pytest.Monkey
     assert 0.55 <= begins.min() < begins.max() <= 0.8
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", drawn_names())
 def test_what_tells_cameras_apart_is_spread_evenly_over_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of n cameras one has each n-th part of a distribution, in any world."""
-    changed = replace(DOMAINS[name], saturation=(1.0, 0.1), axis=(0.0, 9.0), tone=(0.2, 0.3))
+    changed = replace(statistics(name), saturation=(1.0, 0.1), axis=(0.0, 9.0), tone=(0.2, 0.3))
     monkeypatch.setattr("reproduce.data.world.statistics", lambda _: changed)
     for seed in (1, 2, 3):
         cameras = [station(name, camera, seed) for camera in range(changed.cameras)]
@@ -691,7 +693,7 @@ def test_a_drawn_set_is_read_as_the_real_one(name: str, drawn_sets: dict[str, Da
     searched = {image.pid for image in found.query}
     assert len(searched) == size.test_ids
     assert len({image.pid for image in found.gallery} - searched) == size.distractor_ids
-    assert set(found.cameras) <= set(range(DOMAINS[name].cameras))
+    assert set(found.cameras) <= set(range(statistics(name).cameras))
     places = [(image.pid, image.camid) for image in found.query]
     assert len(places) == len(set(places)), "one query an identity and camera"
     seen = {(image.pid, image.camid) for image in found.gallery}

@@ -10,7 +10,7 @@ import pytest
 
 from methods import supervised
 from reproduce.evaluation import Evaluate
-from reproduce.tables import Case, Task, read
+from reproduce.papers.tables import Case, Task, read
 from toy_reid.guest import Remember
 from toy_reid.images import Darker
 from toy_reid.method import TwoBranches

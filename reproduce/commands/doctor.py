@@ -1,0 +1,214 @@
+"""What is here and what is missing: data sets, weights, devices, and the rows of the papers that can be measured."""
+
+from __future__ import annotations
+
+import platform
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+
+from reproduce import weights
+from reproduce.data.catalogue import CATALOGUE, known, published, withdrawn
+from reproduce.data.layouts import find
+from reproduce.data.manifests import HEAD, check_head, digest, recheck
+from reproduce.data.reading import describe, differences, read
+from reproduce.dataset import Dataset
+from reproduce.errors import UserError
+from reproduce.papers.tables import Case, Paper
+from reproduce.running.engine import visible_gpus
+
+LINES, WIDTH = 40, 100
+"""What fits a screen."""
+
+SAMPLE = 100
+"""Images of each split whose first bytes are looked at; a run looks at all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one data set here.
+
+    Attributes:
+        status: "ok", "own" (a folder given by name, not the published set), "other" (not the published set where that
+            is looked for), "broken" or "missing".
+        says: what was found, or what is wrong.
+        folder: where it lies.
+    """
+
+    name: str
+    status: str
+    says: str
+    folder: Path | None = None
+
+
+def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = False) -> Finding:
+    """Look for a data set, read it, count it and look at some of its images; `deep` at all, whatever is remembered."""
+    folder = given
+    try:
+        if folder is None:
+            folder = find(root, name) if root else None
+        if folder is None:
+            return Finding(name, "missing", known(name).ask)
+        whole = read(folder, name)
+        _sample(whole)
+        if deep and whole.labelled:
+            _reread(whole)
+    except UserError as error:
+        says = str(error).removeprefix(f"{name}: ")
+        if folder:  # which has a line of its own
+            says = says.replace(f"{folder}/", "").replace(str(folder), "the folder")
+        return Finding(name, "broken", says, folder)
+    odd = "own" if given else "other"
+    counts = published(name)
+    if whole.version == "V2":
+        return Finding(name, odd, "V2, its faces blurred; the papers print numbers of V1", whole.root)
+    gaps = differences(describe(whole), counts) if counts else []
+    if gaps and not given:
+        return Finding(name, odd, "; ".join(gaps), whole.root)
+    return Finding(name, odd if gaps else "ok", _counted(whole, gaps), whole.root)
+
+
+def _sample(whole: Dataset) -> None:
+    for split in (whole.train, whole.query, whole.gallery):
+        for at in range(0, len(split), max(1, len(split) // SAMPLE)):
+            path = whole.root / split[at].path
+            try:
+                with path.open("rb") as file:
+                    check_head(path, file.read(HEAD))
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+
+
+def _reread(whole: Dataset) -> None:
+    if liars := recheck(whole.root):
+        others = f" and {len(liars) - 1:,} more" if len(liars) > 1 else ""
+        raise UserError(
+            f"{whole.root / liars[0]}{others} changed under the same size and time: "
+            "copy the set again, and run with another --store"
+        )
+    digest(whole)
+
+
+def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
+    train = describe(whole).train
+    if not whole.labelled:
+        return f"{train.images:,} images; no two copies are the same, so none is checked"
+    told = ", ".join(filter(None, (whole.version, whole.variant)))
+    known = "not the published counts" if gaps else "the published counts"
+    return f"{known}{f' of {told}' if told else ''}: trains on {train.ids:,} ids, {train.images:,} images"
+
+
+def page(
+    papers: Iterable[Paper],
+    root: Path | None,
+    given: Mapping[str, Path],
+    weight_folder: Path | None,
+    *,
+    deep: bool = False,
+) -> tuple[str, bool]:
+    """The doctor's page, at most `LINES` lines of `WIDTH` columns, and whether all that is here is sound."""
+    cases = {paper.name: list(_cases(paper)) for paper in papers}
+    found = [examine(name, root, given.get(name), deep=deep) for name in CATALOGUE]
+    here = {finding.name for finding in found if finding.status in ("ok", "own")}
+    places = [weight_folder] if weight_folder else weights.folders()
+    ready = list(dict.fromkeys(case.task.name for own in cases.values() for case in own if case.names <= here))
+    lines = [*_data(found, root), *_weights(places), _machine(), *_rows(cases, here), _next(found, ready, root, given)]
+    return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in found)
+
+
+def _cases(paper: Paper) -> Iterator[Case]:
+    """Every row that a paper ran or may have run, on each of its tasks."""
+    for table in paper.tables:
+        for parameters in paper.cases(table):
+            yield parameters.values[0]
+
+
+def _data(found: Sequence[Finding], root: Path | None) -> Iterator[str]:
+    yield f"Data     in {_short(root)}" if root else "Data     no --data-root, no REID_DATA"
+    for finding in found:
+        says = textwrap.wrap(finding.says, WIDTH - 21, max_lines=2, placeholder=" ...")
+        yield f"  {finding.name:10}{finding.status:9}{says[0]}"
+        yield from (f"{'':21}{line}" for line in says[1:])
+        if finding.folder:
+            yield f"{'':21}{_short(finding.folder)}"
+    if root and any(finding.status == "missing" for finding in found):
+        names = ", ".join(known(finding.name).folders[0] for finding in found if finding.status == "missing")
+        yield f"  looked for {names} etc."
+
+
+def _weights(places: Sequence[Path]) -> Iterator[str]:
+    yield f"Weights  in {_short(places[0])}"
+    yield from (f"     and in {_short(place)}" for place in places[1:])
+    makers = {"resnet50": "torchvision", "resnet50_ibn_a": "IBN-Net"}
+    for backbone, maker in makers.items():
+        mark = weights.marks("imagenet", backbone)[0]
+        found = weights.fitting("imagenet", backbone, places)
+        status, says = "missing", f"{backbone}-{mark}.pth of {maker}; blocked(weights) at scale paper"
+        if found:
+            try:
+                sha256 = weights.sha256(found[0])
+                known = weights.is_published("imagenet", backbone, weights.source_sha256(found[0], sha256))
+                status, unlike = ("ok", "") if known else ("other", f", not {maker}'s: nothing will be comparable")
+                says = f"{found[0].name}, SHA-256 {sha256[:12]}{unlike}"
+            except UserError as error:
+                status, says = "broken", str(error).replace(f"{found[0].parent}/", "")
+        yield _cut(f"  {'imagenet':10}{status:9}{says}")
+    others = sorted(path.stem for place in places for path in place.glob("resnet50*-*.safetensors"))
+    if others:
+        yield _cut(f"  converted {'ok':9}{', '.join(others)}")
+
+
+def _machine() -> str:
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"no {package}")
+    gpus = visible_gpus()
+    return f"Machine  {', '.join(versions)}; {len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)} visible"
+
+
+def _rows(cases: Mapping[str, Sequence[Case]], here: set[str]) -> Iterator[str]:
+    yield f"{'Rows':12}{'all':>4}{'with data':>11}  blocked(data) for want of     (that the paper ran, or may have run)"
+    everything = list(chain.from_iterable(cases.values()))
+    for paper, own in (*cases.items(), ("together", everything)):
+        ready = sum(case.names <= here for case in own)
+        wanted = Counter(chain.from_iterable(case.names - here for case in own))
+        missing = ", ".join(f"{name} {wanted[name]}" for name in CATALOGUE if wanted[name])
+        yield f"  {paper:10}{len(own):4}{ready:11}  {missing}"
+    remain = [case for case in everything if not case.task.withdrawn]
+    names = " and ".join(withdrawn().values())
+    ready = sum(case.names <= here for case in remain)
+    yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
+
+
+def _next(found: Sequence[Finding], ready: Sequence[str], root: Path | None, given: Mapping[str, Path]) -> str:
+    wrong = next((finding.name for finding in found if finding.status in ("broken", "other")), None)
+    if wrong:
+        return f"next:    mend {wrong} as said above, and ask again"
+    if not ready:
+        return "next:    pytest suites/ -k m2d --scale small     (minutes, on drawn stand-ins, without any data)"
+
+    def command(shown: Callable[[Path], object]) -> str:
+        options = [f"--data-root {shown(root)} "] if root else []
+        options += [f"--domain {name}={shown(folder)} " for name, folder in given.items()]
+        return f'next:    pytest suites/ {"".join(options)}-k "{" or ".join(ready[:3])}" --plan'
+
+    line = command(str)
+    return line if len(line) <= WIDTH else command(lambda _: "DIR")
+
+
+def _short(path: Path) -> str:
+    """A path with ~ for the home folder, the beginning of a long one left out."""
+    home = str(Path.home())
+    text = f"~{str(path)[len(home) :]}" if path.is_relative_to(home) and home != "/" else str(path)
+    return text if len(text) <= WIDTH - 21 else f"...{text[24 - WIDTH :]}"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4]} ..."

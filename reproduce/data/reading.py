@@ -1,0 +1,140 @@
+"""The reader of data sets on disk: what a set holds, whatever its layout, and what it should hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from reproduce.data.catalogue import Counts, Description, usual
+from reproduce.data.layouts import GALLERY, QUERY, TRAIN, find, is_layout, parse, version
+from reproduce.dataset import BACKGROUND, JUNK, Dataset, Image, Unlabelled
+from reproduce.errors import UserError
+
+UNLABELLED_PER_IDENTITY = 20
+"""Images that a subset keeps of an unlabelled set for each identity asked for; LUPerson has 4 M of 200,000 people."""
+
+
+def describe(dataset: Dataset) -> Description:
+    """Count what a dataset holds, to be shown or compared with what was published."""
+
+    def counts(images: Sequence[Image]) -> Counts:
+        return Counts(len({image.pid for image in images}), len(images), len({image.camid for image in images}))
+
+    searched = {image.pid for image in dataset.query}
+    gallery = [image for image in dataset.gallery if image.pid != JUNK]
+    return Description(
+        train=counts(dataset.train) if dataset.labelled else Counts(0, len(dataset.train), 0),
+        query=counts(dataset.query),
+        gallery=counts(gallery),
+        distractors=sum(image.pid not in searched for image in gallery),
+        junk=len(dataset.gallery) - len(gallery),
+    )
+
+
+def differences(found: Description, published: Description) -> list[str]:
+    """What a dataset has more or less of than the published one: "train images 12,935, not 12,936 (1 fewer)"."""
+
+    def numbers(description: Description) -> dict[str, int]:
+        splits = {split: getattr(description, split) for split in ("train", "query", "gallery")}
+        parts = {f"{split} {what}": count for split, counts in splits.items() for what, count in vars(counts).items()}
+        return parts | {"distractors": description.distractors, "junk": description.junk}
+
+    wanted = numbers(published)
+    return [
+        f"{what} {count:,}, not {wanted[what]:,} ({abs(gap):,} {'more' if gap > 0 else 'fewer'})"
+        for what, count in numbers(found).items()
+        if (gap := count - wanted[what])
+    ]
+
+
+def read(
+    root: Path, name: str, *, variant: str = "", subset: int | None = None, allow_overlap: bool = False
+) -> Dataset:
+    """Read a data set from a folder, in whichever layout it is (`reproduce.data.layouts`).
+
+    The layout is seen from the folder, and how names are spelled from the names: a folder in Market-1501's layout can
+    be any domain. Junk in the training and query folders is left out. MSMT17's test identities count from 10,000, since
+    as published they have the same numbers as its training identities.
+
+    Args:
+        root: the data set's folder, or one for `find` to search.
+        name: of the domain; any name will do for a folder given directly.
+        variant: see `Domain`.
+        subset: as `part` has it; None for all.
+        allow_overlap: accept identities that are both trained on and searched for.
+
+    Returns:
+        The images, in the order of their names.
+
+    Raises:
+        UserError: the folder is missing, incomplete or not in such a layout; the message tells how to mend it.
+    """
+    variant = usual(name, variant)
+    root = Path(root).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"{name}: there is no folder {root}; give the one that holds {TRAIN}, {QUERY} and {GALLERY}")
+    if not is_layout(root, name):
+        found = find(root, name)
+        if found is None:
+            raise UserError(f"{name}: {root} holds neither {TRAIN}, {QUERY} and {GALLERY} nor a known folder that does")
+        root = found
+
+    splits = parse(root, name, variant)
+    if isinstance(splits.train, Unlabelled):
+        whole = Dataset(name, root, splits.train, (), ())
+        return whole if subset is None else part(whole, subset)
+    train, query = (tuple(image for image in split if image.pid != JUNK) for split in splits[:2])
+    for split, people in ((TRAIN, train), (QUERY, query)):
+        if not people:
+            raise UserError(f"{name}: {root / split} holds nothing but junk (identity -1); give images of people")
+    dataset = Dataset(name, root, train, query, splits.gallery, variant, version(root, name))
+
+    tested = {image.pid for image in (*dataset.query, *dataset.gallery)}
+    both = sorted(tested.intersection(dataset.train_pids))
+    if both and not allow_overlap:
+        raise UserError(
+            f"{name}: {len(both)} identities of {root} are in {TRAIN} and also in {QUERY} or {GALLERY}, "
+            f"such as {both[0]}; remove them from one side, or renumber them if they are different people"
+        )
+    return dataset if subset is None else part(dataset, subset)
+
+
+def part(dataset: Dataset, count: int) -> Dataset:
+    """Some identities to train on and as many to search for, always the same, with junk and distractors in proportion.
+
+    A smaller part is in a larger one.
+
+    Args:
+        dataset: the whole.
+        count: of identities; more than there are: all. Of an unlabelled set, `UNLABELLED_PER_IDENTITY` images for each.
+
+    Raises:
+        UserError: the part would be empty.
+    """
+    if count < 1:
+        raise UserError(f"{dataset.name}: a subset of {count} identities is empty; give 1 or more")
+    if not dataset.labelled:
+        kept = _first((image.path for image in dataset.train), count * UNLABELLED_PER_IDENTITY)
+        return replace(dataset, train=Unlabelled(map(str, kept)))
+    searched = {image.pid for image in dataset.query}
+    share = count / len(searched)
+    train = _first(dataset.train_pids, count)
+    test = _first(searched, count)
+    others = {image.pid for image in dataset.gallery} - searched - {JUNK, BACKGROUND}
+    test |= _first(others, round(share * len(others)))
+    for pid in {JUNK, BACKGROUND} - searched:  # not one person each, so kept in part
+        crowd = [image.path for image in dataset.gallery if image.pid == pid]
+        test |= _first(crowd, round(share * len(crowd)))
+    return replace(
+        dataset,
+        train=tuple(image for image in dataset.train if image.pid in train),
+        query=tuple(image for image in dataset.query if image.pid in test),
+        gallery=tuple(image for image in dataset.gallery if image.pid in test or image.path in test),
+    )
+
+
+def _first(items: Iterable[int | str], count: int) -> set[int | str]:
+    """Some items, scattered, always the same ones; fewer are part of more."""
+    return set(sorted(items, key=lambda item: hashlib.sha256(str(item).encode()).digest())[:count])

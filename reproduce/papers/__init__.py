@@ -1,0 +1,1 @@
+"""What papers print and claim, and what became of it: tables, claims, verdicts, records."""

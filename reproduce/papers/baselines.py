@@ -1,0 +1,241 @@
+"""Baselines: how a result compares with what was recorded for the same case, on this processor or on another."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reproduce.running.provenance import arithmetic
+
+COMPARED = ("mAP", "rank1")
+UNSTABLE = 4.0
+"""Standard deviation between training seeds, in mAP, above which a row says nothing about code."""
+
+OWN = 5
+"""Degrees of freedom from which a row's spread is its own, such as those of three seeds on two processors."""
+
+LEVEL = 0.99
+"""Of the interval that a difference may lie in by chance."""
+
+ROUNDING = 1e-6
+"""Percentage points by which a number that is the same may differ."""
+
+ROWS_OWN = ("data", "selection", "recipe")
+"""What the identities of two rows of a table may differ in and their seeds spread alike."""
+
+OLDER = "recorded for an older recipe"
+
+Numbers = Mapping[str, float]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The training seeds of one case on one machine.
+
+    Attributes:
+        on: the arithmetics that its stages were computed with, as `provenance.arithmetic` tells them.
+        every: numbers by seed.
+        collapsed: the seeds that collapsed.
+    """
+
+    on: frozenset[str]
+    every: Mapping[str, Numbers]
+    collapsed: frozenset[str]
+
+    @property
+    def measured(self) -> Mapping[str, Numbers]:
+        """The numbers of seeds that did not collapse; of all where every one did."""
+        return {seed: numbers for seed, numbers in self.every.items() if seed not in self.collapsed} or self.every
+
+    @classmethod
+    def of(cls, record: Record) -> Runs:
+        """Those of a result, or of an entry of its "elsewhere"."""
+        told = record.get("on")
+        on = told if told is not None else (arithmetic(stage.get("provenance") or {}) for stage in _stages(record))
+        texts = record.get("collapsed") or ()
+        collapsed = {found[1] for text in texts if (found := re.match(r"seed (\d+):", str(text)))}
+        measured = record["measured"]
+        return cls(frozenset(on), measured, frozenset(collapsed & measured.keys()))
+
+
+def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = False) -> dict[str, Any] | None:
+    """Set a result beside what was recorded for the same cell in the same setting.
+
+    On the recorded processor the seeds that both have are compared, on any other the means of all that did not
+    collapse. The band is a 99 % t interval for the difference of two means, collapsed seeds left out. Its variance is
+    the row's own where that has `OWN` degrees of freedom; else the median of the table's row variances, each of them
+    divided by the median that such a variance has where the true one is 1.
+
+    A difference beyond the band is drift, unless the row is not judged: where its own seeds spread by more than
+    `UNSTABLE` or some of them collapse; and on another processor where pseudo labels are learnt from, which turn
+    rounding into other clusters, or where its spread over two processors was never recorded.
+
+    Args:
+        result: what was measured now.
+        recorded: results to find its record among.
+        must_hold: whether they were recorded for this machine, so that another processor is no excuse.
+
+    Returns:
+        None where nothing was recorded or measured; else
+        `commit`: that recorded it; `recorded_on`: the processors, in words; `same_machine`;
+        `recorded_seeds`, `seeds`: those compared;
+        `metrics`: of each metric old, new, band (None if unknown), and how many runs before and after;
+        `unjudged`: why it is not judged, else empty; `outside`: whether a metric is beyond its band; `drift`. What was
+        recorded for another recipe is not judged, and is drift where it must hold.
+    """
+    own = [old for old in recorded if _cell(old) == _cell(result) and old.get("measured")]
+    own = [old for old in own if setting_of(old) == setting_of(result)]
+    if not own or not result.get("measured"):
+        return None
+    old = max(own, key=lambda old: old["identity"].get("recipe") == result["identity"].get("recipe"))
+    older = old["identity"].get("recipe") != result["identity"].get("recipe")
+    now, sides = Runs.of(result), _sides(old)
+    here = next((side for side in sides if side.on == now.on), None)
+    before = [side.measured for side in ([here] if here else sides)]
+    after = [now.measured]
+    if here and (shared := _shared(here, now)):
+        before, after = [_of(here, shared)], [_of(now, shared)]
+    rows = [_sides(row) for row in recorded if row.get("measured") and _alike(row, result)]
+    metrics: dict[str, dict[str, Any]] = {}
+    for name in COMPARED:
+        was, is_ = _values(before, name), _values(after, name)
+        if was and is_:
+            band = _band(_sound(sides, name), [_sound(row, name) for row in rows], len(was), len(is_))
+            metrics[name] = {
+                "old": statistics.fmean(was),
+                "new": statistics.fmean(is_),
+                "band": result.get("band") if band is None else band,
+                "before": len(was),
+                "after": len(is_),
+            }
+    unjudged = OLDER if older else _unstable(sides)
+    if not unjudged and not here and not must_hold:
+        unjudged = _elsewhere(sides, steady=bool(result.get("steady")))
+    if not unjudged and any(one["band"] is None for one in metrics.values()):
+        unjudged = "too few seeds were recorded to tell its spread"
+    outside = any(map(beyond, metrics.values()))
+    provenance = [stage.get("provenance") or {} for stage in _stages(old)]
+    return {
+        "commit": provenance[-1].get("commit") if provenance else None,
+        "recorded_on": sorted({text for side in sides for text in side.on}),
+        "same_machine": here is not None,
+        "recorded_seeds": sorted({int(seed) for numbers in before for seed in numbers}),
+        "seeds": sorted({int(seed) for numbers in after for seed in numbers}),
+        "metrics": metrics,
+        "unjudged": unjudged,
+        "outside": outside and not older,
+        "drift": (outside and not unjudged) or (older and must_hold),
+    }
+
+
+def beyond(metric: Mapping[str, Any]) -> bool:
+    """Whether old and new of a metric lie further apart than its band or, without one, whether they differ."""
+    return bool(abs(metric["new"] - metric["old"]) > (metric["band"] or 0.0) + ROUNDING)
+
+
+def setting_of(record: Record) -> dict[str, Any]:
+    """The identity of a result, claim or figure without the digest of its recipe."""
+    return {name: value for name, value in (record.get("identity") or {}).items() if name != "recipe"}
+
+
+def told(found: Record) -> str:
+    """A comparison in one sentence: drifted or not judged, old, new, band, and who recorded it."""
+    moved = []
+    for metric, one in found["metrics"].items():
+        band = "" if one["band"] is None else f" (band {one['band']:.1f})"
+        moved.append(f"{metric} was {one['old']:.1f} and is {one['new']:.1f}{band}")
+    numbers = ", ".join(moved)
+    if found["drift"] and found["unjudged"] == OLDER:
+        return f"drifted: {OLDER}; {numbers}; pass --update-baselines"
+    if found["drift"]:
+        commit = str(found["commit"] or "unknown")[:12]
+        return f"drifted: {numbers}; recorded by commit {commit}; if intended, pass --update-baselines"
+    return f"{numbers}; not judged: {found['unjudged']}" if found["unjudged"] else numbers
+
+
+def _unstable(sides: Sequence[Runs]) -> str:
+    """Why a row's own seeds say nothing about code; empty where they do."""
+    collapsed, seeds = sum(len(side.collapsed) for side in sides), sum(len(side.every) for side in sides)
+    if 0 < collapsed < seeds:
+        return f"unstable, {collapsed} of its {seeds} recorded seeds collapsed"
+    values = _sound(sides, "mAP")
+    if len(values) > 1 and (deviation := statistics.stdev(values)) > UNSTABLE:
+        return f"unstable, its recorded seeds spread by {deviation:.1f} mAP"
+    return ""
+
+
+def _elsewhere(sides: Sequence[Runs], *, steady: bool) -> str:
+    """Why a row is not judged on a processor that it was not recorded on; empty where it is."""
+    if not steady:
+        return "it learns from pseudo labels and was recorded on another processor"
+    if len(sides) < 2:
+        return "it was recorded on one other processor alone"
+    return ""
+
+
+def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, now: int) -> float | None:
+    """How far the means of so many seeds may lie apart; None where no row has two seeds."""
+    from scipy import stats
+
+    if len(own) > OWN:
+        variance, freedom = statistics.variance(own), len(own) - 1
+    else:
+        several = [(statistics.variance(row), len(row) - 1) for row in rows if len(row) > 1]
+        if not several:
+            return None
+        variance = statistics.median(value * free / stats.chi2.ppf(0.5, free) for value, free in several)
+        freedom = sum(free for _, free in several)
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
+
+
+def _shared(one: Runs, other: Runs) -> list[str]:
+    """The seeds that both have; of those that collapsed in one alone only the others, if there are any."""
+    seeds = one.every.keys() & other.every.keys()
+    return sorted(seeds - (one.collapsed ^ other.collapsed))
+
+
+def _of(runs: Runs, seeds: Sequence[str]) -> Mapping[str, Numbers]:
+    return {seed: runs.every[seed] for seed in seeds}
+
+
+def _sound(sides: Iterable[Runs], metric: str) -> list[float]:
+    return _values([side.measured for side in sides], metric)
+
+
+def _values(measured: Iterable[Mapping[str, Numbers]], metric: str) -> list[float]:
+    """A metric of all seeds that have it."""
+    return [numbers[metric] for runs in measured for numbers in runs.values() if metric in numbers]
+
+
+def _sides(record: Record) -> list[Runs]:
+    """A record's runs on each machine that it was recorded on."""
+    return [Runs.of(part) for part in (record, *(record.get("elsewhere") or ()))]
+
+
+def _stages(record: Record) -> Sequence[Record]:
+    return record.get("stages") or ()
+
+
+def _cell(record: Record) -> tuple[str, ...]:
+    case = record["case"]
+    return case["paper"], case["table"], case["column"], case["row"], str(case.get("task"))
+
+
+def _alike(one: Record, other: Record) -> bool:
+    """Whether two records are rows of one table in one setting, whatever their data sets and the moment they test."""
+    if any(one["case"][name] != other["case"][name] for name in ("paper", "table")):
+        return False
+    settings, worlds = [], []
+    for identity in (one["identity"], other["identity"]):
+        data = (identity.get("data") or {}).values()
+        settings.append({name: value for name, value in identity.items() if name not in ROWS_OWN})
+        worlds.append(
+            {json.dumps([of.get(name) for name in ("kind", "world", "seed", "dials")], sort_keys=True) for of in data}
+        )
+    return settings[0] == settings[1] and worlds[0] == worlds[1]

@@ -1,0 +1,178 @@
+"""What the papers print, for readers: tables as CSV and Markdown, claims and audit as pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import groupby
+
+from reproduce.papers.audit import Finding
+from reproduce.papers.tables import COUNTS, Case, Claim, ClaimCase, Column, Paper, Row, Table, full_label
+
+HEADINGS = {
+    "mAP": "mAP",
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "mAP_gain": "mAP-gain",
+    "rank1_gain": "rank-1-gain",
+}
+
+WEIGHTS = {
+    "contradiction": "text and table cannot both be right",
+    "misprint": "one of the numbers is most likely wrong",
+    "implausible": "a number stands out among its like; it may be right",
+    "different setting": "both may be right, of different things",
+}
+
+WORDS = (
+    "The papers train a network on one set of photographs (the source) and adapt it, without labels, to another (the "
+    "target), then search a gallery of the target for the people of its queries. Rank-k is the percentage of queries "
+    "with a right image among the first k, mAP (mean average precision) rates the whole list; higher is better. m2d "
+    "means from Market-1501 to DukeMTMC-reID, and so on: m Market-1501, d DukeMTMC-reID, t MSMT17."
+)
+
+TRIED = {"yes": "cases try it", "part": "cases try a part of it", "no": "cases try it, by a row that the paper quotes"}
+
+
+def as_csv(papers: Iterable[Paper]) -> str:
+    """Every printed number on a line of its own."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("paper", "table", "row", "source", "target", "metric", "value", "executed"))
+    for paper in papers:
+        for number in paper.numbers():
+            metric = HEADINGS.get(number.metric, number.metric)
+            value = f"{number.value:.0f}" if number.metric in COUNTS else f"{number.value:.1f}"
+            tasks = [column.task for column in paper.tables[number.table].columns]
+            several = tasks.count(number.column.task) > 1
+            label = full_label(number.row) + (f" / {number.column.label}" if several else "")
+            writer.writerow(
+                (paper.id, number.table, label, number.source, number.target, metric, value, number.row.executed)
+            )
+    return out.getvalue()
+
+
+def as_markdown(papers: Iterable[Paper]) -> str:
+    """The tables as the papers draw them, a section each."""
+    parts: list[str] = []
+    for paper in papers:
+        parts.append(f"# {paper.name}: {paper.title}\n\n{paper.authors}. {paper.venue}")
+        parts.extend(_table(table) for table in paper.tables.values())
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    several = len(table.columns) > 1
+    heads = [
+        *(["stage"] if any(row.stage for row in table.rows) else []),
+        "row",
+        *(["ref"] if any(row.ref for row in table.rows) else []),
+        *table.ticks,
+        *(_heading(column, metric, several) for column in table.columns for metric in column.metrics),
+        "run by the authors",
+    ]
+    lines = [heads, ["---"] * len(heads), *(_row(row, table) for row in table.rows)]
+    grid = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+    notes = [f"{full_label(row)}: {row.note}" for row in table.rows if row.note]
+    under = "\n".join(f"- {note}" for note in [*([table.note] if table.note else []), *notes])
+    return f"## Table {table.id}\n\n{table.caption} ({table.where}; {table.checked})\n\n{grid}" + (
+        f"\n\n{under}" if under else ""
+    )
+
+
+def _heading(column: Column, metric: str, several: bool) -> str:
+    name = HEADINGS.get(metric, metric.replace("_", " "))
+    return f"{column.label}: {name}" if several else name
+
+
+def _row(row: Row, table: Table) -> list[str]:
+    cells = [row.printed[column.id][metric] for column in table.columns for metric in column.metrics]
+    metrics = [metric for column in table.columns for metric in column.metrics]
+    return [
+        *([row.stage] if any(other.stage for other in table.rows) else []),
+        row.label,
+        *([row.ref] if any(other.ref for other in table.rows) else []),
+        *("x" if tick in row.ticks else "" for tick in table.ticks),
+        *(_shown(value, metric) for value, metric in zip(cells, metrics, strict=True)),
+        row.executed,
+    ]
+
+
+def _shown(value: float | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if metric in COUNTS else f"{value:.1f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def claims_page(papers: Iterable[Paper], collected: Iterable[object]) -> str:
+    """Every conclusion of the papers, in our own words, and whether a case tries it.
+
+    Args:
+        papers: the papers.
+        collected: the cases of their suites, as `reproduce.session.planning.collected` gives them.
+    """
+    cases = list(collected)
+    tried = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
+    rows = [case for case in cases if isinstance(case, Case)]
+    run = {(case.paper, f"{case.table}/{case.row.id}/{case.column}") for case in rows if case.recipe}
+    parts = [WORDS]
+    for paper in papers:
+        own = sum((paper.id, claim.id) in tried for claim in paper.claims)
+        counts = f"{len(paper.claims)} conclusions, in our own words; cases try {own} of them."
+        parts.append(f"# {paper.name}: {paper.title}\n\n{counts}")
+        for where, claims in groupby(paper.claims, lambda claim: claim.where):
+            lines = [_claim(claim, (paper.id, claim.id) in tried, _missing(paper, claim, run)) for claim in claims]
+            parts.append(f"## {where}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _missing(paper: Paper, claim: Claim, run: AbstractSet[tuple[str, str]]) -> list[str]:
+    """The cells that a claim compares and nothing here computes."""
+    compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
+    return [cell for cell in compared if (paper.id, cell) not in run]
+
+
+def _claim(claim: Claim, tried: bool, missing: Sequence[str]) -> str:
+    if tried:
+        notes = [TRIED[claim.testable]]
+    elif claim.testable != "no" and missing:
+        notes = [f"no case tries it yet: nothing here computes {', '.join(missing)}"]
+    elif claim.testable != "no":
+        notes = ["no case tries it: it is not told as a comparison of cells"]
+    else:
+        notes = ["no case can try it"]
+    if claim.cause:
+        notes.append(f"the cause it names: {claim.cause}, if the cause matters")
+    if claim.why:
+        notes.append(claim.why.rstrip("."))
+    return f"- `{claim.id}` {claim.says} *({'; '.join(notes)})*"
+
+
+def audit_page(findings: Sequence[Finding], papers: Iterable[Paper]) -> str:
+    """What does not fit, grouped by what it means, each with its places and numbers."""
+    titles = "\n".join(f"- {paper.name}: {paper.title} ({paper.venue})" for paper in papers)
+    parts = [
+        f"# Audit of the printed tables\n\n{len(findings)} findings, computed from the tables and the numbers that the "
+        "papers' text states. A finding is no verdict on a method: most are slips of the pen.",
+        titles,
+        WORDS,
+    ]
+    for weight, meaning in WEIGHTS.items():
+        chosen = [finding for finding in findings if finding.weight == weight]
+        if chosen:
+            parts.append(f"## {weight.capitalize()}: {meaning} ({len(chosen)})")
+            parts.extend(_finding(finding) for finding in chosen)
+    return "\n\n".join(parts) + "\n"
+
+
+def _finding(finding: Finding) -> str:
+    places = "\n".join(f"- {place.where}: {place.value}" for place in finding.places)
+    papers = ", ".join(dict.fromkeys(place.where.split()[0] for place in finding.places))
+    return f"### {papers}: {finding.rule}\n\n{finding.says}\n\n{places}"

@@ -1,0 +1,246 @@
+"""What a user sees: lines for the stages that run, and at the end a table of what was measured."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reproduce.data.sources import ImageStage, Source
+from reproduce.papers.baselines import told
+from reproduce.papers.results import Result
+from reproduce.papers.tables import MEASURED, METRICS
+from reproduce.running.engine import Engine, Job
+from reproduce.stage import Stage, walk
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10", "portion": "kept"}
+
+ROOMY = 110
+"""Columns of a terminal from which the summary has room for rank-5 and rank-10."""
+
+LIVE = {
+    "clusters": "{:.0f} clusters",
+    "portion": "{:.0f} % kept",
+    "purity": "{:.0f} % pure",
+    "loss": "loss {:.3f}",
+    "mAP": "mAP {:.1f}",
+}
+"""What the line of a running stage says of the last values it logged."""
+
+SPEAK_EVERY = 10.0
+"""Seconds between two lines of one stage where the output is not a terminal."""
+
+
+def label(stage: Stage[Any]) -> str:
+    """A stage in a few words, such as `supervised.Train market, seed 1`."""
+    words = list(dict.fromkeys(filter(None, _words(stage))))
+    return f"{stage.name} {', '.join(words)}" if words else stage.name
+
+
+def _words(stage: Stage[Any]) -> list[str]:
+    if not isinstance(stage, ImageStage) and isinstance(stage, Source):
+        return [stage.label, stage.detail]
+    words: list[str] = []
+    for name, value in vars(stage).items():
+        on = "on " if name == "on" else ""
+        named = value if isinstance(value, tuple) else (value,)
+        for part in walk((value,)):
+            match part:
+                case ImageStage():
+                    words += [*_words(part), f"{on}images made by {part.label}"]
+                case Source():
+                    words += [on + part.label, part.detail]
+                case Stage() if part in named:
+                    words += _words(part)
+        if name == "seed" and isinstance(value, int):
+            words.append(f"seed {value}")
+    return [*words, stage.detail]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def progress(job: Job) -> list[str]:
+    """How far a running job is: steps, the last logged values, images a second, time left."""
+    seen = job.progress
+    words: list[str] = []
+    if seen.get("count"):
+        words.append(f"{seen['unit']} {seen['done']}/{seen['count']}")
+    for name, form in LIVE.items():
+        if name in seen:
+            words.append(form.format(seen[name]))
+    if "images_per_s" in seen:
+        words.append(f"{seen['images_per_s']:.0f} images/s")
+    if seen.get("done") and seen["done"] < seen["count"]:
+        words.append(f"{clock(job.seconds / seen['done'] * (seen['count'] - seen['done']))} left")
+    return words
+
+
+class Display:
+    """Shows an engine's jobs, between `start` and `stop`.
+
+    Args:
+        live: whether the output is a terminal whose lines can be redrawn.
+        say: prints one line.
+        new_line: ends a line that something else has begun.
+    """
+
+    def __init__(self, live: bool, say: Callable[[str], None], new_line: Callable[[], None] = lambda: None) -> None:
+        self._live_wanted, self._say, self._new_line = live, say, new_line
+        self._live: Any = None
+        self._spoke: dict[str, float] = {}
+
+    def changed(self, job: Job) -> None:
+        """A job has started, progressed or ended."""
+        name = label(job.stage)
+        if job.status == "running" and not job.progress:
+            self._spoke[job.stage.key] = time.monotonic()
+            if not self._live_wanted:
+                self._print(f"start   {name}")
+        elif job.status == "running" and not self._live_wanted:
+            if time.monotonic() - self._spoke[job.stage.key] >= SPEAK_EVERY:
+                self._spoke[job.stage.key] = time.monotonic()
+                self._print(f"        {name}: {', '.join(progress(job))}")
+        elif job.status == "done":
+            self._print(f"done    {name} in {clock(job.seconds)}")
+        elif job.status == "failed":
+            self._print(f"FAILED  {name}: {job.error}")
+
+    def refresh(self, engine: Engine) -> None:
+        """Redraw the live lines."""
+        if not self._live_wanted:
+            return
+        if self._live is None:
+            from rich.live import Live
+
+            self._new_line()
+            self._live = Live(transient=True, refresh_per_second=4)
+            self._live.start()
+        self._live.update(self._table(engine))
+
+    def stop(self) -> None:
+        """Take the live lines away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self, engine: Engine) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for job in engine.running():
+            table.add_row(clock(job.seconds), label(job.stage), *progress(job))
+        waiting = sum(job.status == "waiting" for job in engine.jobs.values())
+        if waiting:
+            table.add_row("", f"and {waiting} waiting")
+        return table
+
+    def _print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            self._say(line)
+
+
+def summary(found: list[Result], width: int, *, colour: bool) -> str:
+    """A table of results: measured numbers, and the printed ones in a column apart."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
+    stand_ins = any("stand-in data" in result["reasons"] for result in found)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("in percent", min_width=14)
+    table.add_column(no_wrap=True)
+    printed_somewhere = {name for result in found for name in result["printed"]} | set(METRICS)
+    narrow = () if width >= ROOMY else ("rank5", "rank10")
+    shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere and name not in narrow}
+    for head in shown.values():
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=14)
+    for result in found:
+        case = result["case"]
+        numbers = [_spread(result, name) for name in shown]
+        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in shown]
+        name = f"{case['paper']} {case['table']} {case['label']}, {case['task']}"
+        table.add_row(name, "measured", *numbers, result["verdict"])
+        table.add_row("", "printed", *printed, "", style="dim")
+    console.print(table)
+    if stand_ins:
+        console.print("Stand-in data: not comparable with the paper.", style="bold")
+    return out.getvalue()
+
+
+def recorded_summary(found: list[Result]) -> list[str]:
+    """How many results are as they were recorded, and a line for each that is not."""
+    compared = [(result["case"], beside) for result in found if (beside := result.get("baseline"))]
+    moved = [
+        (case, beside)
+        for case, beside in compared
+        if any(one["old"] != one["new"] for one in beside["metrics"].values())
+    ]
+    told_of = [(case, beside) for case, beside in moved if beside["outside"] or beside["unjudged"]]
+    rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(told_of)
+    lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(told_of)} beyond it or not judged"]
+    for case, beside in told_of:
+        lines.append(f"  {case['paper']} {case['table']} {case['label']}, {case['task']}: {told(beside)}")
+    if elsewhere := {text for _, beside in compared if not beside["same_machine"] for text in beside["recorded_on"]}:
+        lines.append(f"recorded on another processor: {'; '.join(sorted(elsewhere))}")
+    return lines
+
+
+def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
+    """A table of claims: what was measured, with its interval, beside what the paper states, and the verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
+    table = Table(box=None, pad_edge=False)
+    for head, justify in (
+        ("claim", "left"),
+        ("", "left"),
+        ("stated", "right"),
+        ("measured", "right"),
+        ("verdict", "left"),
+    ):
+        table.add_column(head, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for record in tried:
+        name = f"{record['claim']['paper']} {record['claim']['id']} {record['world']}".strip()
+        first = {"name": name, "verdict": ", ".join([record["verdict"], *record.get("second", ())])}
+        for one in record["compared"] or [None]:
+            stated = "" if one is None or one["stated"] is None else f"{one['stated']:+.1f}"
+            found = "-" if one is None else f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
+            metric = "" if one is None else SHOWN.get(one["metric"], one["metric"])
+            table.add_row(first.pop("name", ""), metric, stated, found, first.pop("verdict", ""))
+    console.print(table, markup=False)
+    return out.getvalue()
+
+
+def means(result: Result) -> dict[str, float]:
+    """The mean of every metric over the seeds of a result; empty where nothing was measured."""
+    seeds = list(result["measured"].values())
+    names = [name for name in MEASURED if all(name in seed for seed in seeds)] if seeds else []
+    return {name: statistics.fmean(seed[name] for seed in seeds) for name in names}
+
+
+def _spread(result: Result, name: str) -> str:
+    values = [seed[name] for seed in result["measured"].values() if name in seed]
+    if not values:
+        return "-"
+    return f"{statistics.fmean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")

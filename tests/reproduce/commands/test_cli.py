@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import trees
+from demo_stages import Number
+
+from reproduce.commands.cli import main
+from reproduce.data import sheets
+from reproduce.data.catalogue import drawn
+from reproduce.data.world import CAUSES
+from reproduce.papers import results
+from reproduce.running.runner import Site, Store, build
+
+RESULT = {
+    "format": 1,
+    "case": {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"},
+    "identity": {
+        "scale": "small",
+        "data": {},
+        "weights": "scratch",
+        "selection": "last",
+        "bn_group": None,
+        "subset": None,
+    },
+    "printed": {},
+    "reasons": [],
+    "measured": {},
+    "verdict": "not comparable",
+}
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "reproduce", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: reproduce ")
+
+
+def test_make_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "make", "market", str(tmp_path / "m"), "--scale", "smoke"]) == 0
+    assert main(["data", "info", "market", str(tmp_path / "m")]) == 0
+    output = capsys.readouterr().out
+    assert "13 ids" in output
+    assert "published: 751 ids, 12936 images, 6 cameras" in output
+    assert main(["data", "make", "market", str(tmp_path / "m")]) == 2
+    assert "is not empty: name another folder" in capsys.readouterr().err
+
+
+def test_make_and_info_of_the_other_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, expected in (
+        ("cuhk03", "24 images, 2 cameras   published: 700 ids, 1400 images, 2 cameras"),
+        ("luperson", "train    0 ids, 938 images, 0 cameras\n"),
+    ):
+        assert main(["data", "make", name, str(tmp_path / name), "--scale", "smoke"]) == 0
+        assert main(["data", "info", name, str(tmp_path / name)]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_sheet_for_each_domain_and_each_dial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def page(kind: str) -> Callable[..., PIL.Image.Image]:
+        def draw(name: str, *, seed: int) -> PIL.Image.Image:
+            asked.append((kind, name, seed))
+            return PIL.Image.new("RGB", (2, 2))
+
+        return draw
+
+    for kind in ("contact_sheet", "dial_sheet"):
+        monkeypatch.setattr(sheets, kind, page(kind))
+    monkeypatch.setattr(sheets, "object_sheet", lambda: PIL.Image.new("RGB", (3, 3)))
+    assert main(["data", "sheet", str(tmp_path), "--world-seed", "2"]) == 0
+    of_domains = [("contact_sheet", domain, 2) for domain in drawn()]
+    assert asked == [*of_domains, *(("dial_sheet", cause, 2) for cause in CAUSES)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([*drawn(), *CAUSES, "objects"])
+    assert "time" not in CAUSES, "which no picture shows"
+    told = capsys.readouterr().out
+    assert str(tmp_path / "occlusion.png") in told
+    assert str(tmp_path / "objects.png") in told
+    with PIL.Image.open(tmp_path / "objects.png") as sheet:
+        assert sheet.size == (3, 3)
+
+
+def test_info_of_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trees.plant_msmt17(tmp_path / "MSMT17_V1", keep=5)
+    assert main(["data", "info", "msmt17", str(tmp_path)]) == 0
+    whole = capsys.readouterr().out
+    assert f"msmt17 V1 train+val {tmp_path / 'MSMT17_V1'}" in whole
+    assert "10 images, 5 cameras   published: 1041 ids, 32621 images, 15 cameras" in whole
+    assert main(["data", "info", "msmt17", str(tmp_path), "--variant", "train"]) == 0
+    assert "5 images, 5 cameras   published: 1041 ids, 30248 images" in capsys.readouterr().out
+    assert main(["data", "info", "market", str(tmp_path), "--variant", "train"]) == 2
+    assert "market has no variant 'train'" in capsys.readouterr().err
+
+
+def test_stage_shows_what_the_store_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(Number(3.0), Site(tmp_path), lambda _: None)
+    assert main(["stage", Number(3.0).key[:6], "--store", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert Number(3.0).key in output
+    assert "value            3.0" in output
+    assert main(["stage", "ffff", "--store", str(tmp_path)]) == 2
+    assert "no stage begins with ffff" in capsys.readouterr().err
+
+
+def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, results = tmp_path / "store", tmp_path / "results"
+    for value in (1.0, 2.0):
+        build(Number(value), Site(root), lambda _: None)
+    store = Store(root)
+    (store.scratch(Number(7.0))).mkdir(parents=True)
+    results.mkdir()
+    (results / "r.json").write_text(json.dumps(RESULT | {"stages": [{"key": Number(1.0).key}]}))
+    command = ["gc", "--store", str(root), "--keep", str(results)]
+    assert main(command) == 0
+    assert store.has(Number(2.0))
+    with store.lock(Number(7.0)):
+        assert main([*command, "--delete"]) == 0
+    assert "in use" in capsys.readouterr().out
+    assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, True)
+    assert main([*command, "--delete"]) == 0
+    assert not store.scratch(Number(7.0)).exists()
+
+
+def test_gc_keeps_what_a_run_of_figures_alone_made(tmp_path: Path) -> None:
+    root, out = tmp_path / "store", tmp_path / "build"
+    for value in (1.0, 2.0):
+        build(Number(value), Site(root), lambda _: None)
+    named = {"figure": {"paper": "p", "id": "6", "task": "m2d"}, "identity": {"scale": "small"}, "seed": 1}
+    record = {"format": 1, **named, "verdict": "drawn", "drawing": {}, "stages": [{"key": Number(1.0).key}]}
+    results.write_figure(record, None, out / "figures")
+    assert main(["gc", "--store", str(root), "--keep", str(out / "results"), "--delete"]) == 0
+    assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, False)
+
+
+def test_record_copies_measured_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "build" / "results"
+    folder.mkdir(parents=True)
+    good = RESULT | {"measured": {"1": {"mAP": 1.0}}}
+    (folder / "a.json").write_text(json.dumps(good))
+    (folder / "b.json").write_text(json.dumps({**good, "measured": {}, "verdict": "error"}))
+    into = tmp_path / "recorded"
+    assert main(["results", "--record", "--out", str(tmp_path / "build"), "--into", str(into)]) == 0
+    assert [json.loads(path.read_text()) for path in into.glob("*.json")] == [good]
+    assert "1 result, 0 claims and 0 figures recorded, 1 without numbers left out" in capsys.readouterr().out
+    assert main(["results", "--record", "--out", str(tmp_path), "--into", str(into)]) == 2
+    assert main(["show", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["data"], ["show", "--no-such-option"]])
+def test_unknown_words_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: reproduce" in capsys.readouterr().err

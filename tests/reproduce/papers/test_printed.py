@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from loading import suite
+
+from reproduce.commands.cli import main
+from reproduce.papers.tables import METRICS, ClaimCase, read_all
+from reproduce.session.planning import collected
+
+SUITES = Path(__file__).parents[3] / "suites"
+TABLES = {
+    "sptd": [*"1234567"],
+    "msplr": [*"1234"],
+    "rae": [*"1234"],
+    "daam": [*"1234"],
+    "upreid": ["1a", "1b", "1c", "1d", *"23456"],
+}
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "--suites", str(SUITES)]) == 0
+    return capsys.readouterr().out
+
+
+def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "tables", "--csv"))))
+    assert list(rows[0]) == ["paper", "table", "row", "source", "target", "metric", "value", "executed"]
+    assert {paper: sorted({row["table"] for row in rows if row["paper"] == paper}) for paper in TABLES} == {
+        paper: sorted(tables) for paper, tables in TABLES.items()
+    }
+    assert len(rows) == 1232
+    assert {row["metric"] for row in rows} == {
+        *("mAP", "rank-1", "rank-5", "rank-10", "mAP-gain", "rank-1-gain", "portion"),
+        *(f"{split}_{what}" for split in ("train", "gallery", "query") for what in ("ids", "images")),
+    }
+    assert {row["executed"] for row in rows} == {"yes", "no", "unsure"}
+    assert {row["source"] for row in rows} <= {"market", "duke", "msmt17", "cuhk03", "personx", "none", "mix"}
+    assert all(float(row["value"]) >= 0 for row in rows)
+    same = Counter(tuple(row.values()) for row in rows)
+    assert all(count == 1 for line, count in same.items() if "baseline + FT" not in line[2])
+
+
+def test_csv_knows_supervised_rows_and_statistics(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "tables", "--csv").splitlines()
+    assert "upreid,1c,UP-ReID / BDB,personx,personx,rank-1,95.3,yes" in lines
+    assert "msplr,1,Supervised,duke,duke,rank-1,82.4,yes" in lines
+    assert "msplr,1,Direct Transfer,market,duke,mAP,27.3,yes" in lines
+    assert "msplr,4,DBSCAN,market,duke,portion,69.7,yes" in lines
+    assert "rae,1,MSMT17,none,msmt17,train_images,32621,no" in lines
+    assert "upreid,2,UP-ReID,none,market,mAP,75.1,yes" in lines
+    assert "upreid,2,UP-ReID,personx,market,mAP,78.7,yes" in lines
+
+
+def test_markdown_draws_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "tables", "--markdown")
+    assert page.count("\n## Table ") == sum(map(len, TABLES.values())) == 28
+    for block in page.split("\n## Table ")[1:]:
+        widths = {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(widths) == 1
+    assert "| 12,936 |" in page
+
+
+def test_every_claim_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "show", "--claims")
+    papers = read_all(SUITES)
+    claims = [claim for paper in papers.values() for claim in paper.claims]
+    assert len(claims) > 300
+    assert all(f"`{claim.id}`" in page and claim.says in page for claim in claims)
+
+
+def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "show", "--claims")
+    tried = {(case.paper, case.claim.id) for case in collected(SUITES) if isinstance(case, ClaimCase)}
+    papers = re.split(r"^# ", page, flags=re.MULTILINE)[1:]
+    lines = [line for part in papers for line in part.splitlines() if line.startswith("- `")]
+    said = {
+        (part.partition(":")[0].lower().replace("-", ""), line.split("`")[1])
+        for part in papers
+        for line in part.splitlines()
+        if line.startswith("- `") and "cases try" in line.rpartition("*(")[2]
+    }
+    assert said == tried
+    assert len(tried) == sum(int(count) for count in re.findall(r"cases try (\d+) of them", page))
+    lacking = [line for line in lines if "nothing here computes" in line]
+    assert lacking, "as long as rows have no method here"
+    assert all(re.search(r"computes \w+/[\w+-]+/\w+", line) for line in lacking)
+
+
+def test_every_executed_row_and_task_is_a_case() -> None:
+    for paper in read_all(SUITES).values():
+        module = suite(paper.id)
+        for table in paper.tables.values():
+            expected = {
+                (row.id, column.id)
+                for row in table.rows
+                for column in table.columns
+                if row.executed != "no"
+                and row.ours
+                and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
+            }
+            test = getattr(module, f"test_table{table.id}", None)
+            found = set()
+            if test:
+                (mark,) = test.pytestmark
+                found = {(case.values[0].row.id, case.values[0].column) for case in mark.args[1]}
+            assert found == expected, f"{paper.id} table {table.id}"

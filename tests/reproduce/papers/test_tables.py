@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo_stages import Untrained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproduce.data.catalogue import drawn, letters
+from reproduce.data.domains import Domain
+from reproduce.errors import UserError
+from reproduce.evaluation import Evaluate
+from reproduce.figures import Network, RankLists
+from reproduce.papers.tables import BAND_WHY, UNLABELLED, Column, Task, read, read_all
+
+SUITES = Path(__file__).parents[3] / "suites"
+
+GOOD = """
+paper = "p"
+title = "T"
+authors = "A"
+venue = "V"
+[[table]]
+id = "1"
+caption = "C"
+where = "section 2"
+checked = "twice"
+columns = [{ id = "m2d", label = "M to D" }]
+metrics = ["mAP", "rank1"]
+[[table.row]]
+id = "a"
+label = "Row A"
+executed = "yes"
+m2d = [1.0, "-"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "p.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_table_is_read_as_printed(tmp_path: Path) -> None:
+    table = read(write(tmp_path, GOOD)).tables["1"]
+    assert table.rows[0].printed == {"m2d": {"mAP": 1.0, "rank1": None}}
+    assert table.columns == (Column("m2d", "M to D", "m2d", ("mAP", "rank1")),)
+
+
+def test_a_band_is_the_rows_or_the_tables_or_the_usual_one_and_has_a_reason(tmp_path: Path) -> None:
+    def bands(text: str) -> list[tuple[float, str]]:
+        return [(row.band, row.band_why) for row in read(write(tmp_path, text)).tables["1"].rows]
+
+    other = '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "yes"\nm2d = [1.0, 2.0]\n'
+    assert bands(GOOD) == [(2.0, BAND_WHY[2.0])]
+    of_table = GOOD.replace('checked = "twice"', 'checked = "twice"\nband = 1.5\nband_why = "ten reruns"')
+    of_row = of_table.replace('executed = "yes"', 'executed = "yes"\nband = 0.7\nband_why = "measured"')
+    assert bands(of_row + other) == [(0.7, "measured"), (1.5, "ten reruns")]
+    with pytest.raises(UserError, match="row a: band_why is missing"):
+        read(write(tmp_path, GOOD.replace('executed = "yes"', 'executed = "yes"\nband = 1.5')))
+
+
+def test_a_claim_about_what_nobody_measures_is_refused(tmp_path: Path) -> None:
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "section 2"\nsays = "A is quicker."\nkind = "order"\n'
+        'left = "1/a/m2d"\nright = "1/a/m2d"\nmetrics = ["seconds"]\n'
+    )
+    with pytest.raises(UserError, match=r"claim c: unknown metric 'seconds'; claims compare mAP, .*, separation"):
+        read(write(tmp_path, GOOD + claim))
+    assert read(write(tmp_path, GOOD + claim.replace("seconds", "separation"))).claims[0].metrics == ("separation",)
+
+
+def test_figures_become_cases_of_the_rows_that_they_show(tmp_path: Path) -> None:
+    figure = (
+        '[[figure]]\nid = "6"\nkind = "picture"\nwhere = "section 3"\nshows = "Lists."\n'
+        'rows = ["table 1: a"]\ntask = ["m2d"]\n'
+    )
+    paper = read(write(tmp_path, GOOD + figure))
+
+    def recipe(task: Task, seed: int) -> Evaluate:
+        return Evaluate(Untrained(seed), on=task.target, at="step 2")
+
+    [param] = paper.picture_cases({"6": RankLists}, {"1": {"a": recipe}})
+    assert param.id == "m2d-figure6"
+    assert [mark.name for mark in param.marks] == ["withdrawn"], "it needs DukeMTMC-reID"
+    [case] = param.values
+    assert case.stage(3) == RankLists((Network(Untrained(3), "step 2"),), Domain("duke"), seed=3)
+    with pytest.raises(UserError, match="p figure 6 shows rows on m2d that no recipe of its tables produces"):
+        paper.picture_cases({"6": RankLists}, {"1": {}})
+
+
+def test_claims_become_cases_where_their_cells_can_be_run(tmp_path: Path) -> None:
+    rows = GOOD + '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "yes"\nm2d = [1.0, 2.0]\n'
+    claim = '[[claim]]\nid = "{}"\nwhere = "s"\nsays = "s"\nkind = "order"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
+    text = rows + claim.format("plain") + claim.format("caused") + 'cause = "pose"\n' + claim.format("never")
+    paper = read(write(tmp_path, text + 'testable = "no"\n'))
+    recipe: Any = lambda task, seed: None  # noqa: E731
+    cases = [param.values[0] for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
+    assert [case.id for case in cases] == ["plain", "plain-world2", "caused", "caused-world2", "caused-no-pose"]
+    assert {case.family for case in cases} == {2}
+    assert all(case.paired and case.left.world == case.world for case in cases)
+    assert [str(case.world or "") for case in cases] == ["", "world2", "", "world2", "no-pose"]
+    assert paper.claim_cases({"1": {"a": recipe}}) == []
+
+
+def test_cases_of_withdrawn_data_are_marked() -> None:
+    assert {Task(name).withdrawn for name in ("m2d", "d2m", "d2d", "u2d")} == {True}
+    assert {Task(name).withdrawn for name in ("m2m", "t2m", "u2m", "x2c")} == {False}
+    assert Task("u2m").names == {"market"}
+    for paper in read_all(SUITES).values():
+        for table in paper.tables:
+            for parameters in paper.cases(table):
+                marks = [mark.name for mark in parameters.marks]
+                assert marks == (["withdrawn"] if "d" in parameters.values[0].task.name else [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('m2d = [1.0, "-"]', "m2d = [1.0]", "table 1, row a, m2d: 1 cells for 2 metrics"),
+        ('m2d = [1.0, "-"]', "m2d = [1.0, 100.1]", "rank1 must be a number between 0 and 100"),
+        ('m2d = [1.0, "-"]', "m2d = [-1, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "m2d = [true, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "m2d = [nan, 3]", "mAP must be a number"),
+        ('m2d = [1.0, "-"]', "", "table 1, row a: m2d is missing"),
+        ('executed = "yes"', 'executed = "maybe"', "executed must be one of yes, no, unsure"),
+        ('label = "Row A"', "label = 3", "label must be of type str"),
+        ('label = "Row A"', 'label = "Row A"\nlable = "x"', "unknown entry 'lable'"),
+        ('id = "m2d", label', 'id = "m2dd", label', "'m2dd' is no task"),
+        ('["mAP", "rank1"]', '["mAP", "rank2"]', "unknown metric 'rank2'"),
+        ('venue = "V"', "", "venue is missing"),
+        ('id = "a"', 'id = "a"\nruns = { d2m = "m2m" }', "runs names the column 'd2m'"),
+        ('paper = "p"', 'paper = "p', "cannot be read as TOML"),
+        ('metrics = ["mAP", "rank1"]', 'metrics = ["mAP", "rank1"]\nticks = 3', "ticks must be of type list"),
+        ('id = "a"', 'id = "a"\ngain = ["b", "a"]', "gain names the row 'b'"),
+        ('id = "a"', 'id = "a"\nticks = ["CC"]', "ticks 'CC', which is no tick column"),
+        ('id = "a"', 'id = "a"\nsource = { m2d = "mars" }', "m2d must be one of market"),
+        ('id = "a"', 'id = "a"\npretrained = "mars"', "pretrained must be one of , market"),
+        ('id = "a"', 'id = "A b"', "must be lower-case letters"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError, match=r"p\.toml") as error:
+        read(write(tmp_path, GOOD.replace(old, new)))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "cell", "message"),
+    [
+        ("train_ids", "-3", "train_ids must be a count"),
+        ("query_images", "1.5", "query_images must be a count"),
+        ("portion", "100.5", "portion must be a number between 0 and 100"),
+        ("rank1_gain", "101", "rank1_gain must be a number between -100 and 100"),
+        ("mAP_gain", '"x"', "mAP_gain must be a number"),
+    ],
+)
+def test_every_kind_of_number_has_its_range(tmp_path: Path, metric: str, cell: str, message: str) -> None:
+    text = GOOD.replace('"rank1"]', f'"{metric}"]').replace('[1.0, "-"]', f"[1.0, {cell}]")
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, text))
+
+
+def test_claims_name_cells_that_exist(tmp_path: Path) -> None:
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "s"\nsays = "x"\nkind = "value"\nleft = "1/{row}/m2d"\nstated = {{ mAP = 1.0 }}\n'
+    )
+    assert read(write(tmp_path, GOOD + claim.format(row="a"))).claims[0].metrics == ("mAP",)
+    with pytest.raises(UserError, match=r"p\.toml, claim c: there is no cell '1/b/m2d'"):
+        read(write(tmp_path, GOOD + claim.format(row="b")))
+
+
+def test_duplicates_are_refused(tmp_path: Path) -> None:
+    row = GOOD[GOOD.index("[[table.row]]") :]
+    with pytest.raises(UserError, match="table 1: row 'a' stands twice"):
+        read(write(tmp_path, GOOD + row))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-5, 200) | st.text(max_size=3), lambda leaf: st.lists(leaf, max_size=3)
+    )
+)
+def test_no_value_of_a_cell_crashes_the_reader(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    def toml(value: Any) -> str:
+        if value is None:
+            return "{}"
+        if isinstance(value, list):
+            return f"[{', '.join(map(toml, value))}]"
+        return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, int) else '"-"'
+
+    folder = tmp_path_factory.mktemp("toml")
+    try:
+        table = read(write(folder, GOOD.replace('m2d = [1.0, "-"]', f"m2d = {toml(value)}"))).tables["1"]
+    except UserError:
+        return
+    assert all(cell is None or 0 <= cell <= 100 for cell in table.rows[0].printed["m2d"].values())
+
+
+def test_recipes_must_fit_the_rows(tmp_path: Path) -> None:
+    paper = read(write(tmp_path, GOOD))
+    with pytest.raises(UserError, match="p table 1 has no row 'b': its rows are a"):
+        paper.cases("1", b=lambda task, seed: None)  # type: ignore[arg-type, return-value]
+    (case,) = paper.cases("1")
+    assert case.id == "m2d-a"
+    assert case.values[0].recipe is None
+
+
+def test_no_task_name_contains_another() -> None:
+    """`-k m2d` matches substrings."""
+    tasks = [f"{source}2{target}" for source in [*letters(), UNLABELLED] for target in letters()]
+    assert not [(one, other) for one in tasks for other in tasks if one != other and one in other]
+    papers = read_all(SUITES)
+    assert papers
+    for paper in papers.values():
+        for table in paper.tables.values():
+            for case in paper.cases(table.id):
+                assert sum(task in f"test_{paper.id}.py::test_table{table.id}[{case.id}]" for task in tasks) == 1
+
+
+def test_tasks_name_their_domains() -> None:
+    assert (Task("m2d").source.name, Task("m2d").target.name) == ("market", "duke")
+    assert Task("t2t").source == Task("t2t").target
+    assert Task("u2m").unsupervised
+    with pytest.raises(UserError, match="u2m has no source"):
+        _ = Task("u2m").source
+    assert Task("u2m").target == Domain("market")
+
+
+def test_every_task_of_every_paper_names_domains_that_can_be_drawn() -> None:
+    assert UNLABELLED not in letters()
+    for paper in read_all(SUITES).values():
+        tasks = {task for figure in paper.figures for task in figure.task}
+        tasks |= {case.values[0].task.name for table in paper.tables for case in paper.cases(table)}
+        for task in map(Task, tasks):
+            assert task.names <= set(drawn())
+            assert task.target.name in task.names
+
+
+def test_a_row_needs_the_images_that_its_network_was_pretrained_on() -> None:
+    paper = read_all(SUITES)["upreid"]
+    cases = [case.values[0] for table in paper.tables for case in paper.cases(table)]
+    for case in cases:
+        assert ("luperson" in case.names) is (case.row.id != "insup"), "INSUP starts from ImageNet"
+        assert case.names - {"luperson"} == case.task.names
+
+
+def test_a_quoted_row_is_a_case_where_it_has_a_recipe_and_its_claims_can_be_tried(tmp_path: Path) -> None:
+    quoted = '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "no"\nwhy = "quoted"\nm2d = [2.0, 3.0]\n'
+    claim = (
+        '[[claim]]\nid = "c"\nwhere = "section 2"\nsays = "A is better."\nkind = "order"\ntestable = "no"\n'
+        'why = "B is quoted"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
+    )
+    paper = read(write(tmp_path, GOOD + quoted + claim))
+
+    def recipe(task: Task, seed: int) -> Evaluate:
+        return Evaluate(Untrained(seed), on=task.target)
+
+    assert [param.values[0].row.id for param in paper.cases("1", a=recipe)] == ["a"]
+    assert paper.claim_cases({"1": {"a": recipe}}) == []
+    cases = [param.values[0] for param in paper.cases("1", a=recipe, b=recipe)]
+    assert [(case.row.id, case.quoted) for case in cases] == [("a", False), ("b", True)]
+    found = [param.values[0].claim.id for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
+    assert set(found) == {"c"}

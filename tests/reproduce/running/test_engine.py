@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from demo_stages import Arithmetic, Number
+
+from reproduce.errors import UserError
+from reproduce.running.engine import Engine, Lease, lease_gpus, visible_gpus
+from reproduce.running.runner import Site
+
+
+def test_what_a_stage_needs_runs_before_it_and_once(engine: Callable[..., Engine]) -> None:
+    starts: list[str] = []
+    pool = engine(
+        jobs=2,
+        on_change=lambda job: starts.append(job.stage.key) if job.status == "running" and not job.progress else None,
+    )
+    shared = Number(1.0)
+    left, right = Number(2.0, (shared,)), Number(3.0, (shared,))
+    pool.submit([Number(4.0, (left, right))])
+    assert pool.wait(Number(4.0, (left, right))).status == "done"
+    assert pool.store.load(Number(4.0, (left, right))).mAP == 4 + 2 + 1 + 3 + 1
+    assert starts.count(shared.key) == 1
+    assert starts[0] == shared.key
+
+
+def test_what_only_a_stored_stage_needed_is_not_built(engine: Callable[..., Engine]) -> None:
+    import shutil
+
+    first = engine()
+    top = Number(2.0, (Number(1.0),))
+    first.submit([top])
+    first.wait(top)
+    shutil.rmtree(first.store.folder(Number(1.0)))
+    second = engine()
+    second.submit([top])
+    assert [job.status for job in second.jobs.values()] == ["cached"]
+
+
+def test_longest_first(engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Number, "work", property(lambda self: self.value))
+    started: list[float] = []
+    pool = engine(
+        on_change=lambda job: started.append(job.stage.value) if job.status == "running" and not job.progress else None
+    )  # type: ignore[attr-defined]
+    stages = [Number(3.0), Number(10.0), Number(5.0), Number(2.0, (Number(4.0),))]
+    pool.submit(stages)
+    for stage in stages:
+        pool.wait(stage)
+    assert (
+        started == [10.0, 4.0, 5.0, 3.0, 2.0]
+        or started == [10.0, 4.0, 5.0, 2.0, 3.0]
+        or started == [10.0, 5.0, 4.0, 3.0, 2.0]
+    )
+
+
+def test_a_failure_stays_with_its_own_stages(engine: Callable[..., Engine]) -> None:
+    pool = engine(jobs=2)
+    bug, user, killed, fine = Number(trouble="bug"), Number(trouble="user"), Number(trouble="killed"), Number(9.0)
+    below = Number(2.0, (fine, bug))
+    pool.submit([bug, user, killed, below, fine])
+    found = {stage.key: pool.wait(stage) for stage in (bug, user, killed, below, fine)}
+    assert found[fine.key].status == "done"
+    assert found[bug.key].error == "ValueError: a bug"
+    assert "Traceback" in found[bug.key].tail
+    assert found[user.key].error == "mend the thing"
+    assert "was killed by SIGKILL" in found[killed.key].error
+    assert "run the same command again" in found[killed.key].error
+    assert found[below.key].status == "failed"
+    assert "which it needs: ValueError: a bug" in found[below.key].error
+    assert not list(pool.store.root.glob(".drafts/*")) or found[killed.key].status == "failed"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_jobs_and_order_do_not_change_numbers(engine: Callable[..., Engine], jobs: int, reverse: bool) -> None:
+    stages = [Number(float(value), (Number(0.5),)) for value in range(4)]
+    pool = engine(jobs=jobs)
+    pool.submit(stages[::-1] if reverse else stages)
+    for stage in stages:
+        pool.wait(stage)
+    assert [pool.store.load(stage).mAP for stage in stages] == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_two_engines_on_one_store_build_a_stage_once(engine: Callable[..., Engine]) -> None:
+    stage = Number(3.0, sleep=0.5)
+    first, second = engine(), engine()
+    first.submit([stage])
+    second.submit([stage])
+    first._start_ready()
+    second._start_ready()
+    assert first.wait(stage).status == second.wait(stage).status == "done"
+    log = first.log_of(stage).read_text()
+    assert first.store.load(stage).mAP == 3.0
+    assert "Traceback" not in log
+    built = [job for job in (first.jobs[stage.key], second.jobs[stage.key]) if "loss" in job.progress]
+    assert len(built) == 1
+
+
+def test_close_ends_every_child(engine: Callable[..., Engine]) -> None:
+    pool = engine(jobs=2)
+    stages = [Number(1.0, sleep=60), Number(2.0, sleep=60)]
+    pool.submit(stages)
+    pool._start_ready()
+    pids = [child.process.pid for child in pool._children]
+    time.sleep(0.5)
+    pool.close()
+    assert all(not alive(pid) for pid in pids)
+    assert not list(pool.store.root.glob(".drafts/*"))
+
+
+RUN = """
+import sys
+sys.path.insert(0, {importable!r})
+from pathlib import Path
+from demo_stages import Number
+from reproduce.running.engine import Engine, lease_gpus
+from reproduce.running.runner import Site
+
+if __name__ == "__main__":
+    leases = lease_gpus(1, Path({folder!r}))
+    pool = Engine(Site(Path({folder!r}) / "store"), leases=leases, logs=Path({folder!r}))
+    stage = Number(1.0, sleep=60)
+    pool.submit([stage])
+    pool._start_ready()
+    print("child", pool._children[0].process.pid, flush=True)
+    pool.wait(stage)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_leaves_no_process_and_no_lease(tmp_path: Path, how: int) -> None:
+    importable = str(Path(__file__).parents[2] / "importable")
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "7"}
+    script = RUN.format(importable=importable, folder=str(tmp_path))
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
+    )
+    assert run.stdout
+    child = next(int(line.split()[1]) for line in run.stdout if line.startswith("child"))
+    assert alive(child)
+    assert Lease.take("7", tmp_path) is None
+    run.send_signal(how)
+    run.wait()
+    deadline = time.monotonic() + 20
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child)
+    lease = wait_for_lease(tmp_path)
+    assert lease
+    lease.release()
+
+
+def wait_for_lease(folder: Path) -> Lease | None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if lease := Lease.take("7", folder):
+            return lease
+        time.sleep(0.05)
+    return None
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [("0,1", ["0", "1"]), ("", []), ("-1", []), ("2,-1,3", ["2"]), (" 1 , GPU-abc", ["1", "GPU-abc"])],
+)
+def test_visible_devices_are_the_callers(listed: str, expected: list[str]) -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed}) == expected
+
+
+def test_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(UserError, match=r"--gpus 3 asks for more devices than are visible \(2: 4, 5\)"):
+        lease_gpus(3, tmp_path)
+    first = lease_gpus(1, tmp_path)
+    assert [lease.gpu for lease in first] == ["4"]
+    rest = lease_gpus(None, tmp_path)
+    assert [lease.gpu for lease in rest] == ["5"]
+    with pytest.raises(UserError, match="0 of 2 devices are free"):
+        lease_gpus(1, tmp_path)
+    for lease in [*first, *rest]:
+        lease.release()
+    both = lease_gpus(2, tmp_path)
+    assert [lease.gpu for lease in both] == ["4", "5"]
+    for lease in both:
+        lease.release()
+
+
+def test_no_stage_computes_in_tf32(engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions would by default, and matrix products where the environment asks for it."""
+    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    pool = engine()
+    pool.submit([Arithmetic()])
+    assert pool.wait(Arithmetic()).status == "done"
+    facts = pool.store.load(Arithmetic()).facts
+    assert facts["tf32"] == [False, False]
+    assert "tf32" not in facts["precisions"]
+
+
+def test_no_devices_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert lease_gpus(None, tmp_path) == []
+    assert lease_gpus(0, tmp_path) == []
+
+
+@pytest.mark.skipif(not visible_gpus(), reason="no GPU is visible")
+def test_a_job_on_a_lease_runs_on_its_device(tmp_path: Path) -> None:
+    pool = Engine(Site(tmp_path / "store"), leases=lease_gpus(1, tmp_path), logs=tmp_path)
+    pool.submit([Number()])
+    assert pool.wait(Number()).status == "done"
+    assert pool.store.record(Number())["provenance"]["device"] not in ("cpu", "")
+    pool.close()

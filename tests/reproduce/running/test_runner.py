@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from demo_sources import Mirror, Visited
+from demo_stages import Descent, Number, Tree, Twice, Walk
+
+from reproduce.artifacts import Artifact, Scores
+from reproduce.data import sampling
+from reproduce.data.domains import Real
+from reproduce.data.manifests import digest
+from reproduce.data.reading import read
+from reproduce.data.sampling import numpy_generator
+from reproduce.errors import Diverged, UserError
+from reproduce.running.engine import Engine, Job
+from reproduce.running.runner import Site, StageEnv, Store, build
+
+
+def quiet(_: Any) -> None:
+    pass
+
+
+def run(stage: Any, root: Path, **site: Any) -> Any:
+    for needed in getattr(stage, "before", ()):
+        run(needed, root)
+    build(stage, Site(root, **site), quiet)
+    return Store(root).load(stage)
+
+
+def test_an_artifact_comes_back_as_it_was(tmp_path: Path) -> None:
+    stage = Number(5.0, (Number(2.0),))
+    scores = run(stage, tmp_path / "store")
+    assert (scores.mAP, scores.queries, scores.unmatched) == (7.0, 2, 1)
+    assert scores.ap[0] == 0.07
+    assert scores.ap[1] != scores.ap[1]
+    store = Store(tmp_path / "store")
+    record = store.record(stage)
+    assert record["spec"]["value"] == 5.0
+    assert record["spec"]["before"] == [{"stage": "demo_stages.Number", "key": Number(2.0).key}]
+    assert {"commit", "dirty", "versions", "device", "wall_s", "device_s", "seed", "data", "threads", "host"} <= set(
+        record["provenance"]
+    )
+    assert store.history(stage) == [{"step": 1, "loss": 7.0}]
+    assert not list(store.root.glob(".drafts/*"))
+    assert not list(store.root.glob(".scratch/*"))
+
+
+def test_a_tree_of_files_is_an_artifact(tmp_path: Path) -> None:
+    folder = run(Tree("abc"), tmp_path / "store")
+    assert (folder.path / "deep" / "file.txt").read_text() == "abc"
+    assert folder.facts == {"letters": 3}
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    run(Tree(), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    before = (store.folder(Tree()) / "artifact.json").stat()
+    run(Tree(), tmp_path / "store")
+    assert (store.folder(Tree()) / "artifact.json").stat() == before
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_a_damaged_file_is_named_and_the_mend_works(tmp_path: Path, damage: str) -> None:
+    run(Number(), tmp_path / "store")
+    store = Store(tmp_path / "store")
+    victim = store.folder(Number()) / "queries.safetensors"
+    match damage:
+        case "changed":
+            content = bytearray(victim.read_bytes())
+            content[-1] ^= 1
+            victim.write_bytes(content)
+        case "truncated":
+            victim.write_bytes(victim.read_bytes()[:-4])
+        case _:
+            victim.unlink()
+    with pytest.raises(UserError, match=f"{victim}.*delete {store.folder(Number())}"):
+        store.load(Number())
+    shutil.rmtree(store.folder(Number()))
+    assert run(Number(), tmp_path / "store").mAP == 1.0
+
+
+def test_a_stage_gets_only_what_its_fields_name(tmp_path: Path) -> None:
+    run(Number(12345.0), tmp_path / "store")
+    with pytest.raises(LookupError, match="none of its fields names"):
+        run(Number(trouble="stranger"), tmp_path / "store")
+
+
+def test_nan_names_the_step_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"loss is nan at step 3, iteration 2 of demo_stages\.Number"):
+        run(Number(trouble="nan"), tmp_path / "store")
+    assert not Store(tmp_path / "store").has(Number(trouble="nan"))
+    assert not list((tmp_path / "store").glob(".drafts/*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_no_half_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(self: Scores, folder: Path) -> None:
+        (folder / "queries.safetensors").write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Scores, "save", full)
+    with pytest.raises(UserError, match=r"the disk of .* is full while storing demo_stages\.Number: free some room"):
+        run(Number(), tmp_path / "store")
+    assert not Store(tmp_path / "store").has(Number())
+    assert not list((tmp_path / "store").glob(".drafts/*"))
+    monkeypatch.undo()
+    assert run(Number(), tmp_path / "store").mAP == 1.0
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match=r"format 99 .* give another folder with --store"):
+        Store(tmp_path)
+
+
+def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty and not a store"):
+        Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_every_kind_of_artifact_is_known() -> None:
+    assert {"Training", "Scores", "Folder"} <= set(Artifact.kinds)
+
+
+def uncut(stage: Any, tmp_path: Path) -> tuple[Any, list[dict[str, float]]]:
+    root = tmp_path / "uncut"
+    return run(stage, root), Store(root).history(stage)
+
+
+def same(left: Any, right: Any) -> bool:
+    tensors = left.checkpoints["last"], right.checkpoints["last"]
+    return left.facts == right.facts and all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+class Stop(Exception):
+    """What stops a training."""
+
+
+def stopped(stage: Any, root: Path, stop: int) -> None:
+    """Build a stage until it logs a step."""
+
+    def stopper(message: Any) -> None:
+        if message["event"] == "log" and message["step"] == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        build(stage, Site(root, save_every=0), stopper)
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop"),
+    [*((Descent(), stop) for stop in range(1, 6)), *((Walk(), stop) for stop in (1, 2, 4, 5, 9))],
+    ids=repr,
+)
+def test_resumed_equals_uncut(tmp_path: Path, stage: Any, stop: int) -> None:
+    """Stopped between any two epochs or steps, a training ends with the same bits and the same history."""
+    whole, history = uncut(stage, tmp_path)
+    root = tmp_path / "store"
+    stopped(stage, root, stop)
+    assert bool(list(root.glob(".scratch/*"))) == (stop > 1)
+    resumed = run(stage, root, save_every=0)
+    assert same(whole, resumed)
+    assert Store(root).history(stage) == history
+    assert Store(root).record(stage)["provenance"]["resumed"] == (stop > 1)
+    assert not list(root.glob(".scratch/*"))
+
+
+def test_resumed_draws_only_the_passes_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(Walk(steps=400), tmp_path, 398)
+    passes = []
+
+    def noted(seed: int, *where: Any) -> Any:
+        passes.append(where[-1])
+        return numpy_generator(seed, *where)
+
+    monkeypatch.setattr(sampling, "numpy_generator", noted)
+    resumed = run(Walk(steps=400), tmp_path)
+    assert len(resumed.facts["seen"]) == 400
+    assert passes == [99]
+
+
+def test_two_resumable_loops_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"demo_stages\.Twice starts a second loop, over env\.steps"):
+        run(Twice(), tmp_path)
+
+
+@pytest.mark.parametrize(("takes", "saves"), [(0.0, 9), (0.5, 9), (5.0, 2), (60.0, 1)])
+def test_saving_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, saves: int
+) -> None:
+    """800 steps of an eighth of a second: a state is saved every ten seconds, a slow one more seldom."""
+    now, saved = 0.0, []
+
+    def save(*_: Any) -> None:
+        nonlocal now
+        saved.append(now)
+        now += takes
+
+    monkeypatch.setattr("reproduce.running.resume.save_state", save)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    (tmp_path / "draft").mkdir()
+    env = StageEnv(Walk(), Store(tmp_path / "store"), Site(tmp_path), tmp_path / "draft", quiet)
+    for _ in env.steps(800, SimpleNamespace()):
+        now += 0.125
+    assert len(saved) == saves
+    assert saved[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [*((Descent(), message) for message in (1, 3, 4, 7, 9)), *((Walk(), message) for message in (5, 9, 12))],
+    ids=repr,
+)
+def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], stage: Any, message: int) -> None:
+    """SIGKILL at several moments: the job fails alone, and the next run ends with the same bits."""
+    whole, history = uncut(stage, tmp_path)
+    heard: list[dict[str, Any]] = []
+
+    def killer(job: Job) -> None:
+        heard.append(dict(job.progress))
+        if len(heard) == message and job.status == "running":
+            os.kill(first._children[0].process.pid, 9)
+
+    first = engine(on_change=killer, save_every=0)
+    first.submit([stage])
+    job = first.wait(stage)
+    if job.status == "failed":
+        assert "SIGKILL" in job.error
+        second = engine(save_every=0)
+        second.submit([stage])
+        job = second.wait(stage)
+    assert job.status == "done"
+    assert same(whole, first.store.load(stage))
+    assert first.store.history(stage) == history
+
+
+def test_a_broken_state_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    path = Store(root).scratch(Descent()) / "state.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x08\x00\x00")
+    with pytest.raises(UserError, match=f"{path} is not a readable training state .* delete it"):
+        run(Descent(), root)
+
+
+# -- images that change ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tiny_domain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A domain of one's own, copied long enough ago for its digest to be remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copied = shutil.copytree(tiny_domain, tmp_path / "images")
+    for path in copied.rglob("*.png"):
+        os.utime(path, (1.6e9, 1.6e9))
+    return copied
+
+
+def on(images: Path, root: Path, **site: Any) -> tuple[Any, Site]:
+    domain = Real("market", digest(read(images, "market")))
+    return Visited(domain), Site(root, folders={domain.digest: images}, **site)
+
+
+CHANGES = {
+    "content": "printf x >> {path}",
+    "content of the same size": "printf x | dd of={path} bs=1 seek=60 conv=notrunc status=none",
+    "removal": "rm {path}",
+    "replacement by an older file": "cp {other} {path} && touch -d 2001-01-01 {path}",
+}
+
+
+def change(images: Path, kind: str) -> tuple[str, Path]:
+    path, other = sorted((images / "query").iterdir())[2:4]
+    return CHANGES[kind].format(path=path, other=other), path
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("subset", [None, 2])
+def test_images_that_changed_since_their_digest_are_not_used(
+    images: Path, tmp_path: Path, kind: str, subset: int | None
+) -> None:
+    stage, site = on(images, tmp_path / "store")
+    stage = replace(stage, domain=replace(stage.domain, subset=subset))
+    command, path = change(images, kind)
+    subprocess.run(command, shell=True, check=True)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{path} has changed since the run began, .* run the same command again"):
+            build(stage, site, quiet)
+    assert not Store(site.store).has(stage)
+    moved, site = on(images, tmp_path / "store")
+    assert moved.key != stage.key
+    build(moved, site, quiet)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_images_that_change_during_a_run_leave_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    stage, site = on(images, tmp_path / "store", save_every=0)
+    command, path = change(images, kind)
+    monkeypatch.setenv("VISIT", command)
+    with pytest.raises(UserError, match=f"{path} changed while demo_sources.Visited ran, and nothing of that was kept"):
+        build(stage, site, quiet)
+    store = Store(site.store)
+    assert not store.has(stage)
+    assert not store.scratch(stage).exists(), "nor is the state that the changed images went into"
+
+
+def test_what_goes_wrong_by_a_change_is_told_as_the_change(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, site = on(images, tmp_path / "store")
+    command, path = change(images, "content")
+    monkeypatch.setenv("VISIT", f"{command}; false")
+    with pytest.raises(UserError, match=f"{path} changed while"):
+        build(stage, site, quiet)
+    monkeypatch.setenv("VISIT", "false")
+    with pytest.raises(subprocess.CalledProcessError):
+        build(*on(images, tmp_path / "store"), quiet)
+
+
+def test_copying_images_again_changes_nothing(images: Path, tmp_path: Path) -> None:
+    stage, site = on(images, tmp_path / "store")
+    for path in images.rglob("*.png"):
+        os.utime(path, (1.7e9, 1.7e9))
+    build(stage, site, quiet)
+    assert Store(site.store).has(stage)
+
+
+def test_images_that_a_stage_made_may_not_change_either(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, site = on(images, tmp_path / "store")
+    mirror = Mirror(original.domain)
+    build(mirror, site, quiet)
+    made = Store(site.store).load(mirror).path / "query"
+    monkeypatch.setenv("VISIT", f"rm {min(made.iterdir())}")
+    with pytest.raises(UserError, match=f"{min(made.iterdir())} changed while"):
+        build(Visited(mirror), site, quiet)
