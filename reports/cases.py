@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from reports.curves import OF_LABELS, PERCENT
-from reports.identity import DIGEST_SHOWN, DataLine, Identity, mapping
-from reports.stages import StageGroup, StageLine, provenance, provenance_of, stage_groups, stage_lines
+from reports.identity import DIGEST_SHOWN, DataLine, Identity
+from reports.stages import StageGroup, StageLine, provenance, stage_groups, stage_lines
 from reports.words import (
     COMPARED,
     NOTHING,
     Spread,
     Verdict,
     is_number,
-    metric,
     percent,
     signed,
     slug,
     spread,
     verdict,
 )
-from reproduce.papers.baselines import OLDER, ROUNDING
+from reproduce import metrics
+from reproduce.metrics import METRICS, title
+from reproduce.papers.baselines import OLDER, beyond
+from reproduce.papers.records import Cell, Numbers, Result, StageEntry
 
-Result = Mapping[str, Any]
 
-HEADLINE = ("mAP", "rank1")
-PER_SEED = ("rank1", "rank5", "rank10", "mAP", "mINP")
+def per_seed() -> tuple[str, ...]:
+    """The metrics that a page lists for every training seed."""
+    return metrics.names(listed=True)
+
+
 EVEN_IF_INCOMPARABLE = frozenset({"collapsed", "drifted"})
 """Verdicts that need no printed number."""
 
 
 @dataclass(frozen=True)
 class SeedLine:
-    """What one training seed measured: a name, percentages in the order of `PER_SEED`, and how many queries."""
+    """What one training seed measured: a name, percentages in the order of `per_seed`, and how many queries."""
 
     seed: str
     values: tuple[str, ...]
@@ -90,66 +90,120 @@ class Baseline:
         return f"recorded{f' at commit {self.commit}' if self.commit else ''}: {', '.join(moves)}"
 
 
+@dataclass(frozen=True, eq=False)
 class Case:
     """A result, read for display. Everything about what may be compared is decided here."""
 
-    def __init__(self, result: Result, order: str = "") -> None:
-        self.result = result
-        self.order = order
-        """A text that sorts cases which nothing else tells apart."""
-        case = result["case"]
-        self.paper = str(case["paper"])
-        self.table = str(case["table"])
-        self.row = str(case["row"])
-        self.column = str(case["column"])
-        self.label = str(case.get("label") or self.row)
-        self.task = str(case.get("task") or self.column)
-        self.paper_name = self.paper
-        self.file = self.home = ""
-        self.place = ""
-        self.column_label = self.column
-        self.printed_now: Mapping[str, Any] = {}
-        self.band: object = result.get("band")
-        """Set by paper and table: names, its page, the place of the table, "Table 1", what it prints now, the band."""
-        self.printed: Mapping[str, Any] = result.get("printed") or {}
-        self.measured: dict[str, Mapping[str, Any]] = {
-            str(seed): numbers for seed, numbers in sorted((result.get("measured") or {}).items(), key=_by_seed)
-        }
-        self.identity = Identity(result.get("identity") or {})
-        self.reasons = tuple(str(reason) for reason in result.get("reasons") or ())
-        self.deviations = tuple(str(deviation) for deviation in result.get("deviations") or ())
-        self.command = str(result.get("command") or "")
-        self.error = str(result.get("error") or "")
-        self.log_tail = str(result.get("log_tail") or "")
-        self.collapsed = tuple(str(text) for text in result.get("collapsed") or ())
-        self.stages: Sequence[Mapping[str, Any]] = result.get("stages") or ()
+    result: Result
+    order: str = ""
+    """A text that sorts cases which nothing else tells apart."""
+    paper_name: str = ""
+    file: str = ""
+    """Its page."""
+    home: str = ""
+    """The place of its table, on the page of the paper."""
+    place: str = ""
+    """"Table 1"."""
+    column_label: str = ""
+    printed_now: Mapping[str, float | None] = field(default_factory=dict)
+    """What the table prints now, which may have been corrected."""
 
     @property
-    def cell(self) -> str:
-        """Where it stands, as claims name it."""
-        return f"{self.table}/{self.row}/{self.column}"
+    def cell(self) -> Cell:
+        return self.result.case
+
+    @property
+    def paper(self) -> str:
+        return self.cell.paper
+
+    @property
+    def table(self) -> str:
+        return self.cell.table
+
+    @property
+    def row(self) -> str:
+        return self.cell.row
+
+    @property
+    def column(self) -> str:
+        return self.cell.column
+
+    @property
+    def label(self) -> str:
+        return self.cell.label or self.row
+
+    @property
+    def task(self) -> str:
+        return self.cell.task or self.column
+
+    @property
+    def printed(self) -> Mapping[str, float | None]:
+        return self.result.printed
+
+    @cached_property
+    def measured(self) -> dict[str, Numbers]:
+        """Numbers by training seed."""
+        return dict(sorted(self.result.measured.items(), key=lambda item: (len(item[0]), item[0])))
+
+    @cached_property
+    def identity(self) -> Identity:
+        return Identity(self.result.identity)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(self.result.reasons)
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        return tuple(self.result.deviations)
+
+    @property
+    def command(self) -> str:
+        return self.result.command
+
+    @property
+    def error(self) -> str:
+        return self.result.error
+
+    @property
+    def log_tail(self) -> str:
+        return self.result.log_tail
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """The seeds that collapsed, with the reasons."""
+        return tuple(f"seed {seed}: {why}" for seed, why in self.result.collapsed.items())
+
+    @property
+    def stages(self) -> Sequence[StageEntry]:
+        return self.result.stages
+
+    @property
+    def band(self) -> float | None:
+        return self.result.band
 
     @property
     def file_stem(self) -> str:
         """A name for its page: cell, scale, and a digest of what it was measured on."""
-        cell = (self.paper, self.table, self.row, self.column, self.identity.scale)
-        digest = hashlib.sha256(json.dumps(self.identity.record, sort_keys=True, default=str).encode()).hexdigest()
-        return "-".join([*(slug(part)[:40] for part in cell if part), digest[:8]])
+        point = self.cell.point
+        varied = f"{point.parameter}-{point.value:g}" if point else ""
+        parts = (self.paper, self.table, self.row, self.column, varied, self.identity.scale)
+        return "-".join([*(slug(part)[:40] for part in parts if part), self.result.identity.digest])
 
     @property
     def comparable(self) -> bool:
         """Whether a difference from the printed number means anything; never on stand-ins, whatever the verdict."""
         on = self.identity
-        changed = any(on.record.get(name) for name in ("subset", "precision"))
+        changed = on.record.subset is not None or on.record.precision
         if not on.published or on.scale != "paper" or changed:
             return False
-        word = str(self.result["verdict"])
+        word = self.result.verdict
         return word in COMPARED | EVEN_IF_INCOMPARABLE and (word not in EVEN_IF_INCOMPARABLE or not self.reasons)
 
     @property
     def verdict(self) -> Verdict:
         """The verdict's word; one that compares with the paper is not repeated for numbers that do not compare."""
-        word = str(self.result["verdict"])
+        word = self.result.verdict
         if word in COMPARED - EVEN_IF_INCOMPARABLE and not self.comparable:
             return verdict("not comparable")
         return verdict(word)
@@ -175,7 +229,7 @@ class Case:
     @property
     def headline_parts(self) -> tuple[str, ...]:
         """mAP, rank-1 and the number of seeds; nothing where nothing was measured."""
-        parts = [f"{metric(name)} {self.text(name)}" for name in HEADLINE if self.spread(name)]
+        parts = [f"{title(name)} {self.text(name)}" for name in metrics.names(judged=True) if self.spread(name)]
         return (*parts, self.n) if parts else ()
 
     @property
@@ -197,20 +251,20 @@ class Case:
             return f"collapsed at {'; '.join(self.collapsed)}"
         if self.verdict.word in ("below", "inconclusive"):
             judged = [
-                f"{metric(name)} {self.text(name)}, printed {percent(self.printed.get(name))}" for name in HEADLINE
+                f"{title(name)} {self.text(name)}, printed {percent(self.printed.get(name))}"
+                for name in metrics.names(judged=True)
             ]
             return "; ".join([*judged, *filter(None, [self.band_text])])
         return self.error or self.headline or "No message was recorded."
 
     @property
     def elsewhere(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Mean and spread on other processors, in the order of `PER_SEED`."""
-        found = []
-        for side in map(mapping, self.result.get("elsewhere") or ()):
-            seeds = [mapping(numbers) for numbers in mapping(side.get("measured")).values()]
-            values = tuple(_text(numbers.get(name) for numbers in seeds) for name in PER_SEED)
-            found.append(("; ".join(map(str, side.get("on") or ())), values))
-        return tuple(found)
+        """Mean and spread on other processors, in the order of `per_seed`."""
+        sides = []
+        for side in self.result.elsewhere:
+            values = tuple(_text(numbers.get(name) for numbers in side.measured.values()) for name in per_seed())
+            sides.append(("; ".join(side.on), values))
+        return tuple(sides)
 
     @property
     def run_as(self) -> str:
@@ -223,7 +277,7 @@ class Case:
         return tuple(
             SeedLine(
                 seed,
-                tuple(percent(numbers.get(name)) for name in PER_SEED),
+                tuple(percent(numbers.get(name)) for name in per_seed()),
                 _whole(numbers.get("queries")),
                 _whole(numbers.get("unmatched")),
             )
@@ -232,13 +286,14 @@ class Case:
 
     @property
     def mean_line(self) -> tuple[str, ...]:
-        """Mean and spread in the order of `PER_SEED`; empty for fewer than two seeds."""
-        return tuple(self.text(name) for name in PER_SEED) if len(self.measured) > 1 else ()
+        """Mean and spread in the order of `per_seed`; empty for fewer than two seeds."""
+        return tuple(self.text(name) for name in per_seed()) if len(self.measured) > 1 else ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """What was measured of the pseudo labels that the scored network was trained with."""
-        return tuple(sorted(OF_LABELS & {name for numbers in self.measured.values() for name in numbers}))
+        known = {name for numbers in self.measured.values() for name in numbers}
+        return tuple(sorted(known & set(metrics.names(kind="labels"))))
 
     @property
     def label_lines(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -258,18 +313,18 @@ class Case:
     @property
     def band_why(self) -> str:
         """Why the band is as wide as it is, and where that was seen."""
-        return str(self.result.get("band_why") or "") if self.band_text else ""
+        return self.result.band_why if self.band_text else ""
 
     @property
     def judged_line(self) -> tuple[str, ...]:
-        """The printed numbers that the verdict was given against, in the order of `PER_SEED`."""
-        return tuple(percent(self.printed.get(name)) for name in PER_SEED) if self.comparable else ()
+        """The printed numbers that the verdict was given against, in the order of `per_seed`."""
+        return tuple(percent(self.printed.get(name)) for name in per_seed()) if self.comparable else ()
 
     @property
     def outdated(self) -> str:
         """Printed numbers that were corrected after the verdict was given."""
         changed = [
-            f"{metric(name)} {percent(old)}, now {percent(self.printed_now[name])}"
+            f"{title(name)} {percent(old)}, now {percent(self.printed_now[name])}"
             for name, old in self.printed.items()
             if self.comparable and name in self.printed_now and percent(old) != percent(self.printed_now[name])
         ]
@@ -278,22 +333,28 @@ class Case:
     @cached_property
     def baseline(self) -> Baseline | None:
         """The recorded result that it was judged by; None without one."""
-        record = mapping(self.result.get("baseline"))
-        older, lines = record.get("unjudged") == OLDER, []
-        for name, moved in mapping(record.get("metrics")).items():
-            old, new, band = (mapping(moved).get(part) for part in ("old", "new", "band"))
-            gap = new - old if is_number(new) and is_number(old) else None
-            outside = gap is not None and is_number(band) and abs(gap) > band + ROUNDING and not older
-            lines.append(BaselineLine(metric(name), percent(old), percent(new), signed(gap), percent(band), outside))
-        if not lines:
+        beside = self.result.baseline
+        if not beside or not beside.metrics:
             return None
+        older = beside.unjudged == OLDER
+        lines = tuple(
+            BaselineLine(
+                title(name),
+                percent(moved.old),
+                percent(moved.new),
+                signed(moved.new - moved.old),
+                percent(moved.band),
+                moved.band is not None and beyond(moved) and not older,
+            )
+            for name, moved in beside.metrics.items()
+        )
         return Baseline(
-            commit=str(record.get("commit") or "")[:DIGEST_SHOWN],
-            seeds=", ".join(str(seed) for seed in record.get("recorded_seeds") or ()),
-            drift=bool(record.get("drift")),
-            unjudged=str(record.get("unjudged") or ""),
-            on="" if record.get("same_machine", True) else "; ".join(map(str, record.get("recorded_on") or ())),
-            lines=tuple(lines),
+            commit=(beside.commit or "")[:DIGEST_SHOWN],
+            seeds=", ".join(map(str, beside.recorded_seeds)),
+            drift=beside.drift,
+            unjudged=beside.unjudged,
+            on="" if beside.same_machine else "; ".join(beside.recorded_on),
+            lines=lines,
         )
 
     @property
@@ -301,8 +362,8 @@ class Case:
         """Where the images came from, one line a domain."""
         pixels: dict[str, set[str]] = {}
         for stage in self.stages:
-            for domain, digest in mapping(provenance_of(stage).get("data")).items():
-                pixels.setdefault(domain, set()).update({str(digest)} if digest else ())
+            for domain, digest in stage.provenance.data.items():
+                pixels.setdefault(domain, set()).update({digest} if digest else ())
         return self.identity.data_lines({domain: sorted(digests) for domain, digests in pixels.items()})
 
     @cached_property
@@ -321,10 +382,6 @@ class Case:
         return stage_groups(self.stages)
 
 
-def _by_seed(item: tuple[object, object]) -> tuple[int, str]:
-    return len(str(item[0])), str(item[0])
-
-
 def _text(values: Iterable[object]) -> str:
     found = spread(values)
     return found.text if found else NOTHING
@@ -335,6 +392,6 @@ def _whole(value: object) -> str:
 
 
 def _of_labels(name: str, value: object) -> str:
-    if name in PERCENT or not is_number(value):
+    if METRICS[name].percent or not is_number(value):
         return percent(value)
     return _whole(value) if float(value).is_integer() else f"{value:.3g}"

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reports.identity import Identity, mapping
-from reports.words import (
-    NOTHING,
-    Verdict,
-    claim_verdict,
-    is_number,
-    metric,
-    row_label,
-    scalar,
-    signed,
-    unique,
-)
+from reports.identity import Identity
+from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, unique
+from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
+from reproduce.papers.tables import full_label
 
 if TYPE_CHECKING:
     from collections import Counter
+
+    from reproduce.papers.records import Claimed, ClaimRecord
+    from reproduce.papers.records import Comparison as Compared
+    from reproduce.papers.tables import Claim as Described
+    from reproduce.papers.tables import Paper
 
 Labels: TypeAlias = Mapping[tuple[str, str], str]
 """Of rows, by table and row."""
@@ -39,10 +34,10 @@ WIDTH, HEIGHT, EDGE = 190, 20, 8
 class Interval:
     """The geometry of one comparison: places on a horizontal axis that the claim's comparisons share."""
 
-    zero: float | None
-    mean: float | None
-    low: float | None
-    high: float | None
+    zero: float
+    mean: float
+    low: float
+    high: float
     stated: float | None
     seeds: tuple[float, ...]
     summary: str
@@ -133,67 +128,57 @@ class Claim:
         return self.trials[0].verdict if self.trials else claim_verdict("not tried")
 
 
-def read_claims(
-    described: Mapping[str, Any], records: Sequence[Mapping[str, Any]], anchors: Counter[str]
-) -> tuple[Claim, ...]:
+def read_claims(paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[str]) -> tuple[Claim, ...]:
     """A paper's claims in its order, then those that its file does not hold.
 
     Args:
-        described: the paper's TOML file.
-        records: documents of this paper, one for each claim and world.
+        paper: what it prints.
+        records: of this paper, one for each claim and world.
         anchors: names that are taken on the paper's page.
     """
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    tried: dict[str, list[ClaimRecord]] = {}
     for record in sorted(records, key=_order):
-        found.setdefault(str(mapping(record.get("claim")).get("id")), []).append(record)
-    written = {str(claim.get("id")): claim for claim in described.get("claim") or () if isinstance(claim, Mapping)}
-    written |= {id: mapping(tried[0].get("claim")) for id, tried in found.items() if id not in written}
-    labels = {
-        (str(table.get("id")), str(row.get("id"))): row_label(row)
-        for table in described.get("table") or ()
-        for row in table.get("row") or ()
-    }
-    return tuple(_claim(id, claim, found.get(id, ()), labels, anchors) for id, claim in written.items())
+        tried.setdefault(record.claim.id, []).append(record)
+    written: dict[str, Described | Claimed] = {claim.id: claim for claim in paper.claims}
+    written |= {id: of[0].claim for id, of in tried.items() if id not in written}
+    labels = {(table.id, row.id): arrows(full_label(row)) for table in paper.tables.values() for row in table.rows}
+    return tuple(_claim(claim, tried.get(id, ()), labels, anchors) for id, claim in written.items())
 
 
-def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    world = str(record.get("world") or "")
-    return bool(world), Identity(mapping(record.get("identity"))).rank, world, json.dumps(record, sort_keys=True)
+def _order(record: ClaimRecord) -> tuple[Any, ...]:
+    return bool(record.world), Identity(record.identity).rank, record.world, record.identity.digest
 
 
-def _claim(
-    id: str, claim: Mapping[str, Any], records: Sequence[Mapping[str, Any]], labels: Labels, anchors: Counter[str]
-) -> Claim:
-    values = [0.0, *chain.from_iterable(_values(entry) for record in records for entry in record.get("compared") or ())]
+def _claim(claim: Described | Claimed, records: Sequence[ClaimRecord], labels: Labels, anchors: Counter[str]) -> Claim:
+    values = [0.0, *(value for record in records for entry in record.compared for value in _values(entry))]
     span = min(values), max(values)
-    why = str(claim.get("why") or "")
     return Claim(
-        id=id,
-        anchor=unique(f"claim-{id}", anchors),
-        says=str(claim.get("says") or id),
-        where=str(claim.get("where") or ""),
-        left=_cell(claim.get("left"), labels),
-        cells=frozenset((str(claim.get("left")), *_several(claim.get("right")))),
-        cause=str(claim.get("cause") or ""),
-        testable=claim.get("testable") != "no",
-        part=why if claim.get("testable") == "part" else "",
-        why=why or UNTRIED.get(str(claim.get("kind")), "no case of these results tries it"),
+        id=claim.id,
+        anchor=unique(f"claim-{claim.id}", anchors),
+        says=claim.says,
+        where=claim.where,
+        left=_cell(claim.left, labels),
+        cells=frozenset((claim.left, *claim.right)),
+        cause=claim.cause,
+        testable=claim.testable != "no",
+        part=claim.why if claim.testable == "part" else "",
+        why=claim.why or UNTRIED.get(claim.kind, "no case of these results tries it"),
         trials=tuple(_trial(record, span, labels) for record in records),
     )
 
 
-def _trial(record: Mapping[str, Any], span: tuple[float, float], labels: Labels) -> Trial:
-    identity = Identity(mapping(record.get("identity")))
+def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels) -> Trial:
+    identity = Identity(record.identity)
     return Trial(
-        world=_world(str(record.get("world") or ""), identity),
+        world=_world(record.world, identity),
         where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
-        verdict=claim_verdict(str(record.get("verdict"))),
-        second=tuple(str(word) for word in record.get("second") or ()),
-        reasons=tuple(str(reason) for reason in record.get("reasons") or ()),
-        comparisons=tuple(_comparison(entry, span, labels) for entry in record.get("compared") or ()),
+        verdict=claim_verdict(record.verdict),
+        second=tuple(record.second),
+        reasons=tuple(record.reasons),
+        comparisons=tuple(_comparison(entry, span, labels) for entry in record.compared),
         p=_p(record),
-        collapsed=tuple(str(text) for text in record.get("collapsed") or ()),
-        command=str(record.get("command") or ""),
+        collapsed=tuple(record.collapsed),
+        command=record.command,
     )
 
 
@@ -205,72 +190,62 @@ def _world(name: str, identity: Identity) -> str:
     return "the world asked for" if identity.on_stand_ins else "the data asked for"
 
 
-def _p(record: Mapping[str, Any]) -> str:
-    if not is_number(record.get("p")):
+def _p(record: ClaimRecord) -> str:
+    if record.p is None:
         return ""
-    text = f"p {_small(record['p'])}"
-    if is_number(record.get("p_adjusted")):
-        text += f", adjusted {_small(record['p_adjusted'])}"
-    return text + (f" among {record['family']}" if record.get("family") else "")
+    text = f"p {_small(record.p)}"
+    if record.p_adjusted is not None:
+        text += f", adjusted {_small(record.p_adjusted)}"
+    return text + (f" among {record.family}" if record.family else "")
 
 
 def _small(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
-def _comparison(entry: Mapping[str, Any], span: tuple[float, float], labels: Labels) -> Comparison:
-    low, high = entry.get("low"), entry.get("high")
-    name = metric(str(entry.get("metric") or ""))
-    by_seed = tuple((str(seed), signed(value)) for seed, value in mapping(entry.get("by_seed")).items())
-    interval = f"{signed(low)} to {signed(high)}" if is_number(low) and is_number(high) else ""
-    difference, stated = signed(entry.get("difference")), signed(entry.get("stated"))
-    summary = f"{name}: measured {difference}" + (f", interval {interval}" if interval else "")
+def _comparison(entry: Compared, span: tuple[float, float], labels: Labels) -> Comparison:
+    name = metric_title(entry.metric)
+    interval = f"{signed(entry.low)} to {signed(entry.high)}"
+    difference, stated = signed(entry.difference), signed(entry.stated)
+    summary = f"{name}: measured {difference}, interval {interval}"
     return Comparison(
-        against=_cell(entry.get("right"), labels),
+        against=_cell(entry.right, labels),
         metric=name,
         stated=stated,
         difference=difference,
         interval=interval,
-        kind=str(entry.get("interval") or ""),
-        by_seed=by_seed,
+        kind=entry.interval,
+        by_seed=tuple((seed, signed(value)) for seed, value in entry.by_seed.items()),
         drawn=_interval(entry, span, summary + (f", stated {stated}" if stated != NOTHING else "")),
     )
 
 
-def _cell(place: object, labels: Labels) -> str:
+def _cell(place: str, labels: Labels) -> str:
     """`3/ours/m2d` as `Table 3, + CN, m2d`."""
-    table, _, rest = scalar(place or "").partition("/")
+    table, _, rest = place.partition("/")
     row, _, column = rest.rpartition("/")
     return f"Table {table}, {labels.get((table, row), row)}, {column}" if row else table
 
 
-def _several(value: object) -> list[str]:
-    """One text, or a list of them."""
-    return [str(part) for part in value] if isinstance(value, list | tuple) else [str(value or "")]
+def _values(entry: Compared) -> list[float]:
+    stated = [] if entry.stated is None else [entry.stated]
+    return [entry.difference, entry.low, entry.high, *stated, *entry.by_seed.values()]
 
 
-def _values(entry: Mapping[str, Any]) -> list[float]:
-    numbers = [entry.get(name) for name in ("difference", "low", "high", "stated")]
-    return [float(value) for value in [*numbers, *mapping(entry.get("by_seed")).values()] if is_number(value)]
-
-
-def _interval(entry: Mapping[str, Any], span: tuple[float, float], summary: str) -> Interval:
+def _interval(entry: Compared, span: tuple[float, float], summary: str) -> Interval:
     low, high = span
 
-    def place(value: object) -> float | None:
-        if not is_number(value):
-            return None
+    def place(value: float) -> float:
         share = (value - low) / (high - low) if high > low else 0.5
         return round(EDGE + share * (WIDTH - 2 * EDGE), 1)
 
-    seeds = [place(value) for value in mapping(entry.get("by_seed")).values()]
     return Interval(
         zero=place(0.0),
-        mean=place(entry.get("difference")),
-        low=place(entry.get("low")),
-        high=place(entry.get("high")),
-        stated=place(entry.get("stated")),
-        seeds=tuple(at for at in seeds if at is not None),
+        mean=place(entry.difference),
+        low=place(entry.low),
+        high=place(entry.high),
+        stated=None if entry.stated is None else place(entry.stated),
+        seeds=tuple(map(place, entry.by_seed.values())),
         summary=summary,
     )
 

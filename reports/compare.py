@@ -6,15 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from reports.cases import Case
 from reports.files import write
-from reports.tables import short_name
+from reports.pages import unknown
 from reports.templating import environment
-from reports.words import MINUS, NOTHING, count, metric, percent, signed
+from reports.words import MINUS, NOTHING, count, percent, signed
+from reproduce.metrics import title as metric_title
 from reproduce.papers import baselines
-from reproduce.papers.baselines import ROUNDING, setting_of
+from reproduce.papers.records import Beside, Result
+from reproduce.papers.tables import Paper
+from reproduce.papers.verdicts import ROUNDING
 
 OUTCOMES = {
     "drifted": "beyond its band: a run fails by it",
@@ -79,14 +83,12 @@ class Comparison:
         return tuple(pair for pair in self.pairs if pair.outcome != "same" or pair.verdicts)
 
 
-def compare(
-    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], papers: Mapping[str, Mapping[str, Any]]
-) -> Comparison:
+def compare(old: Sequence[Result], new: Sequence[Result], papers: Mapping[str, Paper]) -> Comparison:
     """Set results beside earlier ones of the same cell and identity.
 
     Args:
         old, new: result records.
-        papers: the papers' descriptions by id, for their names.
+        papers: what the papers print, by id, for their names.
     """
     before, after = _by_identity(old), _by_identity(new)
     pairs = [
@@ -125,47 +127,43 @@ def text(comparison: Comparison) -> str:
     return "\n".join(lines).replace("→", "->").replace(MINUS, "-").replace(NOTHING, "-") + "\n"
 
 
-def _by_identity(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], Case]:
-    cases = (Case(result) for result in sorted(results, key=lambda found: json.dumps(found, sort_keys=True)))
-    return {
-        (case.paper, case.table, case.row, case.column, json.dumps(setting_of(case.result), sort_keys=True)): case
-        for case in cases
-    }
+def _by_identity(results: Sequence[Result]) -> dict[str, Case]:
+    cases = (Case(result) for result in sorted(results, key=lambda result: msgspec.json.encode(result, order="sorted")))
+    return {json.dumps([case.cell.place, case.result.identity.setting], sort_keys=True): case for case in cases}
 
 
-def _name(case: Case, papers: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{short_name(case.paper, papers.get(case.paper, {}))} Table {case.table}, {case.label}, {case.column}"
+def _name(case: Case, papers: Mapping[str, Paper]) -> str:
+    return f"{(papers.get(case.paper) or unknown(case.paper)).name} Table {case.table}, {case.label}, {case.column}"
 
 
-def _full_name(case: Case, papers: Mapping[str, Mapping[str, Any]]) -> str:
+def _full_name(case: Case, papers: Mapping[str, Paper]) -> str:
     where = f" ({case.identity.where})" if case.identity.where else ""
     return f"{_name(case, papers)}{where}"
 
 
-def _pair(old: Case, new: Case, beside: Mapping[str, Any] | None, papers: Mapping[str, Mapping[str, Any]]) -> Pair:
+def _pair(old: Case, new: Case, beside: Beside | None, papers: Mapping[str, Paper]) -> Pair:
     moves, size = [], 0.0
-    found = beside or {"metrics": {}, "outside": False, "drift": False, "unjudged": ""}
-    for name, one in found["metrics"].items():
-        gap = one["new"] - one["old"]
+    for name, one in beside.metrics.items() if beside else ():
+        gap = one.new - one.old
         size = max(size, abs(gap))
-        was, now = (f"{percent(one[side])} (n = {one[count]})" for side, count in (("old", "before"), ("new", "after")))
-        band = "" if one["band"] is None else percent(one["band"])
+        was, now = (f"{percent(mean)} (n = {n})" for mean, n in ((one.old, one.before), (one.new, one.after)))
+        band = "" if one.band is None else percent(one.band)
         outcome = "same" if abs(gap) <= ROUNDING else "beyond" if baselines.beyond(one) else "within"
-        moves.append(Move(metric(name), was, now, signed(gap), band, outcome))
+        moves.append(Move(metric_title(name), was, now, signed(gap), band, outcome))
     return Pair(
         name=_name(new, papers),
         where=new.identity.where,
-        outcome=_outcome(found, [move.outcome for move in moves]),
+        outcome=_outcome(beside, [move.outcome for move in moves]),
         verdicts="" if old.verdict == new.verdict else f"{old.verdict.text} → {new.verdict.text}",
-        unjudged=found["unjudged"] if found["outside"] else "",
+        unjudged=beside.unjudged if beside and beside.outside else "",
         moves=tuple(moves),
         size=size,
     )
 
 
-def _outcome(found: Mapping[str, Any], moves: Sequence[str]) -> str:
-    if not moves:
+def _outcome(beside: Beside | None, moves: Sequence[str]) -> str:
+    if not moves or not beside:
         return "changed"
-    if found["outside"]:
-        return "drifted" if found["drift"] else "not judged"
+    if beside.outside:
+        return "drifted" if beside.drift else "not judged"
     return "same" if set(moves) == {"same"} else "within"

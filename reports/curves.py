@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from reports.words import MINUS, is_number, metric, spread
+from reports.words import MINUS, is_number, spread
+from reproduce.metrics import METRICS
+from reproduce.metrics import title as title_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +24,12 @@ FEW_POINTS = 12
 MOST_LABELS = len(DASHES)
 LABEL_GAP = 12.0
 MOST_PANELS = 12
+MAGNITUDES = 8.0
+"""The largest value of a grid over its smallest, from which its axis is logarithmic."""
 
 LEADING = ("loss", "mAP", "rank1", "clusters", "outliers", "portion", "purity", "agreement", "largest", "median")
 COUNTED = ("epoch", "step", "iteration")
 NO_CURVE = frozenset({*COUNTED, "images_per_s"})
-PERCENT = frozenset({"mAP", "mINP", "rank1", "rank5", "rank10", "portion", "purity"})
-
-OF_LABELS = frozenset({"agreement", "clusters", "eps", "found", "largest", "median", "outliers", "portion", "purity"})
-"""Quantities that say how healthy pseudo labels are; the others say how a network learns."""
-
 Point = tuple[float, float]
 
 
@@ -104,6 +103,26 @@ def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
     return replace(panel, title=title, labels=ends, summary=panel.summary.replace("seed ", ""))
 
 
+def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
+    """One panel over a varied parameter, with a line for each label; a grid of several magnitudes is logarithmic."""
+    values = [x for _, points in lines for x, _ in points]
+    wide = min(values) > 0 and max(values) >= MAGNITUDES * min(values)
+    forth, back = (math.log, math.exp) if wide else (float, float)
+    placed = [(label, [(forth(x), y) for x, y in points]) for label, points in lines]
+    across = forth(min(values)), forth(max(values))
+    panel = _panel(name, placed, across, x_label, lambda x: f"{back(x):.3g}")
+    ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
+    told = [
+        f"{label}: " + ", ".join(f"{_value(name, y)} at {x:g}" for x, y in points) if label else ""
+        for label, points in lines
+    ]
+    return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(told)}")
+
+
+def _in_percent(name: str) -> bool:
+    return name in METRICS and METRICS[name].percent
+
+
 def _x_name(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], default: str) -> str:
     said = {name for _, entries in histories for entry in entries for name in ("epoch", "iteration") if name in entry}
     return said.pop() if len(said) == 1 else default
@@ -127,7 +146,13 @@ def _thin(points: list[Point]) -> list[Point]:
     return [points[round(place * last / (MOST_POINTS - 1))] for place in range(MOST_POINTS)]
 
 
-def _panel(name: str, curves: Sequence[tuple[str, list[Point]]], across: tuple[float, float], x_label: str) -> Panel:
+def _panel(
+    name: str,
+    curves: Sequence[tuple[str, list[Point]]],
+    across: tuple[float, float],
+    x_label: str,
+    shown: Callable[[float], str] = lambda x: f"{x:,.0f}",
+) -> Panel:
     x_low, x_high = across
     ys = [y for _, points in curves for _, y in points]
     y_values = _y_range(min(ys), max(ys), name)
@@ -147,15 +172,15 @@ def _panel(name: str, curves: Sequence[tuple[str, list[Point]]], across: tuple[f
         lines.append(Line(path, dash, tuple((round(x, 1), round(y, 1)) for x, y in dots)))
     x_values = [x_low] if x_low == x_high else [x_low, x_high]
     return Panel(
-        title=metric(name).replace("_", " "),
-        unit="%" if name in PERCENT else "",
+        title=title_of(name).replace("_", " "),
+        unit="%" if _in_percent(name) else "",
         x_label=x_label,
-        x_ticks=tuple(Tick(round(place((x, y_low))[0], 1), f"{x:,.0f}") for x in x_values),
+        x_ticks=tuple(Tick(round(place((x, y_low))[0], 1), shown(x)) for x in x_values),
         y_ticks=tuple(Tick(round(place((x_low, y))[1], 1), _short(y)) for y in y_values),
         lines=tuple(lines),
         labels=_labels(name, curves, place),
         summary=_summary(name, curves, x_label, x_high),
-        of_labels=name in OF_LABELS,
+        of_labels=name in METRICS and METRICS[name].kind == "labels",
     )
 
 
@@ -182,12 +207,12 @@ def _summary(name: str, curves: Sequence[tuple[str, list[Point]]], x_label: str,
     parts = [
         f"seed {label}: from {_value(name, points[0][1])} to {_value(name, points[-1][1])}" for label, points in curves
     ]
-    return f"{metric(name)} over {x_high:,.0f} {x_label}s; " + "; ".join(parts)
+    return f"{title_of(name)} over {x_high:,.0f} {x_label}s; " + "; ".join(parts)
 
 
 def _y_range(low: float, high: float, name: str) -> list[float]:
     """A few round values that hold the data; from zero unless that would flatten the curve."""
-    if name in PERCENT or 0 <= low < 0.5 * high:
+    if _in_percent(name) or 0 <= low < 0.5 * high:
         low = 0.0
     if high <= low:
         low, high = (min(0.0, 2 * low), max(0.0, 2 * low)) if low else (0.0, 1.0)
@@ -204,7 +229,7 @@ def _short(value: float) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    if name in PERCENT:
+    if _in_percent(name):
         return f"{value:.1f}"
     whole = abs(value) >= 1000 or (float(value).is_integer() and abs(value) >= 10)
     return (f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")).replace("-", MINUS)

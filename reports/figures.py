@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from reports.cases import Case
-from reports.curves import Panel, Point, chart
-from reports.identity import mapping
+from reports.curves import Panel, Point, chart, sweep
+from reports.identity import setting_words
 from reports.pictures import Picture, pictures
 from reports.words import is_number, unique
+from reproduce.metrics import title as metric_title
+from reproduce.papers.records import FigureRecord, Shown
+from reproduce.papers.tables import Figure as Described
+from reproduce.papers.tables import Paper
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -24,6 +28,8 @@ class Drawn:
     title: str
     legend: tuple[tuple[str, str], ...]
     panels: tuple[Panel, ...]
+    across: str = "step"
+    """What its panels go over."""
 
 
 @dataclass(frozen=True)
@@ -44,69 +50,100 @@ class Figure:
 
 
 def figures(
-    described: Mapping[str, Any],
-    cases: Sequence[Case],
-    together: Together,
-    records: Sequence[Mapping[str, Any]] = (),
+    paper: Paper, cases: Sequence[Case], together: Together, records: Sequence[FigureRecord] = ()
 ) -> tuple[Figure, ...]:
     """The figures that anything was run for, in the paper's order, then those that its file does not hold.
 
     Args:
-        described: the paper, as its TOML file reads; a figure's rows are spelled "table 3: ours".
+        paper: what it prints.
         cases: of the paper.
         together: puts cases of one setting together, and names it.
-        records: of what networks see, as `reproduce.papers.results.read_figures` gives them.
+        records: of what networks see.
     """
-    seen: dict[str, list[Mapping[str, Any]]] = {}
+    seen: dict[str, list[FigureRecord]] = {}
     for record in records:
-        seen.setdefault(str(mapping(record.get("figure")).get("id")), []).append(record)
-    written = {str(figure["id"]): figure for figure in described.get("figure") or ()}
-    written |= {id: mapping(seen[id][0].get("figure")) for id in sorted(seen.keys() - written.keys())}
+        seen.setdefault(record.figure.id, []).append(record)
+    written: dict[str, Described | Shown] = {figure.id: figure for figure in paper.figures}
+    written |= {id: seen[id][0].figure for id in sorted(seen.keys() - written.keys())}
     anchors: Counter[str] = Counter()
-    found = []
+    made = []
     for id, figure in written.items():
-        drawn, shown = _convergence(figure, cases, together), pictures(described, seen.get(id, ()))
-        if drawn is not None or shown:
-            where, shows = str(figure.get("where") or ""), str(figure.get("shows") or "")
-            found.append(Figure(id, unique(f"figure-{id}", anchors), where, shows, drawn or (), shown))
-    return tuple(found)
+        curves = () if isinstance(figure, Shown) else (*_convergence(figure, cases, together), *_sweeps(figure, cases))
+        shown = pictures(paper, seen.get(id, ()))
+        if curves or shown:
+            made.append(Figure(id, unique(f"figure-{id}", anchors), figure.where, figure.shows, curves, shown))
+    return tuple(made)
 
 
-def _convergence(figure: Mapping[str, Any], cases: Sequence[Case], together: Together) -> tuple[Drawn, ...] | None:
-    """The panels of a figure, by setting; None where it shows no convergence, or nothing was run for it."""
-    rows = [str(row) for row in figure.get("rows") or ()]
-    shown = [case for case in cases if _place(case) in rows and case.measured]
-    if figure.get("kind") != "convergence" or not shown:
-        return None
-    drawn = [_drawn(title, rows, figure.get("task") or (), group) for title, group in together(shown)]
+def _convergence(figure: Described, cases: Sequence[Case], together: Together) -> tuple[Drawn, ...]:
+    """The panels of a figure of convergence, by setting; none where nothing was run for it."""
+    if figure.kind != "convergence":
+        return ()
+    shown = [case for case in cases if _place(case) in figure.places and case.measured and not case.cell.point]
+    drawn = [_drawn(title, figure, group) for title, group in together(shown)]
     return tuple(each for each in drawn if each.panels)
 
 
-def _place(case: Case) -> str:
-    return f"table {case.table}: {case.row}"
+def _place(case: Case) -> tuple[str, str]:
+    return case.table, case.row
 
 
-def _drawn(title: str, rows: Sequence[str], tasks: Sequence[str], cases: Sequence[Case]) -> Drawn:
+def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
     by_place = {(_place(case), case.column): case for case in cases}
     panels: list[Panel] = []
     legend: dict[str, str] = {}
-    for task in tasks:
-        lines = [(case.label, _by_step(case)) for row in rows if (case := by_place.get((row, task)))]
+    for task in figure.task:
+        lines = [(case.label, _by_step(case)) for place in figure.places if (case := by_place.get((place, task)))]
         if lines := [(label, points) for label, points in lines if points]:
             panels.append(chart("mAP", lines, f"{task}: mAP", "step"))
             legend |= {label: line.dash for (label, _), line in zip(lines, panels[-1].lines, strict=True)}
-    return Drawn(title, tuple(legend.items()), tuple(panels))
+    return Drawn(title, tuple(legend.items()), tuple(panels), "step")
 
 
 def _by_step(case: Case) -> list[Point]:
     """MAP after each step, the mean over the seeds; one that ended early stays where it was."""
-    by_key = {str(stage.get("key")): stage for stage in case.stages}
-    evaluated = [mapping(mapping(stage.get("spec")).get("train")).get("key") for stage in case.stages]
+    by_key = {stage.key: stage for stage in case.stages}
+    evaluated = [(stage.spec.get("train") or {}).get("key") for stage in case.stages]
     curves = [
-        [entry["mAP"] for entry in by_key[str(key)].get("history") or () if is_number(entry.get("mAP"))]
+        [entry["mAP"] for entry in by_key[key].history if is_number(entry.get("mAP"))]
         for key in dict.fromkeys(evaluated)
-        if str(key) in by_key
+        if key in by_key
     ]
     curves = [curve for curve in curves if curve]
     steps = range(max(map(len, curves), default=0))
     return [(step + 1.0, fmean(curve[min(step, len(curve) - 1)] for curve in curves)) for step in steps]
+
+
+def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
+    """The sweeps of a figure: in each setting a panel a task and metric, over the values of the parameter."""
+    points = [case for case in cases if case.cell.point and case.cell.point.figure == figure.id and case.measured]
+    for title, group in _settings(points):
+        for declared in figure.sweeps:
+            own = [case for case in group if case.cell.point and case.cell.point.parameter == declared.parameter]
+            panels = [
+                sweep(name, [("", line)], f"{task}: {metric_title(name)}", declared.parameter)
+                for task in figure.task
+                for name in declared.metrics
+                if (line := _line(own, task, name))
+            ]
+            grid = "the grid is printed" if declared.printed else "the grid is ours"
+            if panels:
+                yield Drawn(f"{title}: {declared.label} ({grid})", (), tuple(panels), declared.parameter)
+
+
+def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+    """Points of one setting together, whatever their data sets."""
+    groups: dict[str, list[Case]] = {}
+    for case in sorted(points, key=lambda case: case.identity.rank):
+        on = case.identity
+        groups.setdefault(f"{on.where}, {on.record.weights}, version {on.record.scale_version}", []).append(case)
+    return [(setting_words([case.identity for case in group]), group) for group in groups.values()]
+
+
+def _line(cases: Sequence[Case], task: str, name: str) -> list[Point]:
+    points = [
+        (float(case.cell.point.value), spread.mean)
+        for case in cases
+        if case.column == task and case.cell.point and (spread := case.spread(name))
+    ]
+    return sorted(points)

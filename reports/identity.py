@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from reports.words import NOTHING, flatten, listing, scalar
 from reproduce.papers.baselines import OLDER
+from reproduce.papers.records import Identity as Kept
 
 DIGEST_SHOWN = 12
 
@@ -50,10 +53,10 @@ class DataLine:
 class Identity:
     """The identity of a result or of a claim's trial, read for display."""
 
-    def __init__(self, record: Mapping[str, Any]) -> None:
+    def __init__(self, record: Kept) -> None:
         self.record = record
-        self.scale = str(record.get("scale") or "")
-        self.data: Mapping[str, Mapping[str, Any]] = mapping(record.get("data"))
+        self.scale = record.scale
+        self.data: Mapping[str, Mapping[str, Any]] = record.data
 
     @cached_property
     def kinds(self) -> dict[str, str]:
@@ -61,7 +64,13 @@ class Identity:
 
         "folder" is one of the user's own, whose counts are not the published ones; "made" are images by a stage.
         """
-        return {domain: str(mapping(entry).get("kind") or "unknown") for domain, entry in sorted(self.data.items())}
+        return {domain: str(entry.get("kind") or "unknown") for domain, entry in sorted(self.data.items())}
+
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """What results of one grid have in common, apart from scale and data."""
+        record = self.record
+        return record.scale_version, record.subset, record.weights, record.precision
 
     @property
     def on_stand_ins(self) -> bool:
@@ -90,7 +99,7 @@ class Identity:
     @property
     def older(self) -> bool:
         """Whether nothing tells its recipe: it was recorded before identities did."""
-        return bool(self.record) and "recipe" not in self.record
+        return not self.record.recipe and bool(self.record.data)
 
     @property
     def turned(self) -> tuple[str, ...]:
@@ -98,7 +107,7 @@ class Identity:
         dials = {
             f"{name} dial at {scalar(value)}"
             for entry in self.data.values()
-            for name, value in mapping(mapping(entry).get("dials")).items()
+            for name, value in (entry.get("dials") or {}).items()
             if value != 1
         }
         return tuple(sorted(dials))
@@ -126,7 +135,7 @@ class Identity:
                 names.get(name, name.replace("_", " ")),
                 "; ".join(f"{path}: {text}" if path else text for path, text in flatten(value)),
             )
-            for name, value in self.record.items()
+            for name, value in msgspec.to_builtins(self.record).items()
             if name != "data"
         )
 
@@ -138,7 +147,7 @@ class Identity:
         """
         lines = []
         for domain, kind in self.kinds.items():
-            entry = mapping(self.data[domain])
+            entry = self.data[domain]
             facts = [_fact(str(name), part) for name, part in entry.items() if name != "kind"]
             facts += [f"pixels {digest}" for digest in pixels.get(domain, ()) if digest != entry.get("digest")]
             lines.append(DataLine(domain, KINDS.get(kind, kind), "; ".join(facts)))
@@ -153,19 +162,14 @@ def _fact(name: str, value: Any) -> str:
     return f"{words}: " + ", ".join(f"{path.replace('_', ' ')} {text}" for path, text in flatten(value))
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value, or nothing where it is no mapping."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def setting_words(identities: Sequence[Identity]) -> str:
     """What runs that belong together share: scale, data, a subset, precision, weights."""
     parts = [f"scale {scale}" for scale in dict.fromkeys(identity.scale for identity in identities) if scale]
     parts.append(data_words(identities))
-    subsets = {identity.record.get("subset") for identity in identities} - {None}
+    subsets = {identity.record.subset for identity in identities} - {None}
     parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
-    parts += sorted({f"{found} precision" for identity in identities if (found := identity.record.get("precision"))})
-    weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.get("weights")))
+    parts += sorted({f"{found} precision" for identity in identities if (found := identity.record.precision)})
+    weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.weights))
     if weights:
         parts.append(f"weights {', '.join(weights)}")
     if any(identity.older for identity in identities):

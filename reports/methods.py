@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reports.words import listing, metric, percent
+from reports.words import listing, percent
+from reproduce import metrics
 from reproduce.data.catalogue import letters
+from reproduce.metrics import title
 from reproduce.papers.tables import Number, Paper, full_label
 
 if TYPE_CHECKING:
     from reports.cases import Case
 
-SHOWN = ("mAP", "rank1")
 OWN = frozenset({"ours", "baseline", ""})
 """Names under which every paper means something of its own."""
+
+
+def shown() -> tuple[str, ...]:
+    """The metrics that are set side by side."""
+    return metrics.names(judged=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Method:
     tasks: tuple[str, ...]
     papers: str
     lines: tuple[Line, ...]
-    headings: tuple[str, ...] = tuple(metric(name) for name in SHOWN)
+    headings: tuple[str, ...] = field(default_factory=lambda: tuple(map(title, shown())))
 
 
 @dataclass
@@ -72,7 +78,7 @@ def methods(papers: Mapping[str, Paper], cases: Sequence[Case], files: Mapping[s
         rows: dict[tuple[str, str, str], _Row] = {}
         for number in paper.numbers():
             key = _key(number.row.label, paper.name)
-            if number.metric in SHOWN and number.column.task != "none" and key not in OWN:
+            if number.metric in shown() and number.column.task != "none" and key not in OWN:
                 place = (id, number.table, number.row.id)
                 row = rows.setdefault(place, _Row(key, full_label(number.row), number.row.ref, {}, [place]))
                 row.values[_task(number), number.metric] = number.value
@@ -139,7 +145,7 @@ def _method(
             ref=row.ref,
             cells=tuple(
                 percent(row.values[place]) if place in row.values else ""
-                for place in ((task, name) for task in tasks for name in SHOWN)
+                for place in ((task, name) for task in tasks for name in shown())
             ),
             cases=tuple(case for place in row.places for case in cases.get(place, ()) if case.measured),
         )

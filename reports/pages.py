@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from reports.cases import PER_SEED, Case, Result
+import msgspec
+
+from reports.cases import Case, per_seed
 from reports.claims import tally
 from reports.figures import Figure
-from reports.identity import DIGEST_SHOWN, SCALES, data_words, mapping
+from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
 from reports.pictures import Picture, distinct
-from reports.stages import provenance_of, seconds_of
-from reports.tables import Paper, filled, short_name
-from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, metric
+from reports.tables import Paper, filled
+from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing
 from reproduce.data.catalogue import CATALOGUE
-from reproduce.errors import UserError
+from reproduce.metrics import title as metric_title
 from reproduce.papers.audit import Finding, audit
-from reproduce.papers.printed import WEIGHTS
+from reproduce.papers.export import WEIGHTS
+from reproduce.papers.records import ClaimRecord, FigureRecord, Result
 from reproduce.papers.tables import Paper as Described
-
-Papers = Mapping[str, Mapping[str, Any]]
 
 TROUBLE = ("error", "drifted", "collapsed", "below", "inconclusive")
 """What needs a look, the worst first."""
@@ -97,7 +96,7 @@ class Page:
     printed: Printed
     meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
     claim_meanings: tuple[Verdict, ...] = tuple(CLAIM_VERDICTS.values())
-    per_seed: tuple[str, ...] = tuple(metric(name) for name in PER_SEED)
+    per_seed: tuple[str, ...] = field(default_factory=lambda: tuple(map(metric_title, per_seed())))
 
     @property
     def papers(self) -> tuple[Paper, ...]:
@@ -106,35 +105,40 @@ class Page:
 
 def page(
     results: Iterable[Result],
-    papers: Papers,
+    papers: Mapping[str, Described],
     title: str,
-    claims: Iterable[Mapping[str, Any]] = (),
-    checked: Mapping[str, Described] | UserError | None = None,
-    figures: Iterable[Mapping[str, Any]] = (),
+    claims: Iterable[ClaimRecord] = (),
+    figures: Iterable[FigureRecord] = (),
+    problem: str | None = None,
 ) -> Page:
     """Work out a page.
 
     Args:
-        results: result records, in any order; equal ones count once.
-        papers: the papers' descriptions by id, as `suites/<paper>.toml` reads.
+        results: in any order; equal ones count once.
+        papers: what the papers print, by id.
         title: the heading.
-        claims: records of claims that were tried, in any order; equal ones count once.
-        checked: the papers as `papers.tables` reads them, or what kept it from that; None for neither audit nor
-            methods.
-        figures: records of what figures show, in any order; equal ones count once, with their pictures.
+        claims: that were tried, in any order; equal ones count once.
+        figures: what they show, in any order; equal ones count once, with their pictures.
+        problem: what kept some papers from being read; empty for nothing, and then what they print is audited. None
+            for neither audit nor methods.
     """
     cases = [Case(result, text) for text, result in _distinct(results)]
     tried = [record for _, record in _distinct(claims)]
-    by_paper: defaultdict[str, tuple[list[Case], list[Mapping[str, Any]], list[Mapping[str, Any]]]]
-    by_paper = defaultdict(lambda: ([], [], []))
-    for case in cases:
-        by_paper[case.paper][0].append(case)
-    for record in tried:
-        by_paper[str(mapping(record.get("claim")).get("paper"))][1].append(record)
-    for record in distinct(list(figures)):
-        by_paper[str(mapping(record.get("figure")).get("paper"))][2].append(record)
+    drawings = distinct(list(figures))
+    ids = sorted(
+        {case.paper for case in cases} | {it.claim.paper for it in tried} | {it.figure.paper for it in drawings}
+    )
     files = Counter({"index": 1, "audit": 1, "methods": 1, "compare": 1})
-    shown = [filled(name, papers.get(name, {}), *by_paper[name], files) for name in sorted(by_paper)]
+    shown = [
+        filled(
+            papers.get(id) or unknown(id),
+            [case for case in cases if case.paper == id],
+            [record for record in tried if record.claim.paper == id],
+            [record for record in drawings if record.figure.paper == id],
+            files,
+        )
+        for id in ids
+    ]
     ordered = [case for paper in shown for case in paper.cases]
     drawn = [(paper, figure, picture) for paper in shown for figure in paper.figures for picture in figure.pictures]
     return Page(
@@ -146,13 +150,23 @@ def page(
         attention=tuple(sorted((case for case in ordered if case.verdict.word in TROUBLE or case.error), key=_trouble)),
         undrawn=tuple(found for found in drawn if found[2].error),
         blocked=_blocked(ordered),
-        without=tuple(short_name(name, papers[name]) for name in papers if name not in by_paper),
-        printed=_printed(checked, shown),
+        without=tuple(paper.name for id, paper in papers.items() if id not in ids),
+        printed=_printed(papers, problem, shown),
     )
 
 
-def _distinct(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted({json.dumps(record, sort_keys=True, default=str): record for record in records}.items())
+def unknown(id: str) -> Described:
+    """A paper that only its results tell of."""
+    name = id.upper() if id.isascii() and id.islower() and len(id) <= 8 else id
+    return Described(id=id, title=id, authors="", venue="", tables={}, name=name)
+
+
+R = TypeVar("R", Result, ClaimRecord)
+
+
+def _distinct(records: Iterable[R]) -> list[tuple[str, R]]:
+    by_text = {msgspec.json.encode(record, order="sorted").decode(): record for record in records}
+    return sorted(by_text.items(), key=lambda item: item[0])
 
 
 def _trouble(case: Case) -> int:
@@ -175,15 +189,15 @@ def _summary(papers: Sequence[Paper]) -> Summary:
     )
 
 
-def _printed(checked: Mapping[str, Described] | UserError | None, shown: Sequence[Paper]) -> Printed:
-    if checked is None or isinstance(checked, UserError):
-        return Printed(problem=str(checked or ""))
-    found = audit(checked)
-    weights = [*WEIGHTS, *sorted({finding.weight for finding in found} - set(WEIGHTS))]
-    groups = ((weight, tuple(finding for finding in found if finding.weight == weight)) for weight in weights)
+def _printed(papers: Mapping[str, Described], problem: str | None, shown: Sequence[Paper]) -> Printed:
+    if problem is None or problem:
+        return Printed(problem=problem or "")
+    findings = audit(papers)
+    weights = [*WEIGHTS, *sorted({finding.weight for finding in findings} - set(WEIGHTS))]
+    groups = ((weight, tuple(finding for finding in findings if finding.weight == weight)) for weight in weights)
     return Printed(
         tuple((weight, WEIGHTS.get(weight, ""), members) for weight, members in groups if members),
-        methods(checked, [case for paper in shown for case in paper.cases], {paper.id: paper.file for paper in shown}),
+        methods(papers, [case for paper in shown for case in paper.cases], {paper.id: paper.file for paper in shown}),
     )
 
 
@@ -215,22 +229,16 @@ def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
 
 def _machine(found: Sequence[Case | Picture]) -> str:
     """Commit, device and time of the whole run in one line; a stage that several cases share counts once."""
-    stages = {str(stage.get("key")): stage for each in found for stage in each.stages}
-    records = [provenance_of(stage) for stage in stages.values()]
+    stages = {stage.key: stage for each in found for stage in each.stages}
+    records = [stage.provenance for stage in stages.values()]
     commits = dict.fromkeys(
-        f"{str(record['commit'])[:DIGEST_SHOWN]}{' with uncommitted changes' if record.get('dirty') else ''}"
+        f"{record.commit[:DIGEST_SHOWN]}{' with uncommitted changes' if record.dirty else ''}"
         for record in records
-        if record.get("commit")
+        if record.commit
     )
-    torches = sorted(
-        {
-            str(mapping(record.get("versions"))["torch"])
-            for record in records
-            if "torch" in mapping(record.get("versions"))
-        }
-    )
-    devices = sorted({str(record["device"]) for record in records if record.get("device")})
-    days = sorted({str(record["started"])[:10] for record in records if record.get("started")})
+    torches = sorted({record.versions["torch"] for record in records if "torch" in record.versions})
+    devices = sorted({record.device for record in records})
+    days = sorted({record.started[:10] for record in records})
     parts = []
     if commits:
         parts.append(f"commit {listing(sorted(commits))}")
@@ -241,7 +249,7 @@ def _machine(found: Sequence[Case | Picture]) -> str:
     if days:
         parts.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
     if stages:
-        together = duration(sum(seconds_of(stage) for stage in stages.values()))
+        together = duration(sum(record.wall_s for record in records))
         parts.append(f"{count(len(stages), 'stage')}, {together} of stage time")
     return " · ".join(parts)
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.identity import Identity, mapping, setting_words
+import msgspec
+from msgspec import structs
+
+from reports.identity import Identity, setting_words
 from reports.stages import StageLine, provenance, stage_lines
-from reports.words import MINUS, NOTHING, arrows, count, is_number, percent, scalar, sentence
+from reports.words import MINUS, NOTHING, arrows, count, percent, scalar, sentence
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from reproduce.papers.records import FigureRecord, StageEntry
+    from reproduce.papers.tables import Paper
 
 RIGHT, WRONG = "✓", "✗"
 
@@ -203,7 +208,7 @@ class Picture:
     notes: str
     error: str
     command: str
-    stages: Sequence[Mapping[str, Any]]
+    stages: Sequence[StageEntry]
     deviations: tuple[str, ...]
 
     @property
@@ -225,56 +230,47 @@ class Picture:
         return provenance(self.stages)
 
 
-def pictures(described: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> tuple[Picture, ...]:
+def pictures(paper: Paper, records: Sequence[FigureRecord]) -> tuple[Picture, ...]:
     """The records of one figure of a paper in its order of tasks, the setting that says most first.
 
     Args:
-        described: the paper, as its TOML file reads.
-        records: what `reproduce.papers.results.read_figures` gives, of this figure.
+        paper: what it prints.
+        records: of this figure.
     """
-    ids = {mapping(record.get("figure")).get("id") for record in records}
-    figures = [figure for figure in described.get("figure") or () if figure.get("id") in ids]
-    tasks = [str(task) for figure in figures for task in figure.get("task") or ()]
+    ids = {record.figure.id for record in records}
+    tasks = [task for figure in paper.figures if figure.id in ids for task in figure.task]
     labels = {
-        str(column.get("task") or column.get("id")): arrows(str(column["label"]))
-        for table in reversed(described.get("table") or ())
-        for column in table.get("columns") or ()
-        if column.get("label")
+        column.task: arrows(column.label) for table in reversed(list(paper.tables.values())) for column in table.columns
     }
 
-    def order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-        task = str(mapping(record.get("figure")).get("task"))
-        known = tasks.index(task) if task in tasks else len(tasks)
-        return known, task, Identity(mapping(record.get("identity"))).rank, _number(record.get("seed")), stable(record)
+    def order(record: FigureRecord) -> tuple[Any, ...]:
+        task = record.figure.task
+        place = tasks.index(task) if task in tasks else len(tasks)
+        return place, task, Identity(record.identity).rank, record.seed, stable(record)
 
     return tuple(_picture(record, labels) for record in sorted(records, key=order))
 
 
-def _number(value: object) -> float:
-    return float(value) if is_number(value) else 0.0
-
-
-def stable(record: Mapping[str, Any]) -> str:
+def stable(record: FigureRecord) -> str:
     """A figure's record as text, wherever its pictures lie and whether they are there."""
-    return json.dumps({**record, "pictures": None}, sort_keys=True, default=str)
+    return msgspec.json.encode(structs.replace(record, pictures=None), order="sorted").decode()
 
 
-def distinct(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def distinct(records: Sequence[FigureRecord]) -> list[FigureRecord]:
     """Each record once; one that is there with pictures and without them is there with pictures."""
-    found: dict[str, Mapping[str, Any]] = {}
+    by_text: dict[str, FigureRecord] = {}
     for record in records:
         text = stable(record)
-        if text not in found or record.get("pictures"):
-            found[text] = record
-    return [found[text] for text in sorted(found)]
+        if text not in by_text or record.pictures:
+            by_text[text] = record
+    return [by_text[text] for text in sorted(by_text)]
 
 
-def _picture(record: Mapping[str, Any], labels: Mapping[str, str]) -> Picture:
-    figure, drawing = mapping(record.get("figure")), mapping(record.get("drawing"))
-    identity = Identity(mapping(record.get("identity")))
-    networks = tuple(str(row) for row in figure.get("rows") or ())
-    task, seed = str(figure.get("task")), "" if record.get("seed") is None else scalar(record["seed"])
-    kind, strip, error = str(drawing.get("kind") or ""), _strip(record), str(record.get("error") or "")
+def _picture(record: FigureRecord, labels: Mapping[str, str]) -> Picture:
+    drawing = record.drawing or {}
+    identity = Identity(record.identity)
+    networks, task, seed = tuple(record.figure.rows), record.figure.task, str(record.seed)
+    kind, strip, error = str(drawing.get("kind") or ""), _strip(record), record.error
     content = Content()
     if not error:
         try:
@@ -293,20 +289,19 @@ def _picture(record: Mapping[str, Any], labels: Mapping[str, str]) -> Picture:
         reading="" if error else READING[kind],
         notes="" if error else f"{_chosen(kind, seed)} {_about_pictures(kind, identity, strip is not None)}".strip(),
         error=error,
-        command=str(record.get("command") or ""),
-        stages=tuple(mapping(stage) for stage in record.get("stages") or ()),
-        deviations=tuple(str(line) for line in record.get("deviations") or ()),
+        command=record.command,
+        stages=record.stages,
+        deviations=tuple(record.deviations),
     )
 
 
-def _strip(record: Mapping[str, Any]) -> Strip | None:
-    beside = mapping(record.get("pictures"))
-    if not beside.get("path"):
+def _strip(record: FigureRecord) -> Strip | None:
+    beside = record.pictures
+    if not beside or not beside.path:
         return None
     try:
-        sizes = (int(beside[name]) for name in ("count", "height", "width"))
-        return Strip(_uri(Path(beside["path"]).read_bytes()), *sizes)
-    except (OSError, KeyError, TypeError, ValueError):
+        return Strip(_uri(Path(beside.path).read_bytes()), beside.count, beside.height, beside.width)
+    except OSError:
         return None
 
 

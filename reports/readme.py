@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reports import pages, words
 from reports.files import write
@@ -14,11 +14,13 @@ from reproduce.errors import UserError
 
 if TYPE_CHECKING:
     from reports.cases import Case
+    from reproduce.papers.records import Result
+    from reproduce.papers.tables import Paper
 
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
-def readme_table(results: Sequence[Mapping[str, Any]], papers: Mapping[str, Mapping[str, Any]]) -> str:
+def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
     """The results as Markdown tables for a README: what compares with the papers first, the rest apart."""
     page = pages.page(results, papers, "")
     cases = [case for paper in page.papers for table in paper.tables for case in table.cases if case.measured]

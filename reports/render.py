@@ -12,18 +12,18 @@ from reports.templating import environment
 
 if TYPE_CHECKING:
     from reports.pages import Page
-    from reproduce.errors import UserError
+    from reproduce.papers.records import ClaimRecord, FigureRecord, Result
     from reproduce.papers.tables import Paper
 
 
 def render(
-    results: Sequence[Mapping[str, Any]],
-    papers: Mapping[str, Mapping[str, Any]],
+    results: Sequence[Result],
+    papers: Mapping[str, Paper],
     out: Path,
     *,
-    claims: Sequence[Mapping[str, Any]] = (),
-    figures: Sequence[Mapping[str, Any]] = (),
-    checked: Mapping[str, Paper] | UserError | None = None,
+    claims: Sequence[ClaimRecord] = (),
+    figures: Sequence[FigureRecord] = (),
+    problem: str | None = None,
     title: str = "reproduce",
 ) -> tuple[Path, Path]:
     """Write `report/index.html`, the pages that it links to, and `report.md`.
@@ -32,18 +32,18 @@ def render(
     belong to this one are removed.
 
     Args:
-        results: result records of format 1, as `reproduce.papers.results.read` gives them.
-        papers: what the papers print, by the paper's id, as `suites/<paper>.toml` reads.
+        results: of rows.
+        papers: what the papers print, by id.
         out: the folder to write to; made where it is missing.
-        claims: records of claims, as `reproduce.papers.results.read_claims` gives them.
-        figures: records of what figures show, as `reproduce.papers.results.read_figures` gives them.
-        checked: the papers as `papers.tables` reads them, for the audit and the methods; or what is wrong with them.
+        claims: what came of them.
+        figures: what they show.
+        problem: as `pages.page` has it.
         title: the heading of the first page.
 
     Returns:
         The paths of the first HTML page and of the Markdown page.
     """
-    page = pages.page(results, papers, title, claims, checked, figures)
+    page = pages.page(results, papers, title, claims, figures, problem)
     folder = out / "report"
     write_all(folder, dict(_html(page)))
     write(out / "report.md", environment().get_template("report.md.j2").render(page=page))
@@ -67,6 +67,10 @@ def _html(page: Page) -> Iterator[tuple[str, str]]:
     for paper, summary in page.each:
         yield made("paper.html.j2", paper.file, paper=paper, summary=summary)
         for case in paper.cases:
-            siblings = [other for other in paper.cases if other is not case and other.cell == case.cell]
-            claims = [claim for claim in paper.claims if claim.trials and case.cell in claim.cells]
+            siblings = [other for other in paper.cases if other is not case and other.cell.place == case.cell.place]
+            claims = [
+                claim
+                for claim in paper.claims
+                if claim.trials and not case.cell.point and f"{case.table}/{case.row}/{case.column}" in claim.cells
+            ]
             yield made("case.html.j2", case.file, paper=paper, case=case, siblings=siblings, claims=claims)

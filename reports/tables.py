@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reports.claims import Claim, read_claims
 from reports.figures import Figure, figures
 from reports.identity import setting_words
-from reports.words import (
-    NOTHING,
-    Spread,
-    arrows,
-    difference,
-    is_number,
-    listing,
-    metric,
-    percent,
-    row_label,
-    scalar,
-    unique,
-)
+from reports.words import NOTHING, Spread, arrows, difference, listing, percent, spread, unique
+from reproduce import metrics
+from reproduce.metrics import METRICS, title
+from reproduce.papers.tables import Column as DescribedColumn
+from reproduce.papers.tables import Paper as Described
+from reproduce.papers.tables import Row as DescribedRow
+from reproduce.papers.tables import Table as DescribedTable
+from reproduce.papers.tables import full_label
 
 if TYPE_CHECKING:
     from reports.cases import Case
-
-USUAL_METRICS = ("rank1", "rank5", "rank10", "mAP")
+    from reproduce.papers.records import ClaimRecord, FigureRecord
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Column:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        return tuple(metric(name) for name in self.metrics)
+        return tuple(title(name) for name in self.metrics)
 
 
 @dataclass(frozen=True)
@@ -144,6 +138,7 @@ class Paper:
         file: its page.
         short: what readers call it.
         others: tables without results.
+        points: of sweeps, which its figures draw.
     """
 
     id: str
@@ -156,134 +151,130 @@ class Paper:
     others: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
+    points: tuple[Case, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """Every case, in the order of its tables."""
-        return tuple(case for table in self.tables for case in table.cases)
+        """Every case, in the order of its tables, then the points of sweeps."""
+        return (*(case for table in self.tables for case in table.cases), *self.points)
 
 
 def filled(
-    paper: str,
-    described: Mapping[str, Any],
+    paper: Described,
     cases: Sequence[Case],
-    claims: Sequence[Mapping[str, Any]],
-    drawings: Sequence[Mapping[str, Any]],
+    claims: Sequence[ClaimRecord],
+    drawings: Sequence[FigureRecord],
     files: Counter[str],
 ) -> Paper:
     """A paper with what was measured for it.
 
     Args:
-        paper: its id.
-        described: its TOML file.
-        cases: its cases; they learn where they are shown.
+        paper: what it prints.
+        cases: its cases; points of sweeps stand in its figures, all others in its tables.
         claims: the records of its claims.
         drawings: the records of its figures.
         files: names of pages that are taken.
     """
-    sources = [table for table in described.get("table") or () if isinstance(table, Mapping)]
-    known = [str(table.get("id", "")) for table in sources]
-    found: dict[str, list[Case]] = {}
-    for case in cases:
-        found.setdefault(case.table, []).append(case)
-    sources += [{"id": name} for name in found if name not in known]
-    page = unique(paper[:40], files)
-    for case in cases:
-        case.paper_name = short_name(paper, described)
+    whole = completed(paper, cases)
+    page = unique(paper.id[:40], files)
     anchors: Counter[str] = Counter({"top": 1, "content": 1, "claims": 1, "untried": 1})
+    by_table = {id: [case for case in cases if case.cell.table == id] for id in whole.tables}
+    placed = {
+        id: _placed(f"{page}.html", unique(f"table-{id}", anchors), whole, id, members, files)
+        for id, members in by_table.items()
+        if members
+    }
+    every = [case for members in placed.values() for case in members]
+    rows = {id: [case for case in members if not case.cell.point] for id, members in placed.items()}
     return Paper(
-        id=paper,
+        id=paper.id,
         file=f"{page}.html",
-        short=short_name(paper, described),
-        title=str(described.get("title") or paper),
-        authors=_joined(described.get("authors")),
-        venue=" ".join(scalar(described[name]) for name in ("venue", "year") if described.get(name)),
-        tables=tuple(
-            _table(f"{page}.html", table, found[str(table.get("id", ""))], anchors, files)
-            for table in sources
-            if str(table.get("id", "")) in found
-        ),
-        others=tuple(name for name in known if name not in found),
-        figures=figures(described, cases, _titled, drawings),
-        claims=read_claims(described, claims, anchors),
+        short=paper.name,
+        title=paper.title,
+        authors=paper.authors,
+        venue=paper.venue,
+        tables=tuple(_table(whole.tables[id], members) for id, members in rows.items() if members),
+        others=tuple(id for id in paper.tables if not rows.get(id)),
+        figures=figures(whole, every, _titled, drawings),
+        claims=read_claims(whole, claims, anchors),
+        points=tuple(case for case in every if case.cell.point),
     )
 
 
-def short_name(paper: str, described: Mapping[str, Any]) -> str:
-    """What readers call a paper."""
-    usual = paper.upper() if paper.isascii() and paper.islower() and len(paper) <= 8 else paper
-    return str(described.get("name") or usual)
-
-
-def _joined(value: object) -> str:
-    return ", ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value or "")
-
-
-def _columns(table: Mapping[str, Any], cases: Sequence[Case]) -> tuple[Column, ...]:
-    metrics = tuple(str(name) for name in table.get("metrics") or ()) or USUAL_METRICS
-    columns = [
-        Column(
-            str(column["id"]),
-            arrows(str(column.get("label") or column["id"])),
-            tuple(str(name) for name in column.get("metrics") or ()) or metrics,
-        )
-        for column in table.get("columns") or ()
-    ]
-    known = {column.id for column in columns}
-    extra = dict.fromkeys(case.column for case in cases if case.column not in known)
-    return (*columns, *(Column(name, name, metrics) for name in extra))
-
-
-def _table(
-    page: str, table: Mapping[str, Any], cases: Sequence[Case], anchors: Counter[str], files: Counter[str]
-) -> Table:
-    name = str(table.get("id", ""))
-    anchor = unique(f"table-{name}", anchors)
-    columns = _columns(table, cases)
-    sources = [dict(row) for row in table.get("row") or ()]
-    known = {str(row.get("id")) for row in sources}
+def completed(paper: Described, cases: Sequence[Case]) -> Described:
+    """A paper with the tables, columns and rows that only its results know, such as those of another version."""
+    tables = dict(paper.tables)
     for case in cases:
-        if case.row not in known:
-            known.add(case.row)
-            sources.append({"id": case.row, "label": case.label, "source": "executed"})
-    row_order = {str(row.get("id")): place for place, row in enumerate(sources)}
-    column_order = {column.id: place for place, column in enumerate(columns)}
-    labels = {column.id: column.label for column in columns}
-    ordered = sorted(cases, key=lambda case: (row_order[case.row], column_order[case.column], *_setting_order(case)))
-    for case in ordered:
-        case.file = f"cases/{unique(case.file_stem, files)}.html"
-        case.home = f"{page}#{anchor}"
-        case.place = f"Table {name}"
-        case.column_label = labels[case.column]
-    notes, marks = _notes(table, sources)
+        cell = case.cell
+        table = tables.get(cell.table) or DescribedTable(
+            id=cell.table, caption="", where="", columns=(), rows=(), checked=""
+        )
+        if cell.column not in {column.id for column in table.columns}:
+            column = DescribedColumn(cell.column, cell.column, cell.task, metrics.printed())
+            table = replace(table, columns=(*table.columns, column))
+        if table.row(cell.row) is None:
+            row = DescribedRow(id=cell.row, label=cell.label or cell.row, printed={}, executed={})
+            table = replace(table, rows=(*table.rows, row))
+        tables[cell.table] = table
+    return replace(paper, tables=tables)
+
+
+def _placed(
+    page: str, anchor: str, paper: Described, table: str, cases: Sequence[Case], files: Counter[str]
+) -> list[Case]:
+    """The cases of a table in its order, knowing their pages and where they stand."""
+    described = paper.tables[table]
+    rows = [row.id for row in described.rows]
+    columns = {column.id: arrows(column.label) for column in described.columns}
+    order = list(columns)
+
+    def place(case: Case) -> tuple[Any, ...]:
+        return rows.index(case.cell.row), order.index(case.cell.column), *_setting_order(case)
+
+    known = {row.id: row.printed for row in described.rows}
+    return [
+        replace(
+            case,
+            paper_name=paper.name,
+            file=f"cases/{unique(case.file_stem, files)}.html",
+            home=f"{page}#{anchor}",
+            place=f"Table {table}",
+            column_label=columns[case.cell.column],
+            printed_now=known[case.cell.row].get(case.cell.column, {}),
+        )
+        for case in sorted(cases, key=place)
+    ]
+
+
+def _table(table: DescribedTable, cases: Sequence[Case]) -> Table:
+    columns = tuple(Column(column.id, arrows(column.label), column.metrics) for column in table.columns)
+    notes, marks = _notes(table)
     return Table(
-        id=name,
-        anchor=anchor,
-        where=f"page {scalar(table['page'])}" if table.get("page") is not None else str(table.get("where") or ""),
-        caption=arrows(str(table.get("caption") or "")),
+        id=table.id,
+        anchor=cases[0].home.partition("#")[2],
+        where=table.where,
+        caption=arrows(table.caption),
         columns=columns,
         notes=notes,
-        settings=tuple(_setting(group, columns, sources, marks) for group in _together(cases)),
-        cases=tuple(ordered),
+        settings=tuple(_setting(group, columns, table, marks) for group in _together(cases)),
+        cases=tuple(cases),
     )
 
 
-def _notes(
-    table: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
+def _notes(table: DescribedTable) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
     """Footnotes (letter, text), and the letters of each row; a note that several rows share is written once."""
     letters: dict[str, str] = {}
     marks: dict[str, str] = {}
-    for row in rows:
-        texts = [str(row["note"])] if row.get("note") else []
-        if row.get("executed") == "unsure":
+    for row in table.rows:
+        texts = [row.note] if row.note else []
+        if "unsure" in row.executed.values():
             texts.append("The paper leaves open whether its authors ran this row themselves.")
         for text in texts:
             letters.setdefault(text, _letter(len(letters)))
-        marks[str(row.get("id"))] = " ".join(letters[text] for text in texts)
-    general = [("", str(table["note"]))] if table.get("note") else []
-    if table.get("checked"):
-        general.append(("", f"Printed numbers: {table['checked']}."))
+        marks[row.id] = " ".join(letters[text] for text in texts)
+    general = [("", table.note)] if table.note else []
+    if table.checked:
+        general.append(("", f"Printed numbers: {table.checked}."))
     return (*general, *((letter, text) for text, letter in letters.items())), marks
 
 
@@ -312,34 +303,30 @@ def _setting_order(case: Case) -> tuple[Any, ...]:
     return not case.measured, not case.comparable, case.identity.rank, case.order
 
 
-ALIKE = ("scale_version", "subset", "weights", "precision")
-
-
 def _agree(case: Case, other: Case) -> bool:
     one, two = case.identity, other.identity
-    if (case.row, case.column) == (other.row, other.column) or one.scale != two.scale:
+    if case.cell.place == other.cell.place or one.scale != two.scale:
         return False
     if one.on_stand_ins != two.on_stand_ins and one.data and two.data:
         return False
     if not case.measured or not other.measured:
         return True
-    if one.older != two.older or any(one.record.get(name) != two.record.get(name) for name in ALIKE):
+    if one.older != two.older or one.shared != two.shared:
         return False
     return all(entry == two.data.get(domain, entry) for domain, entry in one.data.items())
 
 
 def _setting(
-    cases: Sequence[Case], columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], marks: Mapping[str, str]
+    cases: Sequence[Case], columns: Sequence[Column], table: DescribedTable, marks: Mapping[str, str]
 ) -> Setting:
-    found = {(case.row, case.column): case for case in cases}
+    found = {(case.cell.row, case.cell.column): case for case in cases}
     compared = any(case.comparable for case in cases)
     shown = []
-    for row in rows:
-        name = str(row.get("id"))
-        cells = tuple(_cell(row, column, found.get((name, column.id))) for column in columns)
-        quoted = row.get("source") == "quoted" or row.get("executed") == "no"
-        kind = "run" if any(cell.case for cell in cells) else "quoted" if quoted else "not run"
-        shown.append(Row(row_label(row), kind, marks.get(name, ""), cells))
+    for row in table.rows:
+        cells = tuple(_cell(row, column, found) for column in columns)
+        quoted = bool(row.executed) and set(row.executed.values()) == {"no"}
+        kind = "run" if any(cell.case or cell.has_numbers for cell in cells) else "quoted" if quoted else "not run"
+        shown.append(Row(arrows(full_label(row)), kind, marks.get(row.id, ""), cells))
     reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
     title = setting_words([case.identity for case in cases])
     return Setting(title, compared, ", ".join(reasons), tuple(shown), _renewed(shown))
@@ -359,21 +346,31 @@ def _renewed(rows: Sequence[Row]) -> str:
     return f"mAP with {of}: {'; '.join(each)}."
 
 
-def _cell(row: Mapping[str, Any], column: Column, case: Case | None) -> Cell:
-    values = row.get(column.id)
-    printed = dict(zip(column.metrics, values, strict=False)) if isinstance(values, list | tuple) else {}
-    if not printed and case:
-        printed = dict(case.printed)
+def _cell(row: DescribedRow, column: Column, cases: Mapping[tuple[str, str], Case]) -> Cell:
+    case = cases.get((row.id, column.id))
+    printed = row.printed.get(column.id) or (case.printed if case else {})
     texts = tuple(percent(printed.get(name)) for name in column.metrics)
-    if case is None:
-        return Cell(len(column.metrics), texts, None)
-    case.printed_now = printed
-    case.band = row.get("band") if case.band is None else case.band
-    measured = tuple(case.spread(name) for name in column.metrics)
+    measured: tuple[Spread | None, ...] = ()
+    if case:
+        measured = tuple(case.spread(name) for name in column.metrics)
+    elif row.gain:
+        parts = [cases.get((part, column.id)) for part in row.gain]
+        measured = tuple(_gained(parts, name) for name in column.metrics)
     gaps: tuple[str, ...] = ()
-    if case.comparable and any(measured):
+    if case and case.comparable and any(measured):
         gaps = tuple(
-            difference(found.mean, printed[name]) if found and is_number(printed.get(name)) else NOTHING
-            for found, name in zip(measured, column.metrics, strict=True)
+            difference(spread.mean, value) if spread and (value := printed.get(name)) is not None else NOTHING
+            for spread, name in zip(measured, column.metrics, strict=True)
         )
-    return Cell(len(column.metrics), texts, case, measured, gaps)
+    return Cell(len(column.metrics), texts, case, measured if any(measured) or case else (), gaps)
+
+
+def _gained(parts: Sequence[Case | None], name: str) -> Spread | None:
+    """The measured gain between two rows: the spread of the differences of the seeds that both have."""
+    base = METRICS[name].gain_of
+    after, before = parts
+    if not base or not after or not before:
+        return None
+    shared = [seed for seed in after.measured if seed in before.measured]
+    pairs = [(after.measured[seed].get(base), before.measured[seed].get(base)) for seed in shared]
+    return spread(one - other for one, other in pairs if one is not None and other is not None)

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports import claims, curves, grids, pictures, words
+from reproduce.metrics import title
 
 
 @cache
@@ -31,7 +32,7 @@ def environment() -> jinja2.Environment:
         "md_prose": words.markdown_prose,
         "prose": _prose,
         "sentence": words.sentence,
-        "metric": words.metric,
+        "metric": title,
         "arrows": words.arrows,
         "slug": words.slug,
         "beside_lines": grids.beside_lines,

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from reproduce.papers.tables import labelled
-
 MINUS = "\u2212"
 NOTHING = "\u2013"
 
@@ -88,23 +86,6 @@ CLAIM_VERDICTS: Mapping[str, Verdict] = {
     )
 }
 
-METRICS: Mapping[str, str] = {
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
-    "mAP": "mAP",
-    "mINP": "mINP",
-    "separation": "separation",
-    "on_person": "activation on the person",
-    "on_others": "activation on what is in the way",
-    "portion": "images kept",
-    "first_labels": "labels at the start",
-    "found": "clusters before selection",
-    "median": "median cluster",
-    "largest": "largest cluster",
-}
-
 
 def verdict(word: str) -> Verdict:
     """The verdict of this word; a word that is not known is shown as it is, without a tone."""
@@ -114,17 +95,6 @@ def verdict(word: str) -> Verdict:
 def claim_verdict(word: str) -> Verdict:
     """The verdict on a claim of this word; a word that is not known is shown as it is, without a tone."""
     return CLAIM_VERDICTS.get(word) or verdict(word)
-
-
-def metric(name: str) -> str:
-    """How a metric is called in a heading: `rank1` becomes `rank-1`."""
-    return METRICS.get(name, name)
-
-
-def row_label(row: Mapping[str, Any]) -> str:
-    """A row of a paper's TOML file as `reproduce.papers.tables.full_label` calls it, with real arrows."""
-    ticks = [str(tick) for tick in row.get("ticks") or ()]
-    return arrows(labelled(str(row.get("label") or row.get("id")), str(row.get("stage") or ""), ticks))
 
 
 def arrows(text: str) -> str:

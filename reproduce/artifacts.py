@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from reproduce.errors import UserError
+from reproduce.metrics import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,12 @@ class Scores(Artifact):
 
         told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         numbers = {name: value for name, value in told.items() if isinstance(value, (int, float))}
+        matched = self.first[self.first > 0]
+        numbers |= {
+            name: 100 * float(np.mean(matched <= metric.rank))
+            for name, metric in METRICS.items()
+            if metric.rank and name not in numbers
+        }
         means = {
             name: float(np.nanmean(values)) for name, values in self.by_query.items() if not np.isnan(values).all()
         }

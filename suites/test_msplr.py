@@ -13,7 +13,8 @@ from reproduce.clustering import DBSCAN, KMeans, Rho, Tuned
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.evaluation import Evaluate, Rerank
-from reproduce.papers.tables import Case, ClaimCase, Task, read
+from reproduce.papers.cases import AnyCase, Suite
+from reproduce.papers.tables import Task, read
 
 PAPER = read(Path(__file__).with_name("msplr.toml"))
 
@@ -82,33 +83,9 @@ TABLES = {
     "4": {"kmeans": kmeans, "ours": ours},
 }
 
-
-@pytest.mark.parametrize("case", PAPER.cases("1", **TABLES["1"]))
-def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
+SUITE = Suite(PAPER, TABLES)
 
 
-@pytest.mark.parametrize("case", PAPER.cases("2", **TABLES["2"]))
-def test_table2(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("3", **TABLES["3"]))
-def test_table3(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("4", **TABLES["4"]))
-def test_table4(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.figure_cases("2", TABLES))
-def test_figure2(case: Case, judge: Callable[[Case], None]) -> None:
-    """The curves are the mAP after each step of two of table 3's rows."""
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES))
-def test_claims(case: ClaimCase, judge: Callable[[ClaimCase], None]) -> None:
+@pytest.mark.parametrize("case", SUITE.cases())
+def test(case: AnyCase, judge: Callable[[AnyCase], None]) -> None:
     judge(case)

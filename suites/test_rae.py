@@ -7,21 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.papers.tables import Case, read
+from reproduce.papers.cases import AnyCase, Suite
+from reproduce.papers.tables import read
 
-PAPER = read(Path(__file__).with_name("rae.toml"))
-
-
-@pytest.mark.parametrize("case", PAPER.cases("2"))
-def test_table2(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
+SUITE = Suite(read(Path(__file__).with_name("rae.toml")))
 
 
-@pytest.mark.parametrize("case", PAPER.cases("3"))
-def test_table3(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("4"))
-def test_table4(case: Case, judge: Callable[[Case], None]) -> None:
+@pytest.mark.parametrize("case", SUITE.cases())
+def test(case: AnyCase, judge: Callable[[AnyCase], None]) -> None:
     judge(case)

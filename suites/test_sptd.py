@@ -12,7 +12,8 @@ from methods import mmt, simclr, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.evaluation import Evaluate
 from reproduce.figures import ActivationMaps, Projection, RankLists
-from reproduce.papers.tables import Case, ClaimCase, FigureCase, Recipe, Task, read
+from reproduce.papers.cases import AnyCase, Recipe, Suite
+from reproduce.papers.tables import Task, read
 
 PAPER = read(Path(__file__).with_name("sptd.toml"))
 
@@ -102,49 +103,9 @@ def source_alone(task: Task, seed: int) -> supervised.Train:
 
 BASELINES = {"baseline": source_alone, "mmt-dbscan": source_alone}
 
-FIGURES = {"4": ActivationMaps, "5": Projection, "6": RankLists}
+SUITE = Suite(PAPER, TABLES, draws={"4": ActivationMaps, "5": Projection, "6": RankLists}, baselines=BASELINES)
 
 
-@pytest.mark.parametrize("case", PAPER.cases("1", **TABLES["1"]))
-def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("2", **TABLES["2"]))
-def test_table2(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("3", **TABLES["3"]))
-def test_table3(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("4", **TABLES["4"]))
-def test_table4(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("5", **TABLES["5"]))
-def test_table5(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("6", **TABLES["6"]))
-def test_table6(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.cases("7", **TABLES["7"]))
-def test_table7(case: Case, judge: Callable[[Case], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.picture_cases(FIGURES, TABLES))
-def test_figures(case: FigureCase, judge: Callable[[FigureCase], None]) -> None:
-    judge(case)
-
-
-@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES, BASELINES))
-def test_claims(case: ClaimCase, judge: Callable[[ClaimCase], None]) -> None:
+@pytest.mark.parametrize("case", SUITE.cases())
+def test(case: AnyCase, judge: Callable[[AnyCase], None]) -> None:
     judge(case)

@@ -38,6 +38,8 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
 
     torch.set_num_threads(site.threads)  # bits depend on it
 
+    import msgspec
+
     from methods.blocks import backbones
 
     def say(event: Mapping[str, Any]) -> None:
@@ -47,7 +49,7 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
     store = runner.Store(site.store)
     for stage in closure([train]):
         runner.build(stage, site, say)
-    training, record = store.load(train), store.record(train)
+    training, record = store.load(train), store.described(train)
     net = {
         name: tensor for name, tensor in train.backbone_weights(training).items() if not name.endswith(weights.COUNTER)
     }
@@ -60,8 +62,8 @@ def write(train: Classify, folder: Path, site: runner.Site) -> Path:
         "sha256": weights.sha256(path),
         "accuracy": training.facts["accuracy"],
         "nearest_mean": nearest_mean(backbone),
-        "stages": [store.record(stage)["spec"] for stage in closure([train])],
-        "provenance": record["provenance"],
+        "stages": [store.described(stage).spec for stage in closure([train])],
+        "provenance": msgspec.to_builtins(record.provenance),
     }
     path.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n")
     return path

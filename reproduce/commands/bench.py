@@ -637,7 +637,7 @@ def _machine(threads: int) -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    processor = machine()["host"]["cpu"]
+    processor = machine()["host"].cpu
     return {"processor": processor, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__}
 
 

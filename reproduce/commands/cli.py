@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reproduce.data import catalogue
 from reproduce.errors import UserError
-from reproduce.papers import results
+from reproduce.papers import records
 from reproduce.papers.tables import read_all
 from reproduce.scales import SCALES, stand_in_size
 from reproduce.session.display import counted
@@ -202,7 +202,7 @@ def stage(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Print the results of a folder as a table, or the papers' claims."""
-    from reproduce.papers.printed import claims_page
+    from reproduce.papers.export import claims_page
     from reproduce.session.display import summary
     from reproduce.session.planning import collected
 
@@ -210,7 +210,7 @@ def show(options: argparse.Namespace) -> None:
         print(claims_page(read_all(options.suites).values(), collected(options.suites)), end="")
         return
 
-    found = results.read(options.folder)
+    found = records.read(options.folder)
     if not found:
         raise UserError(f"{options.folder} holds no results: run `pytest suites/` first, or name another folder")
     print(summary(found, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
@@ -218,7 +218,7 @@ def show(options: argparse.Namespace) -> None:
 
 def tables(options: argparse.Namespace) -> None:
     """Print every printed number."""
-    from reproduce.papers.printed import as_csv, as_markdown
+    from reproduce.papers.export import as_csv, as_markdown
 
     papers = read_all(options.suites).values()
     print(as_csv(papers) if options.csv else as_markdown(papers), end="")
@@ -228,7 +228,7 @@ def audit(options: argparse.Namespace) -> None:
     """Print what the papers' numbers contradict."""
     from reproduce.papers.audit import as_json
     from reproduce.papers.audit import audit as findings_of
-    from reproduce.papers.printed import audit_page
+    from reproduce.papers.export import audit_page
 
     papers = read_all(options.suites)
     findings = findings_of(papers)
@@ -238,28 +238,28 @@ def audit(options: argparse.Namespace) -> None:
 def record(options: argparse.Namespace) -> None:
     """Copy a run's results to where they are committed: numbers, never pictures."""
     if options.migrate:
-        moved = list(results.migrate(options.into, _digests(options)))
+        moved = list(records.migrate(options.into, _digests(options)))
         for old, new in moved:
             print(f"{old} -> {new.name}")
         print(f"{counted(len(moved), 'record')} carried over; next: git add {options.into}")
         return
     folder = options.out / "results"
-    found = results.read(folder) if folder.is_dir() else []
-    kept = [result for result in found if result["measured"]]
-    drawings = results.read_figures(options.out / "figures")
+    found = records.read(folder) if folder.is_dir() else []
+    kept = [result for result in found if result.measured]
+    drawings = records.read_figures(options.out / "figures")
     if not kept and not drawings:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
     if options.elsewhere:
         for result in kept:
-            print(results.record_elsewhere(result, options.into))
+            print(records.record_elsewhere(result, options.into))
         print(f"{counted(len(kept), 'record')} measured on this processor too; next: git add {options.into}")
         return
-    drawn = results.record_figures(drawings, options.into)
+    drawn = records.record_figures(drawings, options.into)
     for result in kept:
-        print(results.record(result, options.into))
-    tried = results.read_claims(options.out / "claims")
+        print(records.record(result, options.into))
+    tried = records.read_claims(options.out / "claims")
     for claim in tried:
-        print(results.write_claim(claim, options.into / "claims"))
+        print(records.write(claim, options.into / "claims"))
     for path in drawn:
         print(path)
     failed = len(found) - len(kept)
@@ -294,14 +294,14 @@ def gc(options: argparse.Namespace) -> None:
 
     store = Store(options.store)
     kept = {
-        entry["key"]
+        stage.key
         for folder in options.keep
-        for result in (
-            *(results.read(folder) if folder.is_dir() else ()),
-            *results.read_figures(folder),
-            *results.read_figures(folder.parent / "figures"),
+        for record in (
+            *(records.read(folder) if folder.is_dir() else ()),
+            *records.read_figures(folder),
+            *records.read_figures(folder.parent / "figures"),
         )
-        for entry in result["stages"]
+        for stage in record.stages
     }
     artifacts = [path.parent for path in sorted(store.root.glob("*/*/artifact.json")) if path.parent.name not in kept]
     leftovers = sorted([*store.root.glob(".drafts/*"), *store.root.glob(".scratch/*")])

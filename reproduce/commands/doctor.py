@@ -18,7 +18,8 @@ from reproduce.data.manifests import HEAD, check_head, digest, recheck
 from reproduce.data.reading import describe, differences, read
 from reproduce.dataset import Dataset
 from reproduce.errors import UserError
-from reproduce.papers.tables import Case, Paper
+from reproduce.papers.cases import Case, Suite
+from reproduce.papers.tables import Paper
 from reproduce.running.engine import visible_gpus
 
 LINES, WIDTH = 40, 100
@@ -122,9 +123,7 @@ def page(
 
 def _cases(paper: Paper) -> Iterator[Case]:
     """Every row that a paper ran or may have run, on each of its tasks."""
-    for table in paper.tables:
-        for parameters in paper.cases(table):
-            yield parameters.values[0]
+    yield from Suite(paper).rows()
 
 
 def _data(found: Sequence[Finding], root: Path | None) -> Iterator[str]:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reproduce import metrics
+from reproduce.metrics import METRICS
 from reproduce.papers.tables import (
-    COUNTS,
-    GAINS,
-    METRICS,
     Claim,
     Column,
     Number,
@@ -181,7 +180,7 @@ def quoted_differently(papers: Papers) -> Iterator[Finding]:
     found: dict[tuple[str, str], dict[str, dict[str, list[Number]]]] = defaultdict(lambda: defaultdict(dict))
     for paper in papers.values():
         for number in paper.numbers():
-            if number.metric in METRICS and number.row.executed != "yes":
+            if number.metric in metrics.printed() and number.row.executed[number.column.id] != "yes":
                 sources = found[_method(number.row), number.target][paper.id]
                 sources.setdefault(number.source, []).append(number)
     for (_, target), by_paper in found.items():
@@ -243,7 +242,7 @@ def sums(papers: Papers) -> Iterator[Finding]:
                 if upper is None or lower is None:
                     continue
                 for column in table.columns:
-                    for gain, metric in GAINS.items():
+                    for gain, metric in ((name, METRICS[name].gain_of) for name in metrics.names(kind="gain")):
                         printed = row.printed[column.id].get(gain)
                         pair = upper.printed[column.id].get(metric), lower.printed[column.id].get(metric)
                         if printed is None or pair[0] is None or pair[1] is None:
@@ -271,7 +270,7 @@ def counts(papers: Papers) -> Iterator[Finding]:
                 for name, value in (claim.stated or {}).items():
                     stated[claim.left, name].append((f"{paper.name} {claim.where}", value))
         for number in paper.numbers():
-            if number.metric in COUNTS:
+            if METRICS[number.metric].kind == "count":
                 stated[number.target, number.metric].append((f"{paper.name} table {number.table}", number.value))
     for (data, name), said in sorted(stated.items()):
         values = sorted({value for _, value in said})
@@ -385,7 +384,7 @@ def _check_order(paper: Paper, claim: Claim) -> Iterator[Finding]:
     places = [claim.left]
     for right_place in claim.right:
         right = paper.cell(right_place) or {}
-        for name in claim.metrics or METRICS:
+        for name in claim.metrics or metrics.printed():
             pair = left.get(name), right.get(name)
             if pair[0] is not None and pair[1] is not None and pair[0] <= pair[1]:
                 lost.append(f"{_named(name)} {pair[0]} is not above {pair[1]} of {_label(paper, right_place)}")

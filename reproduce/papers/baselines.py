@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproduce.running.provenance import arithmetic
+from reproduce import metrics
+from reproduce.papers.records import Beside, Elsewhere, Identity, Moved, Numbers, Result
+from reproduce.papers.verdicts import ROUNDING
 
-COMPARED = ("mAP", "rank1")
 UNSTABLE = 4.0
 """Standard deviation between training seeds, in mAP, above which a row says nothing about code."""
 
@@ -22,31 +22,22 @@ OWN = 5
 LEVEL = 0.99
 """Of the interval that a difference may lie in by chance."""
 
-ROUNDING = 1e-6
-"""Percentage points by which a number that is the same may differ."""
-
 ROWS_OWN = ("data", "selection", "recipe")
 """What the identities of two rows of a table may differ in and their seeds spread alike."""
 
 OLDER = "recorded for an older recipe"
 
-Numbers = Mapping[str, float]
-Record = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Runs:
-    """The training seeds of one case on one machine.
-
-    Attributes:
-        on: the arithmetics that its stages were computed with, as `provenance.arithmetic` tells them.
-        every: numbers by seed.
-        collapsed: the seeds that collapsed.
-    """
+    """The training seeds of one case on one machine."""
 
     on: frozenset[str]
+    """The arithmetics that its stages were computed with (`provenance.arithmetic`)."""
     every: Mapping[str, Numbers]
+    """Numbers by seed."""
     collapsed: frozenset[str]
+    """The seeds that collapsed."""
 
     @property
     def measured(self) -> Mapping[str, Numbers]:
@@ -54,17 +45,12 @@ class Runs:
         return {seed: numbers for seed, numbers in self.every.items() if seed not in self.collapsed} or self.every
 
     @classmethod
-    def of(cls, record: Record) -> Runs:
-        """Those of a result, or of an entry of its "elsewhere"."""
-        told = record.get("on")
-        on = told if told is not None else (arithmetic(stage.get("provenance") or {}) for stage in _stages(record))
-        texts = record.get("collapsed") or ()
-        collapsed = {found[1] for text in texts if (found := re.match(r"seed (\d+):", str(text)))}
-        measured = record["measured"]
-        return cls(frozenset(on), measured, frozenset(collapsed & measured.keys()))
+    def of(cls, side: Result | Elsewhere) -> Runs:
+        """Those of a result, or of the same case on another processor."""
+        return cls(frozenset(side.on), side.measured, frozenset(side.collapsed.keys() & side.measured.keys()))
 
 
-def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = False) -> dict[str, Any] | None:
+def compare(result: Result, recorded: Sequence[Result], *, must_hold: bool = False) -> Beside | None:
     """Set a result beside what was recorded for the same cell in the same setting.
 
     On the recorded processor the seeds that both have are compared, on any other the means of all that did not
@@ -82,81 +68,71 @@ def compare(result: Record, recorded: Sequence[Record], *, must_hold: bool = Fal
         must_hold: whether they were recorded for this machine, so that another processor is no excuse.
 
     Returns:
-        None where nothing was recorded or measured; else
-        `commit`: that recorded it; `recorded_on`: the processors, in words; `same_machine`;
-        `recorded_seeds`, `seeds`: those compared;
-        `metrics`: of each metric old, new, band (None if unknown), and how many runs before and after;
-        `unjudged`: why it is not judged, else empty; `outside`: whether a metric is beyond its band; `drift`. What was
-        recorded for another recipe is not judged, and is drift where it must hold.
+        None where nothing was recorded or measured. What was recorded for another recipe is not judged, and is drift
+        where it must hold.
     """
-    own = [old for old in recorded if _cell(old) == _cell(result) and old.get("measured")]
-    own = [old for old in own if setting_of(old) == setting_of(result)]
-    if not own or not result.get("measured"):
+    own = [old for old in recorded if old.case.place == result.case.place and old.measured]
+    own = [old for old in own if old.identity.setting == result.identity.setting]
+    if not own or not result.measured:
         return None
-    old = max(own, key=lambda old: old["identity"].get("recipe") == result["identity"].get("recipe"))
-    older = old["identity"].get("recipe") != result["identity"].get("recipe")
+    old = max(own, key=lambda old: old.identity.recipe == result.identity.recipe)
+    older = old.identity.recipe != result.identity.recipe
     now, sides = Runs.of(result), _sides(old)
     here = next((side for side in sides if side.on == now.on), None)
     before = [side.measured for side in ([here] if here else sides)]
     after = [now.measured]
     if here and (shared := _shared(here, now)):
         before, after = [_of(here, shared)], [_of(now, shared)]
-    rows = [_sides(row) for row in recorded if row.get("measured") and _alike(row, result)]
-    metrics: dict[str, dict[str, Any]] = {}
-    for name in COMPARED:
+    rows = [_sides(row) for row in recorded if row.measured and _alike(row, result)]
+    moved: dict[str, Moved] = {}
+    for name in metrics.names(judged=True):
         was, is_ = _values(before, name), _values(after, name)
         if was and is_:
             band = _band(_sound(sides, name), [_sound(row, name) for row in rows], len(was), len(is_))
-            metrics[name] = {
-                "old": statistics.fmean(was),
-                "new": statistics.fmean(is_),
-                "band": result.get("band") if band is None else band,
-                "before": len(was),
-                "after": len(is_),
-            }
+            moved[name] = Moved(
+                old=statistics.fmean(was),
+                new=statistics.fmean(is_),
+                band=result.band if band is None else band,
+                before=len(was),
+                after=len(is_),
+            )
     unjudged = OLDER if older else _unstable(sides)
     if not unjudged and not here and not must_hold:
-        unjudged = _elsewhere(sides, steady=bool(result.get("steady")))
-    if not unjudged and any(one["band"] is None for one in metrics.values()):
+        unjudged = _elsewhere(sides, steady=result.steady)
+    if not unjudged and any(one.band is None for one in moved.values()):
         unjudged = "too few seeds were recorded to tell its spread"
-    outside = any(map(beyond, metrics.values()))
-    provenance = [stage.get("provenance") or {} for stage in _stages(old)]
-    return {
-        "commit": provenance[-1].get("commit") if provenance else None,
-        "recorded_on": sorted({text for side in sides for text in side.on}),
-        "same_machine": here is not None,
-        "recorded_seeds": sorted({int(seed) for numbers in before for seed in numbers}),
-        "seeds": sorted({int(seed) for numbers in after for seed in numbers}),
-        "metrics": metrics,
-        "unjudged": unjudged,
-        "outside": outside and not older,
-        "drift": (outside and not unjudged) or (older and must_hold),
-    }
+    outside = any(map(beyond, moved.values()))
+    return Beside(
+        commit=old.stages[-1].provenance.commit if old.stages else None,
+        recorded_on=sorted({text for side in sides for text in side.on}),
+        same_machine=here is not None,
+        recorded_seeds=sorted({int(seed) for numbers in before for seed in numbers}),
+        seeds=sorted({int(seed) for numbers in after for seed in numbers}),
+        metrics=moved,
+        unjudged=unjudged,
+        outside=outside and not older,
+        drift=(outside and not unjudged) or (older and must_hold),
+    )
 
 
-def beyond(metric: Mapping[str, Any]) -> bool:
+def beyond(metric: Moved) -> bool:
     """Whether old and new of a metric lie further apart than its band or, without one, whether they differ."""
-    return bool(abs(metric["new"] - metric["old"]) > (metric["band"] or 0.0) + ROUNDING)
+    return abs(metric.new - metric.old) > (metric.band or 0.0) + ROUNDING
 
 
-def setting_of(record: Record) -> dict[str, Any]:
-    """The identity of a result, claim or figure without the digest of its recipe."""
-    return {name: value for name, value in (record.get("identity") or {}).items() if name != "recipe"}
-
-
-def told(found: Record) -> str:
+def told(beside: Beside) -> str:
     """A comparison in one sentence: drifted or not judged, old, new, band, and who recorded it."""
     moved = []
-    for metric, one in found["metrics"].items():
-        band = "" if one["band"] is None else f" (band {one['band']:.1f})"
-        moved.append(f"{metric} was {one['old']:.1f} and is {one['new']:.1f}{band}")
+    for metric, one in beside.metrics.items():
+        band = "" if one.band is None else f" (band {one.band:.1f})"
+        moved.append(f"{metric} was {one.old:.1f} and is {one.new:.1f}{band}")
     numbers = ", ".join(moved)
-    if found["drift"] and found["unjudged"] == OLDER:
+    if beside.drift and beside.unjudged == OLDER:
         return f"drifted: {OLDER}; {numbers}; pass --update-baselines"
-    if found["drift"]:
-        commit = str(found["commit"] or "unknown")[:12]
+    if beside.drift:
+        commit = (beside.commit or "unknown")[:12]
         return f"drifted: {numbers}; recorded by commit {commit}; if intended, pass --update-baselines"
-    return f"{numbers}; not judged: {found['unjudged']}" if found["unjudged"] else numbers
+    return f"{numbers}; not judged: {beside.unjudged}" if beside.unjudged else numbers
 
 
 def _unstable(sides: Sequence[Runs]) -> str:
@@ -213,29 +189,20 @@ def _values(measured: Iterable[Mapping[str, Numbers]], metric: str) -> list[floa
     return [numbers[metric] for runs in measured for numbers in runs.values() if metric in numbers]
 
 
-def _sides(record: Record) -> list[Runs]:
+def _sides(record: Result) -> list[Runs]:
     """A record's runs on each machine that it was recorded on."""
-    return [Runs.of(part) for part in (record, *(record.get("elsewhere") or ()))]
+    return [Runs.of(record), *map(Runs.of, record.elsewhere)]
 
 
-def _stages(record: Record) -> Sequence[Record]:
-    return record.get("stages") or ()
-
-
-def _cell(record: Record) -> tuple[str, ...]:
-    case = record["case"]
-    return case["paper"], case["table"], case["column"], case["row"], str(case.get("task"))
-
-
-def _alike(one: Record, other: Record) -> bool:
+def _alike(one: Result, other: Result) -> bool:
     """Whether two records are rows of one table in one setting, whatever their data sets and the moment they test."""
-    if any(one["case"][name] != other["case"][name] for name in ("paper", "table")):
+    if (one.case.paper, one.case.table) != (other.case.paper, other.case.table):
         return False
-    settings, worlds = [], []
-    for identity in (one["identity"], other["identity"]):
-        data = (identity.get("data") or {}).values()
-        settings.append({name: value for name, value in identity.items() if name not in ROWS_OWN})
-        worlds.append(
-            {json.dumps([of.get(name) for name in ("kind", "world", "seed", "dials")], sort_keys=True) for of in data}
-        )
-    return settings[0] == settings[1] and worlds[0] == worlds[1]
+    return _shared_setting(one.identity) == _shared_setting(other.identity)
+
+
+def _shared_setting(identity: Identity) -> tuple[dict[str, Any], set[str]]:
+    """What identities of rows whose seeds spread alike have in common: the setting, and the worlds of their data."""
+    setting = {name: value for name, value in identity.setting.items() if name not in ROWS_OWN}
+    worlds = [[entry.get(name) for name in ("kind", "world", "seed", "dials")] for entry in identity.data.values()]
+    return setting, {json.dumps(world, sort_keys=True) for world in worlds}

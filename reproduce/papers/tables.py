@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reproduce import metrics
 from reproduce.data.catalogue import CATALOGUE, letters, withdrawn
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
-from reproduce.figures import Draw, of_rows
-from reproduce.figures import Figure as Drawn
-from reproduce.stage import Stage
+from reproduce.metrics import METRICS
 
 UNLABELLED = "u"
 """The letter that stands in a task for no source at all."""
-
-METRICS = ("mAP", "rank1", "rank5", "rank10")
-"""How well a run retrieves, in percent."""
-
-GAINS = {"mAP_gain": "mAP", "rank1_gain": "rank1"}
-COUNTS = ("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images")
-MEASURED = (*METRICS, "portion")
-"""What a run measures, in percent; the last is the share of target images that pseudo labels keep."""
-
-ON_DRAWN = ("on_person", "on_others")
-"""What is measured where images are drawn, because only there it is known where the person is."""
-
-UNPRINTED = ("separation", "first_labels", *ON_DRAWN)
-"""What a run measures to try claims for which no paper prints a number: see `evaluation` and `methods.mmt`."""
-
-KNOWN = (*MEASURED, *GAINS, *COUNTS)
 
 EXECUTED = ("yes", "no", "unsure")
 CLAIMS = ("gain", "value", "order", "count", "other")
@@ -98,90 +80,101 @@ class Task:
         return self.name
 
 
-Recipe = Callable[[Task, int], Stage[Any]]
-"""What produces a row: from the task and a training seed to the stage that evaluates it."""
-
-
 @dataclass(frozen=True)
 class Column:
-    """A group of numbers under one heading.
-
-    Attributes:
-        task: such as "m2d"; "none" where the numbers belong to no task.
-        metrics: in printed order.
-    """
+    """A group of numbers under one heading."""
 
     id: str
     label: str
     task: str
+    """Such as "m2d"; "none" where the numbers belong to no task."""
     metrics: tuple[str, ...]
+    """In printed order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row as the paper shows it.
-
-    Attributes:
-        printed: by column, then metric, in percent or as a count; None where the paper prints no number.
-        executed: whether the authors ran it ("yes"), quoted it ("no"), or do not say ("unsure").
-        why: what `executed` rests on.
-        runs: the task that was really run for a column, where it is another one (supervised rows).
-        source: the source domain printed for a column, where it is not the task's.
-        target: the data set that a row of statistics describes.
-        pretrained: the data set whose images its network was pre-trained on, where the paper names one.
-        ticks: which of the table's tick columns are ticked.
-        stage, ref: further columns as printed.
-        ours: whether the system is one that this project builds; a row of another is no case.
-        gain: the two rows whose difference the row's printed gains are; empty without gains.
-        band: how far, in percent points, a measured number may lie from the printed one; the table's unless the row
-            names one.
-        band_why: the reason, and its source.
-        collapses: whether the paper reports that this row's training falls apart; then it may.
-    """
+    """A row as the paper shows it."""
 
     id: str
     label: str
-    executed: str
     printed: Mapping[str, Printed]
-    runs: Mapping[str, str]
-    source: Mapping[str, str]
+    """By column, then metric, in percent or as a count; None where the paper prints no number."""
+    executed: Mapping[str, str]
+    """By column: whether the authors ran it ("yes"), quoted it ("no"), or do not say ("unsure")."""
+    why: str = ""
+    """What `executed` rests on."""
+    reference: bool = False
+    """Whether a row that the paper quotes is run here, for reference."""
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """The task that was really run for a column, where it is another one (supervised rows)."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """The source domain printed for a column, where it is not the task's."""
     target: str = ""
+    """The data set that a row of statistics describes."""
     ours: bool = True
+    """Whether the system is one that this project builds; a row of another is no case."""
     ticks: tuple[str, ...] = ()
+    """Which of the table's tick columns are ticked."""
     gain: tuple[str, ...] = ()
+    """The two rows whose difference the row's printed gains are; empty without gains."""
     stage: str = ""
     ref: str = ""
-    why: str = ""
+    """Further columns as printed."""
     band: float = BAND
+    """How far, in percent points, a measured number may lie from the printed one; the table's unless the row names
+    one."""
     band_why: str = BAND_WHY[BAND]
-    note: str = ""
+    """The reason, and its source."""
     collapses: bool = False
+    """Whether the paper reports that this row's training falls apart; then it may."""
     pretrained: str = ""
+    """The data set whose images its network was pre-trained on, where the paper names one."""
+    note: str = ""
+
+    def task(self, column: Column) -> str:
+        """The task that is run for a column."""
+        return self.runs.get(column.id, column.task)
+
+    def quoted(self, column: str) -> bool:
+        """Whether the paper took a column's numbers from another."""
+        return self.executed[column] == "no"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """A printed table.
-
-    Attributes:
-        where: the section or page that holds it.
-        checked: how the transcription was checked.
-    """
+    """A printed table."""
 
     id: str
     caption: str
     where: str
+    """The section or page that holds it."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     checked: str
+    """How the transcription was checked."""
     ticks: tuple[str, ...] = ()
     note: str = ""
 
     def row(self, id: str) -> Row | None:
+        """The row of an id; None where there is none."""
         return next((row for row in self.rows if row.id == id), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A parameter that a figure varies."""
+
+    parameter: str
+    grid: tuple[float, ...]
+    printed: bool
+    """Whether the paper names the values of the grid; otherwise they are ours."""
+    metrics: tuple[str, ...]
+    label: str
+    """The parameter in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """A figure: what it shows, the rows and tasks that produce it, and values that the text states about it."""
 
@@ -190,35 +183,40 @@ class Figure:
     where: str
     shows: str
     rows: tuple[str, ...] = ()
+    """Spelled "table 3: ours"."""
     task: tuple[str, ...] = ()
-    values: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Table and row of each of its rows."""
+        pairs = (row.removeprefix("table ").partition(": ") for row in self.rows)
+        return tuple((table, row) for table, _, row in pairs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A conclusion of a paper in our own words.
-
-    Attributes:
-        kind: "gain" (left minus right is `stated`), "value" (left is `stated`), "order" (left above right), "count" (of
-            a data set) or "other".
-        left, right: cells as table/row/column; several on the right mean each of them. A count's left is a data set.
-        stated: the numbers of the text, by metric.
-        at_least: whether the text says that it is this much or more.
-        cause: the disturbance of the stand-in world that the claim names as its cause.
-        testable: "yes", "no" or "part": whether executed rows decide it.
-    """
+    """A conclusion of a paper in our own words."""
 
     id: str
     where: str
     says: str
     kind: str
+    """"gain" (left minus right is `stated`), "value" (left is `stated`), "order" (left above right), "count" (of a data
+    set) or "other"."""
     left: str = ""
     right: tuple[str, ...] = ()
-    stated: Mapping[str, float] | None = None
+    """Cells as table/row/column; several on the right mean each of them. A count's left is a data set."""
+    stated: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of the text, by metric."""
     metrics: tuple[str, ...] = ()
     at_least: bool = False
+    """Whether the text says that it is this much or more."""
     cause: str = ""
+    """The disturbance of the stand-in world that the claim names as its cause."""
     testable: str = "yes"
+    """"yes", "no" or "part": whether executed rows decide it."""
     why: str = ""
 
     @property
@@ -259,110 +257,6 @@ class Paper:
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
 
-    def cases(self, table: str, **recipes: Recipe) -> list[Any]:
-        """The rows of a table that were, or may have been, executed, as parameters for `parametrize("case", ...)`.
-
-        Args:
-            table: the table's id.
-            recipes: what produces each row, by row id with underscores for other signs; a row without one is skipped
-                with that reason. A row that the paper quotes is a case where it has one, for reference.
-
-        Raises:
-            UserError: a recipe names no such row of the table.
-        """
-        import pytest
-
-        every = {re.sub(r"\W", "_", row.id): row for row in self.tables[table].rows}
-        rows = {name: row for name, row in every.items() if (row.executed != "no" and row.ours) or name in recipes}
-        if unknown := sorted(set(recipes) - set(rows)):
-            known = ", ".join(every)
-            raise UserError(f"{self.id} table {table} has no row {unknown[0]!r}: its rows are {known}")
-        cases = [
-            Case(self.id, table, row, column.id, Task(row.runs.get(column.id, column.task)), recipes.get(name))
-            for name, row in rows.items()
-            for column in self.tables[table].columns
-            if column.task != "none" and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
-        ]
-        marks = {True: (pytest.mark.withdrawn,), False: ()}
-        return [pytest.param(case, id=case.id, marks=marks[case.task.withdrawn]) for case in cases]
-
-    def figure_cases(self, figure: str, tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
-        """The cases of the table rows that a figure shows, on its tasks, as `cases` gives them.
-
-        Args:
-            figure: the figure's id; its rows are spelled "table 3: ours".
-            tables: recipes by row, by table, as `cases` takes them.
-        """
-        shown = next(found for found in self.figures if found.id == figure)
-        return [
-            param
-            for table, recipes in tables.items()
-            for param in self.cases(table, **recipes)
-            if f"table {table}: {param.values[0].row.id}" in shown.rows and param.values[0].column in shown.task
-        ]
-
-    def picture_cases(self, draws: Mapping[str, Draw], tables: Mapping[str, Mapping[str, Recipe]]) -> list[Any]:
-        """The figures that show what rows make of images, on each of their tasks, as parameters as `cases` has them.
-
-        Args:
-            draws: what works out a figure, by its id.
-            tables: recipes by row, by table, as `cases` takes them.
-        """
-        import pytest
-
-        params = []
-        for id, draw in draws.items():
-            figure = next(found for found in self.figures if found.id == id)
-            cells = [param.values[0] for param in self.figure_cases(id, tables)]
-            for task in figure.task:
-                own = [cell for cell in cells if cell.column == task and cell.recipe]
-                shown = tuple(sorted(own, key=lambda cell: figure.rows.index(f"table {cell.table}: {cell.row.id}")))
-                if len(shown) < len(figure.rows):
-                    raise UserError(f"{self.id} figure {id} shows rows on {task} that no recipe of its tables produces")
-                case = FigureCase(self.id, figure, shown, draw)
-                marks = [pytest.mark.withdrawn] if case.task.withdrawn else []
-                params.append(pytest.param(case, id=case.id, marks=marks))
-        return params
-
-    def claim_cases(
-        self, tables: Mapping[str, Mapping[str, Recipe]], baselines: Mapping[str, Recipe] | None = None
-    ) -> list[Any]:
-        """The claims that cases can try, as parameters for `parametrize("case", ...)`.
-
-        Each is tried in the world that was asked for (or on real data), in a second drawn world and, where it names a
-        cause, with the cause's dial at 0.
-
-        Args:
-            tables: recipes by row, by table, as `cases` takes them.
-            baselines: by the id of a row that claims compare with, the supervised training on its source which its own
-                source model should come near to.
-        """
-        import pytest
-
-        known = {
-            f"{table}/{case.row.id}/{case.column}": case
-            for table, recipes in tables.items()
-            for case in (param.values[0] for param in self.cases(table, **recipes))
-            if case.recipe
-        }
-        found = [
-            claim
-            for claim in self.claims
-            if claim.kind in ("gain", "order") and known.keys() >= {claim.left, *claim.right}
-            if claim.testable != "no" or any(known[cell].quoted for cell in (claim.left, *claim.right))
-        ]
-        family = Counter(claim.table for claim in found)
-        params = []
-        for claim in found:
-            for world in (None, OTHER_WORLD, *([World(off=claim.cause)] if claim.cause else [])):
-                left, *right = (replace(known[cell], world=world) for cell in (claim.left, *claim.right))
-                named = baselines or {}
-                held = tuple((cell, named[cell.row.id]) for cell in right if cell.row.id in named)
-                case = ClaimCase(self.id, claim, left, tuple(right), family[claim.table], world, held)
-                marks = [pytest.mark.withdrawn] if any(cell.task.withdrawn for cell in (left, *right)) else []
-                params.append(pytest.param(case, id=case.id, marks=marks))
-        return params
-
     def numbers(self) -> Iterator[Number]:
         """Every printed number, in printed order."""
         for table in self.tables.values():
@@ -381,121 +275,6 @@ class Paper:
         return row.printed.get(column) if row else None
 
 
-@dataclass(frozen=True)
-class World:
-    """A change of the drawn world, under which a row is run again.
-
-    Attributes:
-        seed: of another world; None for the one that was asked for.
-        off: the cause of variation whose dial stands at 0; empty for none.
-    """
-
-    seed: int | None = None
-    off: str = ""
-
-    def __str__(self) -> str:
-        return f"no-{self.off}" if self.off else f"world{self.seed}"
-
-
-OTHER_WORLD = World(seed=2)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One row on one task, and how to run it.
-
-    Attributes:
-        world: the change of the drawn world; None for the world that was asked for, or for real data.
-    """
-
-    paper: str
-    table: str
-    row: Row
-    column: str
-    task: Task
-    recipe: Recipe | None
-    world: World | None = None
-
-    @property
-    def id(self) -> str:
-        id = f"{self.task}-{self.row.id}"
-        return id if _is_task(self.column) else f"{id}-{self.column}"
-
-    @property
-    def names(self) -> set[str]:
-        """The data sets that must be there to do all that the paper did."""
-        return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())
-
-    @property
-    def quoted(self) -> bool:
-        """Whether the paper took its numbers from another, so that a run of ours stands beside them for reference."""
-        return self.row.executed == "no"
-
-    @property
-    def printed(self) -> Printed:
-        """The printed numbers of the metrics that a run measures."""
-        return {metric: value for metric, value in self.row.printed[self.column].items() if metric in MEASURED}
-
-
-@dataclass(frozen=True, eq=False)
-class ClaimCase:
-    """A claim that compares cells, and how to run them.
-
-    Attributes:
-        family: how many claims about the same table can be tried.
-        world: the change of the drawn world in which it is tried; None for the world that was asked for, or real data.
-        baselines: cells on the right with the supervised training that their source models are held against.
-    """
-
-    paper: str
-    claim: Claim
-    left: Case
-    right: tuple[Case, ...]
-    family: int
-    world: World | None = None
-    baselines: tuple[tuple[Case, Recipe], ...] = ()
-
-    @property
-    def id(self) -> str:
-        return f"{self.claim.id}-{self.world}" if self.world else self.claim.id
-
-    @property
-    def cells(self) -> tuple[Case, ...]:
-        return (self.left, *self.right)
-
-    @property
-    def paired(self) -> bool:
-        """Whether all cells are scored on the same queries."""
-        return len({cell.task.name[2] for cell in self.cells}) == 1
-
-
-@dataclass(frozen=True, eq=False)
-class FigureCase:
-    """A figure that shows what rows make of images, on one task.
-
-    Attributes:
-        cells: the rows on the task, in the figure's order.
-        draw: makes the stage that works it out.
-    """
-
-    paper: str
-    figure: Figure
-    cells: tuple[Case, ...]
-    draw: Draw
-
-    @property
-    def task(self) -> Task:
-        return self.cells[0].task
-
-    @property
-    def id(self) -> str:
-        return f"{self.task}-figure{self.figure.id}"
-
-    def stage(self, seed: int) -> Drawn:
-        """What works the figure out, from the networks of one training seed."""
-        return of_rows(self.draw, [cell.recipe(cell.task, seed) for cell in self.cells if cell.recipe], seed)
-
-
 def full_label(row: Row) -> str:
     """A row's label with the stage and the ticks that tell it from its neighbours."""
     return labelled(row.label, row.stage, row.ticks)
@@ -510,7 +289,7 @@ def domains(row: Row, column: Column) -> tuple[str, str]:
     """Source and target of a row's numbers: names of data sets, "none" or "mix" for the source."""
     if column.task == "none":
         return "none", row.target
-    task = row.runs.get(column.id, column.task)
+    task = row.task(column)
     source = "none" if task[0] == UNLABELLED else letters()[task[0]]
     return row.source.get(column.id, source), letters()[task[2]]
 
@@ -639,8 +418,8 @@ def _table(raw: Any, place: _Place) -> Table:
     place.only(
         raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note", "ticks", "band", "band_why"
     )
-    metrics = place.texts(raw, "metrics")
-    columns = tuple(_column(entry, metrics, place) for entry in place.take(raw, "columns", list))
+    usual_metrics = place.texts(raw, "metrics")
+    columns = tuple(_column(entry, usual_metrics, place) for entry in place.take(raw, "columns", list))
     place.no_duplicates("column", [column.id for column in columns])
     ticks = place.texts(raw, "ticks")
     usual = {name: raw[name] for name in ("band", "band_why") if name in raw}
@@ -651,22 +430,23 @@ def _table(raw: Any, place: _Place) -> Table:
         if missing := [id for id in row.gain if id not in {other.id for other in rows}]:
             raise place.at(f"row {row.id}").error(f"gain names the row {missing[0]!r}, which the table does not have")
     return Table(
-        place.id(raw),
-        place.take(raw, "caption", str),
-        place.take(raw, "where", str),
-        columns,
-        rows,
-        place.take(raw, "checked", str),
-        ticks,
-        place.take(raw, "note", str, ""),
+        id=place.id(raw),
+        caption=place.take(raw, "caption", str),
+        where=place.take(raw, "where", str),
+        columns=columns,
+        rows=rows,
+        checked=place.take(raw, "checked", str),
+        ticks=ticks,
+        note=place.take(raw, "note", str, ""),
     )
 
 
-def _column(raw: Any, metrics: tuple[str, ...], place: _Place) -> Column:
+def _column(raw: Any, usual: tuple[str, ...], place: _Place) -> Column:
     place.only(raw, "id", "label", "task", "metrics")
-    own = place.texts(raw, "metrics") or metrics
-    if unknown := [metric for metric in own if metric not in KNOWN]:
-        raise place.error(f"unknown metric {unknown[0]!r}; known are {', '.join(KNOWN)}")
+    own = place.texts(raw, "metrics") or usual
+    known = metrics.names(printed=True)
+    if unknown := [metric for metric in own if metric not in known]:
+        raise place.error(f"unknown metric {unknown[0]!r}; known are {', '.join(known)}")
     if not own:
         raise place.error("metrics are missing")
     column = Column(place.id(raw), place.take(raw, "label", str), raw.get("task", raw["id"]), own)
@@ -682,6 +462,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "id",
         "label",
         "executed",
+        "reference",
         "runs",
         "source",
         "target",
@@ -715,61 +496,108 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
     printed = {
         column.id: _cells(place.take(raw, column.id, list), column.metrics, place.at(column.id)) for column in columns
     }
+    executed = _executed(raw, tuple(names), place)
+    reference = place.take(raw, "reference", bool, False)
+    if reference and "no" not in executed.values():
+        raise place.error("reference is for rows that the paper quotes, and this one was executed")
     return Row(
-        place.id(raw),
-        place.take(raw, "label", str),
-        place.one_of(raw, "executed", EXECUTED),
-        printed,
-        runs,
-        source,
-        target,
-        place.take(raw, "ours", bool, True),
-        place.texts(raw, "ticks"),
-        place.texts(raw, "gain"),
-        place.take(raw, "stage", str, ""),
-        place.take(raw, "ref", str, ""),
-        place.take(raw, "why", str, ""),
-        band,
-        place.take(raw, "band_why", str, BAND_WHY.get(band)),
-        place.take(raw, "note", str, ""),
-        place.take(raw, "collapses", bool, False),
-        place.one_of(raw, "pretrained", ("", *CATALOGUE), ""),
+        id=place.id(raw),
+        label=place.take(raw, "label", str),
+        printed=printed,
+        executed=executed,
+        why=place.take(raw, "why", str, ""),
+        reference=reference,
+        runs=runs,
+        source=source,
+        target=target,
+        ours=place.take(raw, "ours", bool, True),
+        ticks=place.texts(raw, "ticks"),
+        gain=place.texts(raw, "gain"),
+        stage=place.take(raw, "stage", str, ""),
+        ref=place.take(raw, "ref", str, ""),
+        band=band,
+        band_why=place.take(raw, "band_why", str, BAND_WHY.get(band)),
+        collapses=place.take(raw, "collapses", bool, False),
+        pretrained=place.one_of(raw, "pretrained", ("", *CATALOGUE), ""),
+        note=place.take(raw, "note", str, ""),
     )
 
 
-def _cells(cells: list[Any], metrics: tuple[str, ...], place: _Place) -> Printed:
-    if len(cells) != len(metrics):
-        raise place.error(f'{len(cells)} cells for {len(metrics)} metrics; write "-" where the paper prints no number')
+def _executed(raw: Mapping[str, Any], columns: tuple[str, ...], place: _Place) -> dict[str, str]:
+    """Whether the authors ran a row, by column; the file says it once, or for each column."""
+    told = place.take(raw, "executed", (str, dict))
+    if isinstance(told, str):
+        return dict.fromkeys(columns, place.one_of(raw, "executed", EXECUTED))
+    if set(told) != set(columns):
+        raise place.error(f"executed must say it once, or for each of {', '.join(columns)}")
+    return {column: place.one_of(told, column, EXECUTED) for column in columns}
+
+
+def _cells(cells: list[Any], names: tuple[str, ...], place: _Place) -> Printed:
+    if len(cells) != len(names):
+        raise place.error(f'{len(cells)} cells for {len(names)} metrics; write "-" where the paper prints no number')
     return {
-        metric: None if cell == "-" else _number(cell, metric, place)
-        for metric, cell in zip(metrics, cells, strict=True)
+        metric: None if cell == "-" else _number(cell, metric, place) for metric, cell in zip(names, cells, strict=True)
     }
 
 
 def _number(cell: Any, metric: str, place: _Place) -> float:
     number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-    if metric in COUNTS and not (number and cell >= 0 and cell == int(cell)):
-        raise place.error(f'{metric} must be a count from 0 or "-", not {cell!r}')
-    if metric in MEASURED and not (number and 0 <= cell <= 100):
-        raise place.error(f'{metric} must be a number between 0 and 100 or "-", not {cell!r}')
-    if metric in GAINS and not (number and -100 <= cell <= 100):
-        raise place.error(f'{metric} must be a number between -100 and 100 or "-", not {cell!r}')
+    match METRICS[metric].kind:
+        case "count":
+            if not (number and cell >= 0 and cell == int(cell)):
+                raise place.error(f'{metric} must be a count from 0 or "-", not {cell!r}')
+        case "gain":
+            if not (number and -100 <= cell <= 100):
+                raise place.error(f'{metric} must be a number between -100 and 100 or "-", not {cell!r}')
+        case _:
+            if not (number and 0 <= cell <= 100):
+                raise place.error(f'{metric} must be a number between 0 and 100 or "-", not {cell!r}')
     return float(cell)
 
 
 def _figure(raw: Any, place: _Place) -> Figure:
     place = place.at(f"figure {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
-    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values")
+    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values", "sweep")
     for task in place.texts(raw, "task"):
         _check_task(task, place)
+    kind = place.one_of(raw, "kind", FIGURES)
+    sweeps = tuple(_sweep(entry, place) for entry in place.take(raw, "sweep", list, []))
+    place.no_duplicates("sweep", [sweep.parameter for sweep in sweeps])
+    if sweeps and (kind != "sweep" or len(place.texts(raw, "rows")) != 1):
+        raise place.error('sweeps belong to a figure of kind "sweep" with one row, the one that they vary')
     return Figure(
-        place.id(raw),
-        place.one_of(raw, "kind", FIGURES),
-        place.take(raw, "where", str),
-        place.take(raw, "shows", str),
-        place.texts(raw, "rows"),
-        place.texts(raw, "task"),
-        place.take(raw, "values", dict, {}),
+        id=place.id(raw),
+        kind=kind,
+        where=place.take(raw, "where", str),
+        shows=place.take(raw, "shows", str),
+        rows=place.texts(raw, "rows"),
+        task=place.texts(raw, "task"),
+        values=place.take(raw, "values", dict, {}),
+        sweeps=sweeps,
+    )
+
+
+def _sweep(raw: Any, place: _Place) -> Sweep:
+    place = place.at(f"sweep {raw.get('parameter', '?') if isinstance(raw, Mapping) else '?'}")
+    place.only(raw, "parameter", "grid", "printed", "metrics", "label")
+    parameter = place.take(raw, "parameter", str)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
+        raise place.error(f"parameter {parameter!r} must be letters, digits and _")
+    grid = place.take(raw, "grid", list)
+    if wrong := [value for value in grid if not isinstance(value, (int, float)) or isinstance(value, bool)]:
+        raise place.error(f"grid must be numbers, not {wrong[0]!r}")
+    if len(set(grid)) < max(2, len(grid)):
+        raise place.error("grid must be two or more different numbers")
+    shown = place.texts(raw, "metrics") or metrics.names(judged=True)
+    if unknown := [metric for metric in shown if metric not in metrics.measured()]:
+        raise place.error(f"unknown metric {unknown[0]!r}; runs measure {', '.join(metrics.measured())}")
+    return Sweep(
+        parameter=parameter,
+        grid=tuple(grid),
+        printed=place.take(raw, "printed", bool),
+        metrics=shown,
+        label=place.take(raw, "label", str, parameter),
     )
 
 
@@ -784,25 +612,25 @@ def _claim(raw: Any, place: _Place) -> Claim:
     for name, value in stated.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise place.error(f"stated {name} must be a number, not {value!r}")
-    metrics = place.texts(raw, "metrics") or tuple(stated)
-    comparable = (*MEASURED, *GAINS, *UNPRINTED)
-    if kind in ("gain", "order") and (unknown := [metric for metric in metrics if metric not in comparable]):
+    compared = place.texts(raw, "metrics") or tuple(stated)
+    comparable = metrics.names(claimed=True)
+    if kind in ("gain", "order") and (unknown := [metric for metric in compared if metric not in comparable]):
         raise place.error(f"unknown metric {unknown[0]!r}; claims compare {', '.join(comparable)}")
     if kind in ("gain", "value", "count") and not stated:
         raise place.error(f"a claim of kind {kind} states a number")
     return Claim(
-        place.id(raw),
-        place.take(raw, "where", str),
-        place.take(raw, "says", str),
-        kind,
-        place.take(raw, "left", str, ""),
-        (right,) if isinstance(right, str) else place.texts(raw, "right"),
-        stated,
-        metrics,
-        place.take(raw, "at_least", bool, False),
-        place.take(raw, "cause", str, ""),
-        place.one_of(raw, "testable", TESTABLE, "yes"),
-        place.take(raw, "why", str, ""),
+        id=place.id(raw),
+        where=place.take(raw, "where", str),
+        says=place.take(raw, "says", str),
+        kind=kind,
+        left=place.take(raw, "left", str, ""),
+        right=(right,) if isinstance(right, str) else place.texts(raw, "right"),
+        stated=stated,
+        metrics=compared,
+        at_least=place.take(raw, "at_least", bool, False),
+        cause=place.take(raw, "cause", str, ""),
+        testable=place.one_of(raw, "testable", TESTABLE, "yes"),
+        why=place.take(raw, "why", str, ""),
     )
 
 
@@ -815,10 +643,11 @@ def _check_cells(paper: Paper, claim: Claim, place: _Place) -> None:
 
 
 def _check_task(task: Any, place: _Place) -> None:
-    if not _is_task(task):
+    if not is_task(task):
         raise place.error(f"{task!r} is no task: two letters of {', '.join(letters())} around a 2 (u for no source)")
 
 
-def _is_task(name: Any) -> bool:
+def is_task(name: Any) -> bool:
+    """Whether this is spelled as a task."""
     known = "".join(letters())
     return isinstance(name, str) and re.fullmatch(rf"[{known}{UNLABELLED}]2[{known}]", name) is not None

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 INSTRUCTIONS = (
     "sse4_2",
     "avx",
@@ -29,6 +31,36 @@ INSTRUCTIONS = (
 
 HELD_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 """Environment variables that keep torch and its libraries from instruction sets which the processor has."""
+
+
+class Host(Struct):
+    """A processor: name, family, instruction sets, and which of them are held back by environment variables."""
+
+    cpu: str = ""
+    family: str = ""
+    instructions: list[str] = []
+    held_back: dict[str, str] = {}
+
+
+class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Where and from what one stage was computed."""
+
+    commit: str | None
+    dirty: bool | None
+    """Whether code differed from the commit."""
+    versions: dict[str, str]
+    host: Host
+    device: str
+    threads: int
+    started: str
+    """ISO time."""
+    wall_s: float
+    device_s: float
+    """Processor seconds; on a GPU, seconds of work there."""
+    seed: int | None
+    data: dict[str, str]
+    """Digest of the images of each source."""
+    resumed: bool
 
 
 @cache
@@ -60,22 +92,21 @@ def settle_arithmetic() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def arithmetic(provenance: Mapping[str, Any]) -> str:
+def arithmetic(provenance: Provenance) -> str:
     """What decides how a stage's numbers round, in words: processor and torch, or GPU and torch.
 
     Stages of equal arithmetic give equal bits; a record that does not tell its instruction sets equals none that does.
     """
-    host, device = provenance.get("host") or {}, provenance.get("device") or "cpu"
-    parts = [device]
-    if device == "cpu":
-        sets = [name for name in INSTRUCTIONS if name in (host.get("instructions") or ())]
-        held = [f"{name}={value}" for name, value in sorted((host.get("held_back") or {}).items())]
-        parts = [str(host.get("cpu") or "an unknown processor"), host.get("family"), " ".join(sets), *held]
-    torch = (provenance.get("versions") or {}).get("torch")
+    host, parts = provenance.host, [provenance.device]
+    if provenance.device == "cpu":
+        sets = [name for name in INSTRUCTIONS if name in host.instructions]
+        held = [f"{name}={value}" for name, value in sorted(host.held_back.items())]
+        parts = [host.cpu or "an unknown processor", host.family, " ".join(sets), *held]
+    torch = provenance.versions.get("torch")
     return ", ".join(filter(None, [*parts, f"torch {torch}" if torch else ""]))
 
 
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> Host:
     """Name, family and instruction sets of the processor, as far as the system tells, and what is held back."""
     told: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -91,12 +122,12 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str]
     )
     family = [f"{word}{told[name]}" for word, name in known if name in told]
     flags = (told.get("flags") or told.get("Features") or "").split()
-    return {
-        "cpu": told.get("model name") or os.uname().machine,
-        "family": " ".join(family),
-        "instructions": [name for name in INSTRUCTIONS if name in flags],
-        "held_back": {name: environ[name] for name in HELD_BACK if environ.get(name)},
-    }
+    return Host(
+        cpu=told.get("model name") or os.uname().machine,
+        family=" ".join(family),
+        instructions=[name for name in INSTRUCTIONS if name in flags],
+        held_back={name: environ[name] for name in HELD_BACK if environ.get(name)},
+    )
 
 
 def _git(*command: str) -> str | None:

@@ -24,13 +24,13 @@ def digest(stages: Iterable[Stage[Any]]) -> str:
     return _digest({stage.key: full_spec(stage) for stage in closure(stages)})
 
 
-def digest_of_record(record: Mapping[str, Any]) -> str:
-    """As `digest`, from the specifications that a result keeps of its stages.
+def digest_of_record(specs: Mapping[str, Any]) -> str:
+    """As `digest`, from the specifications that a record keeps of its stages, by key.
 
     Raises:
         KeyError: it does not keep all of them.
     """
-    return _digest({stage["key"]: stage["spec"] for stage in record["stages"]})
+    return _digest(specs)
 
 
 def _digest(specs: Mapping[str, Any]) -> str:

@@ -16,13 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from filelock import FileLock, Timeout
+from msgspec import Struct
 
 from reproduce.artifacts import Artifact
 from reproduce.data.manifests import Manifest, glance, take
 from reproduce.data.sources import Source, enter, sources
 from reproduce.errors import Diverged, UserError
-from reproduce.running.provenance import device_name, machine
+from reproduce.running.provenance import Provenance, device_name, machine
 from reproduce.stage import A, Stage, closure, full_spec
 
 if TYPE_CHECKING:
@@ -36,6 +38,20 @@ SHOW_EVERY = 0.1
 """Seconds between two progress messages."""
 
 Report = Callable[[Mapping[str, Any]], None]
+
+
+class Described(Struct):
+    """What the store says of an artifact, beside its files."""
+
+    format: int
+    kind: str
+    """The class of the artifact."""
+    stage: str
+    key: str
+    spec: dict[str, Any]
+    provenance: Provenance
+    files: dict[str, str]
+    """SHA-256 by path."""
 
 
 class Store:
@@ -65,10 +81,17 @@ class Store:
     def has(self, stage: Stage[Any]) -> bool:
         return (self.folder(stage) / "artifact.json").exists()
 
-    def record(self, stage: Stage[Any]) -> dict[str, Any]:
-        """What `artifact.json` says: kind, files with checksums, spec, provenance."""
-        described: dict[str, Any] = json.loads((self.folder(stage) / "artifact.json").read_text())
-        return described
+    def described(self, stage: Stage[Any]) -> Described:
+        """What the store says of a finished stage.
+
+        Raises:
+            UserError: its description is damaged.
+        """
+        path = self.folder(stage) / "artifact.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Described)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): delete {path.parent} and run again") from None
 
     def history(self, stage: Stage[Any]) -> list[dict[str, float]]:
         """The values a stage logged, one entry a step."""
@@ -78,12 +101,12 @@ class Store:
     def load(self, stage: Stage[A]) -> A:
         """The artifact of a finished stage, its files checked against their checksums."""
         folder = self.folder(stage)
-        described = self.record(stage)
-        for name, checksum in described["files"].items():
+        described = self.described(stage)
+        for name, checksum in described.files.items():
             path = folder / name
             if not path.exists() or _checksum(path) != checksum:
                 raise UserError(f"{path} is damaged (its checksum does not match): delete {folder} and run again")
-        artifact: A = Artifact.kinds[described["kind"]].load(folder)  # type: ignore[assignment]
+        artifact: A = Artifact.kinds[described.kind].load(folder)  # type: ignore[assignment]
         return artifact
 
     def lock(self, stage: Stage[Any]) -> FileLock:
@@ -124,22 +147,24 @@ class Store:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def publish(self, stage: Stage[Any], draft: Path, artifact: Artifact, history: object, provenance: object) -> None:
+    def publish(
+        self, stage: Stage[Any], draft: Path, artifact: Artifact, history: object, provenance: Provenance
+    ) -> None:
         """Write an artifact into its draft, then move the draft to its place in one step."""
         artifact.save(draft)
         (draft / "history.json").write_text(json.dumps(history) + "\n")
         files = sorted(path for path in draft.rglob("*") if path.is_file())
-        described = {
-            "format": FORMAT,
-            "kind": type(artifact).__name__,
-            "stage": stage.name,
-            "key": stage.key,
-            "spec": full_spec(stage),
-            "provenance": provenance,
-            "files": {path.relative_to(draft).as_posix(): _checksum(path) for path in files},
-        }
+        described = Described(
+            format=FORMAT,
+            kind=type(artifact).__name__,
+            stage=stage.name,
+            key=stage.key,
+            spec=full_spec(stage),
+            provenance=provenance,
+            files={path.relative_to(draft).as_posix(): _checksum(path) for path in files},
+        )
         label = draft / "artifact.json"
-        label.write_text(json.dumps(described, indent=1) + "\n")
+        label.write_text(json.dumps(msgspec.to_builtins(described), indent=1) + "\n")
         for path in [*files, label]:
             _flush(path)
         final = self.folder(stage)
@@ -189,7 +214,7 @@ class StageEnv:
         self._stage, self._store, self._site, self._report = stage, store, site, report
         self.spent = 0.0
         """Seconds that killed runs of this stage had already put into the state it continues from."""
-        self._started = self._last_log = time.monotonic()
+        self.began = self._last_log = time.monotonic()
         self._shown = 0.0
         self._looped = False
 
@@ -247,7 +272,7 @@ class StageEnv:
             yield index
             now = time.monotonic()
             if index + 1 < count and now >= due:
-                spent = self.spent + now - self._started
+                spent = self.spent + now - self.began
                 save_state(path, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
                 saved = time.monotonic()
                 due = saved + self._site.save_every * max(1.0, saved - now)
@@ -272,11 +297,9 @@ class StageEnv:
         self._last_log = now
         self._report({"event": "log", **entry, **rate})
 
-    def times(self, processor_s: float) -> dict[str, float]:
-        """Wall and device seconds so far, those of killed runs included."""
-        wall_s = time.monotonic() - self._started
-        device_s = processor_s if self.device == "cpu" else wall_s
-        return {"wall_s": round(self.spent + wall_s, 3), "device_s": round(self.spent + device_s, 3)}
+    def seconds(self, own: float) -> float:
+        """Seconds of this run and of those that were killed before."""
+        return round(self.spent + own, 3)
 
     def progress(self, done: int, count: int, unit: str) -> None:
         now = time.monotonic()
@@ -297,16 +320,19 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
             processor = time.process_time()
             with _on_the_same_images(stage, store, env):
                 artifact = stage.run(env)
-            provenance = {
+            provenance = Provenance(
                 **machine(),
-                "device": device_name(site.device),
-                "threads": site.threads,
-                "started": started.isoformat(timespec="seconds"),
-                **env.times(time.process_time() - processor),
-                "seed": getattr(stage, "seed", None),
-                "data": env.data,
-                "resumed": env.spent > 0,
-            }
+                device=device_name(site.device),
+                threads=site.threads,
+                started=started.isoformat(timespec="seconds"),
+                wall_s=env.seconds(time.monotonic() - env.began),
+                device_s=env.seconds(
+                    time.process_time() - processor if site.device == "cpu" else time.monotonic() - env.began
+                ),
+                seed=getattr(stage, "seed", None),
+                data=env.data,
+                resumed=env.spent > 0,
+            )
             if not any(env.folder.iterdir()):
                 env.folder.rmdir()
             store.publish(stage, draft, artifact, env.history, provenance)

@@ -8,29 +8,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from reproduce import metrics
 from reproduce.data.sources import ImageStage, Source
+from reproduce.metrics import METRICS
 from reproduce.papers.baselines import told
-from reproduce.papers.results import Result
-from reproduce.papers.tables import MEASURED, METRICS
+from reproduce.papers.records import ClaimRecord, Result
 from reproduce.running.engine import Engine, Job
 from reproduce.stage import Stage, walk
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHOWN = {"mAP": "mAP", "rank1": "R1", "rank5": "R5", "rank10": "R10", "portion": "kept"}
-
 ROOMY = 110
 """Columns of a terminal from which the summary has room for rank-5 and rank-10."""
-
-LIVE = {
-    "clusters": "{:.0f} clusters",
-    "portion": "{:.0f} % kept",
-    "purity": "{:.0f} % pure",
-    "loss": "loss {:.3f}",
-    "mAP": "mAP {:.1f}",
-}
-"""What the line of a running stage says of the last values it logged."""
 
 SPEAK_EVERY = 10.0
 """Seconds between two lines of one stage where the output is not a terminal."""
@@ -38,13 +28,22 @@ SPEAK_EVERY = 10.0
 
 def label(stage: Stage[Any]) -> str:
     """A stage in a few words, such as `supervised.Train market, seed 1`."""
-    words = list(dict.fromkeys(filter(None, _words(stage))))
-    return f"{stage.name} {', '.join(words)}" if words else stage.name
+    return _named(stage, _words(stage))
 
 
-def _words(stage: Stage[Any]) -> list[str]:
+def kind(stage: Stage[Any]) -> str:
+    """A stage in a few words without training seeds and drawn worlds: stages of one kind take equally long."""
+    return _named(stage, _words(stage, bare=True))
+
+
+def _named(stage: Stage[Any], words: list[str]) -> str:
+    several = ", ".join(dict.fromkeys(filter(None, words)))
+    return f"{stage.name} {several}" if several else stage.name
+
+
+def _words(stage: Stage[Any], *, bare: bool = False) -> list[str]:
     if not isinstance(stage, ImageStage) and isinstance(stage, Source):
-        return [stage.label, stage.detail]
+        return [stage.label, _detail(stage, bare=bare)]
     words: list[str] = []
     for name, value in vars(stage).items():
         on = "on " if name == "on" else ""
@@ -52,14 +51,18 @@ def _words(stage: Stage[Any]) -> list[str]:
         for part in walk((value,)):
             match part:
                 case ImageStage():
-                    words += [*_words(part), f"{on}images made by {part.label}"]
+                    words += [*_words(part, bare=bare), f"{on}images made by {part.label}"]
                 case Source():
-                    words += [on + part.label, part.detail]
+                    words += [on + part.label, _detail(part, bare=bare)]
                 case Stage() if part in named:
-                    words += _words(part)
-        if name == "seed" and isinstance(value, int):
+                    words += _words(part, bare=bare)
+        if name == "seed" and isinstance(value, int) and not bare:
             words.append(f"seed {value}")
     return [*words, stage.detail]
+
+
+def _detail(source: Source, *, bare: bool) -> str:
+    return "" if bare and source.drawn else source.detail
 
 
 def counted(number: int, noun: str) -> str:
@@ -80,7 +83,7 @@ def progress(job: Job) -> list[str]:
     words: list[str] = []
     if seen.get("count"):
         words.append(f"{seen['unit']} {seen['done']}/{seen['count']}")
-    for name, form in LIVE.items():
+    for name, form in metrics.live().items():
         if name in seen:
             words.append(form.format(seen[name]))
     if "images_per_s" in seen:
@@ -156,29 +159,29 @@ class Display:
             self._say(line)
 
 
-def summary(found: list[Result], width: int, *, colour: bool) -> str:
+def summary(results: list[Result], width: int, *, colour: bool) -> str:
     """A table of results: measured numbers, and the printed ones in a column apart."""
     from rich.console import Console
     from rich.table import Table
 
     out = io.StringIO()
     console = Console(file=out, width=max(width, 60), force_terminal=colour, no_color=not colour)
-    stand_ins = any("stand-in data" in result["reasons"] for result in found)
+    stand_ins = any("stand-in data" in result.reasons for result in results)
     table = Table(box=None, pad_edge=False)
     table.add_column("in percent", min_width=14)
     table.add_column(no_wrap=True)
-    printed_somewhere = {name for result in found for name in result["printed"]} | set(METRICS)
-    narrow = () if width >= ROOMY else ("rank5", "rank10")
-    shown = {name: head for name, head in SHOWN.items() if name in printed_somewhere and name not in narrow}
+    known = {name for result in results for name in result.printed} | set(metrics.printed())
+    declared = [METRICS[name] for name in metrics.measured() if name in known]
+    shown = {metric.name: metric.short for metric in declared if width >= ROOMY or not metric.roomy}
     for head in shown.values():
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict", min_width=14)
-    for result in found:
-        case = result["case"]
+    for result in results:
+        case = result.case
         numbers = [_spread(result, name) for name in shown]
-        printed = ["-" if (value := result["printed"].get(name)) is None else f"{value:.1f}" for name in shown]
-        name = f"{case['paper']} {case['table']} {case['label']}, {case['task']}"
-        table.add_row(name, "measured", *numbers, result["verdict"])
+        printed = ["-" if (value := result.printed.get(name)) is None else f"{value:.1f}" for name in shown]
+        name = f"{case.paper} {case.table} {case.label}, {case.task}"
+        table.add_row(name, "measured", *numbers, result.verdict)
         table.add_row("", "printed", *printed, "", style="dim")
     console.print(table)
     if stand_ins:
@@ -186,25 +189,21 @@ def summary(found: list[Result], width: int, *, colour: bool) -> str:
     return out.getvalue()
 
 
-def recorded_summary(found: list[Result]) -> list[str]:
+def recorded_summary(results: list[Result]) -> list[str]:
     """How many results are as they were recorded, and a line for each that is not."""
-    compared = [(result["case"], beside) for result in found if (beside := result.get("baseline"))]
-    moved = [
-        (case, beside)
-        for case, beside in compared
-        if any(one["old"] != one["new"] for one in beside["metrics"].values())
-    ]
-    told_of = [(case, beside) for case, beside in moved if beside["outside"] or beside["unjudged"]]
+    compared = [(result.case, result.baseline) for result in results if result.baseline]
+    moved = [(case, beside) for case, beside in compared if any(one.old != one.new for one in beside.metrics.values())]
+    told_of = [(case, beside) for case, beside in moved if beside.outside or beside.unjudged]
     rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(told_of)
     lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(told_of)} beyond it or not judged"]
     for case, beside in told_of:
-        lines.append(f"  {case['paper']} {case['table']} {case['label']}, {case['task']}: {told(beside)}")
-    if elsewhere := {text for _, beside in compared if not beside["same_machine"] for text in beside["recorded_on"]}:
+        lines.append(f"  {case.paper} {case.table} {case.label}, {case.task}: {told(beside)}")
+    if elsewhere := {text for _, beside in compared if not beside.same_machine for text in beside.recorded_on}:
         lines.append(f"recorded on another processor: {'; '.join(sorted(elsewhere))}")
     return lines
 
 
-def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
+def claims_summary(tried: list[ClaimRecord], width: int, *, colour: bool) -> str:
     """A table of claims: what was measured, with its interval, beside what the paper states, and the verdict."""
     from rich.console import Console
     from rich.table import Table
@@ -221,26 +220,21 @@ def claims_summary(tried: list[Result], width: int, *, colour: bool) -> str:
     ):
         table.add_column(head, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for record in tried:
-        name = f"{record['claim']['paper']} {record['claim']['id']} {record['world']}".strip()
-        first = {"name": name, "verdict": ", ".join([record["verdict"], *record.get("second", ())])}
-        for one in record["compared"] or [None]:
-            stated = "" if one is None or one["stated"] is None else f"{one['stated']:+.1f}"
-            found = "-" if one is None else f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
-            metric = "" if one is None else SHOWN.get(one["metric"], one["metric"])
-            table.add_row(first.pop("name", ""), metric, stated, found, first.pop("verdict", ""))
+        name = f"{record.claim.paper} {record.claim.id} {record.world}".strip()
+        first = {"name": name, "verdict": ", ".join([record.verdict, *record.second])}
+        for one in record.compared:
+            stated = "" if one.stated is None else f"{one.stated:+.1f}"
+            measured = f"{one.difference:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+            metric = metrics.short(one.metric)
+            table.add_row(first.pop("name", ""), metric, stated, measured, first.pop("verdict", ""))
+        if not record.compared:
+            table.add_row(first["name"], "", "", "-", first["verdict"])
     console.print(table, markup=False)
     return out.getvalue()
 
 
-def means(result: Result) -> dict[str, float]:
-    """The mean of every metric over the seeds of a result; empty where nothing was measured."""
-    seeds = list(result["measured"].values())
-    names = [name for name in MEASURED if all(name in seed for seed in seeds)] if seeds else []
-    return {name: statistics.fmean(seed[name] for seed in seeds) for name in names}
-
-
 def _spread(result: Result, name: str) -> str:
-    values = [seed[name] for seed in result["measured"].values() if name in seed]
+    values = [seed[name] for seed in result.measured.values() if name in seed]
     if not values:
         return "-"
     return f"{statistics.fmean(values):.1f}" + (f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else "")

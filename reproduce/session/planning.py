@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce.data.world import Dials
 from reproduce.errors import UserError
-from reproduce.papers.results import Result
+from reproduce.papers.records import FigureRecord, Result
 from reproduce.running.runner import Store
 from reproduce.scales import SCALES, at_scale
-from reproduce.session.display import clock, counted, label
+from reproduce.session.display import clock, counted, kind, label
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage, closure, rewrite
 
 TRIAL = "trial"
 """The scale whose times tell what `paper` will take."""
+
+NOUNS = ("row", "figure", "claim")
+"""What a stage is needed for, in the order in which it is told."""
 
 
 def collected(suites: Path) -> list[object]:
@@ -50,54 +52,48 @@ def collected(suites: Path) -> list[object]:
 
 
 def plan(
-    rows: Sequence[Sequence[Stage[Any]]],
-    figures: Sequence[Stage[Any]],
+    needed: Sequence[tuple[str, Sequence[Stage[Any]]]],
     store: Store,
     setting: Setting,
-    earlier: Iterable[Result],
+    earlier: Iterable[Result | FigureRecord],
 ) -> Iterator[str]:
     """A line a distinct stage, then what is to run in all.
 
     Args:
-        rows: the final stages of each row, one a training seed.
-        figures: the stage of each figure.
+        needed: what each case is ("row", "figure" or "claim"), and its final stages.
         store: where finished stages lie.
         setting: of the run.
         earlier: results and figures whose stages tell how long they took.
     """
     earlier = list(earlier)
     took, tried = (_seconds(earlier, setting, scale) for scale in (setting.scale, TRIAL))
-    needed = [{stage.key for stage in closure(several)} for several in rows]
-    drawn = [{stage.key for stage in closure([figure])} for figure in figures]
+    users = [(noun, {stage.key for stage in closure(stages)}) for noun, stages in needed]
     expected, unknown, projected = 0.0, 0, 0
-    for stage in closure([*(stage for several in rows for stage in several), *figures]):
-        kind = _kind(label(stage))
-        seconds, here, guessed = took.get(kind), store.has(stage), False
-        if seconds is None and setting.scale == "paper" and kind in tried:
+    for stage in closure(stage for _, stages in needed for stage in stages):
+        of_its_kind = kind(stage)
+        seconds, here, guessed = took.get(of_its_kind), store.has(stage), False
+        if seconds is None and setting.scale == "paper" and of_its_kind in tried:
             cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
-            seconds, guessed = tried[kind] * stage.work / cut.work, True
+            seconds, guessed = tried[of_its_kind] * stage.work / cut.work, True
         if not here:
             expected, unknown, projected = expected + (seconds or 0), unknown + (seconds is None), projected + guessed
-        by_rows, by_figures = (sum(stage.key in keys for keys in all_of) for all_of in (needed, drawn))
-        users = counted(by_rows, "row") if by_rows or not by_figures else counted(by_figures, "figure")
+        nouns = Counter(noun for noun, keys in users if stage.key in keys)
+        noun = next(noun for noun in NOUNS if nouns[noun])
         time = clock(seconds) if seconds is not None else "?"
-        yield f"  {stage.key}  {'in store' if here else 'to run':8}  {time:>7}  {users:7}  {label(stage)}"
+        where = "in store" if here else "to run"
+        yield f"  {stage.key}  {where:8}  {time:>7}  {counted(nouns[noun], noun):7}  {label(stage)}"
     others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
     others += f", and {counted(unknown, 'stage')} that no recorded run tells of" if unknown else ""
     yield f"to run: {clock(expected)} of stage time, as recorded runs took{others}"
 
 
-def _seconds(earlier: Iterable[Result], setting: Setting, scale: str) -> dict[str, float]:
+def _seconds(earlier: Iterable[Result | FigureRecord], setting: Setting, scale: str) -> dict[str, float]:
     """Median seconds of each kind of stage at a scale, on as much data and in the precision of this setting."""
-    alike = {name: setting.identity([]).get(name) for name in ("subset", "precision")} | {"scale": scale}
-    found: dict[str, list[float]] = {}
-    for result in earlier:
-        if all(result["identity"].get(name) == value for name, value in alike.items()):
-            for entry in result["stages"]:
-                found.setdefault(_kind(entry["label"]), []).append(entry["provenance"]["wall_s"])
-    return {kind: statistics.median(several) for kind, several in found.items()}
-
-
-def _kind(label: str) -> str:
-    """The label of a stage without its seeds and its world."""
-    return re.sub(rf",? (seed|world) \d+|,? no ({'|'.join(vars(Dials()))})\b", "", label)
+    own = setting.identity([])
+    seconds: dict[str, list[float]] = {}
+    for record in earlier:
+        identity = record.identity
+        if (identity.scale, identity.subset, identity.precision) == (scale, own.subset, own.precision):
+            for stage in record.stages:
+                seconds.setdefault(stage.kind, []).append(stage.provenance.wall_s)
+    return {kind: statistics.median(several) for kind, several in seconds.items()}

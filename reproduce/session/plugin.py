@@ -12,7 +12,8 @@ import pytest
 
 from reproduce.data.catalogue import withdrawn
 from reproduce.errors import UserError
-from reproduce.papers.tables import Case, ClaimCase, FigureCase, outside
+from reproduce.papers.cases import AnyCase
+from reproduce.papers.tables import outside
 from reproduce.scales import SCALES
 from reproduce.session.campaign import STAGE_ERROR, SUITES, Campaign, case_of
 
@@ -120,6 +121,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Remember how every case is called, before any is deselected."""
+    config.stash[STATE].collected(items)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
@@ -131,7 +138,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
     """Say how many cases need data that nobody can get any more, where cases are listed or these left out."""
     names = " or ".join(withdrawn().values())
-    cases = [item for item in items if isinstance(case_of(item), (Case, ClaimCase, FigureCase))]
+    cases = [item for item in items if case_of(item)]
     count = sum(item.get_closest_marker("withdrawn") is not None for item in cases)
     if count and config.option.collectonly:
         rest = f'-m "not withdrawn" leaves {len(cases) - count} cases'
@@ -147,10 +154,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 @pytest.fixture
-def judge(request: pytest.FixtureRequest) -> Callable[[Case | ClaimCase | FigureCase], None]:
+def judge(request: pytest.FixtureRequest) -> Callable[[AnyCase], None]:
     """Wait for a case's stages, record its result, and fail where the verdict says so."""
 
-    def judged(case: Case | ClaimCase | FigureCase) -> None:
+    def judged(case: AnyCase) -> None:
         request.config.stash[STATE].judge(case, request.node.user_properties)
 
     return judged

@@ -22,7 +22,8 @@ from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.errors import UserError
-from reproduce.papers.tables import World
+from reproduce.papers.cases import World
+from reproduce.papers.records import Identity
 from reproduce.running import recipe
 from reproduce.scales import PRECISION, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, closure, rewrite
@@ -298,7 +299,7 @@ class Setting:
             return f"drawn {weights.DRAWN} by {start.name}" if on_objects else f"those of {start.name}"
         return f"drawn {weights.DRAWN} {start[:12]}" if start in self.drawn else start
 
-    def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> dict[str, Any]:
+    def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> Identity:
         """What makes results of one cell comparable with each other: everything but the training seed.
 
         Args:
@@ -320,15 +321,15 @@ class Setting:
         data: dict[str, Any] = {}
         for label, entry in sorted(entries, key=lambda item: (item[0], json.dumps(item[1], sort_keys=True))):
             enter(data, label, entry)
-        return {
-            "scale": self.scale,
-            **({} if SCALES[self.scale].published else {"scale_version": VERSION}),
-            "data": dict(sorted(data.items())),
-            "weights": ", ".join(sorted(named)),
-            "selection": getattr(final[0], "at", "last") if final else "last",
-            "bn_group": next(iter(groups - {None}), None),
-            "subset": self.subset,
-            **({"precision": ", ".join(sorted(precisions))} if precisions else {}),
-            **({"unpublished_weights": ", ".join(sorted(unpublished))} if unpublished else {}),
-            **({"recipe": recipe.digest(final[:: len(final) // cells])} if final else {}),
-        }
+        return Identity(
+            scale=self.scale,
+            scale_version=0 if SCALES[self.scale].published else VERSION,
+            data=dict(sorted(data.items())),
+            weights=", ".join(sorted(named)),
+            selection=getattr(final[0], "at", "last") if final else "last",
+            bn_group=next(iter(groups - {None}), None),
+            subset=self.subset,
+            precision=", ".join(sorted(precisions)),
+            unpublished_weights=", ".join(sorted(unpublished)),
+            recipe=recipe.digest(final[:: len(final) // cells]) if final else "",
+        )

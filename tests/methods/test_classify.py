@@ -224,7 +224,7 @@ def test_what_is_written_is_what_was_trained(tmp_path: Path, capsys: pytest.Capt
     assert told["accuracy"] == left.facts["accuracy"]
     assert told["nearest_mean"] == nearest_mean(build("narrow", seed=9, last_stride=2, weights=path))
     assert told["stages"] == [full_spec(stage) for stage in (FOUR, train)]
-    assert told["provenance"] == store.record(train)["provenance"]
+    assert told["provenance"] == msgspec.to_builtins(store.described(train).provenance)
     assert "narrow: epoch 1 of 1, loss" in capsys.readouterr().out
 
     setting = Setting("small", weights=str(tmp_path))

@@ -8,17 +8,10 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 
+from reproduce.metrics import METRICS
 from reproduce.papers.audit import Finding
-from reproduce.papers.tables import COUNTS, Case, Claim, ClaimCase, Column, Paper, Row, Table, full_label
-
-HEADINGS = {
-    "mAP": "mAP",
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "mAP_gain": "mAP-gain",
-    "rank1_gain": "rank-1-gain",
-}
+from reproduce.papers.cases import Case, ClaimCase
+from reproduce.papers.tables import Claim, Column, Paper, Row, Table, full_label
 
 WEIGHTS = {
     "contradiction": "text and table cannot both be right",
@@ -44,13 +37,22 @@ def as_csv(papers: Iterable[Paper]) -> str:
     writer.writerow(("paper", "table", "row", "source", "target", "metric", "value", "executed"))
     for paper in papers:
         for number in paper.numbers():
-            metric = HEADINGS.get(number.metric, number.metric)
-            value = f"{number.value:.0f}" if number.metric in COUNTS else f"{number.value:.1f}"
+            metric = _exported(number.metric)
+            value = f"{number.value:.0f}" if METRICS[number.metric].kind == "count" else f"{number.value:.1f}"
             tasks = [column.task for column in paper.tables[number.table].columns]
             several = tasks.count(number.column.task) > 1
             label = full_label(number.row) + (f" / {number.column.label}" if several else "")
             writer.writerow(
-                (paper.id, number.table, label, number.source, number.target, metric, value, number.row.executed)
+                (
+                    paper.id,
+                    number.table,
+                    label,
+                    number.source,
+                    number.target,
+                    metric,
+                    value,
+                    number.row.executed[number.column.id],
+                )
             )
     return out.getvalue()
 
@@ -84,7 +86,7 @@ def _table(table: Table) -> str:
 
 
 def _heading(column: Column, metric: str, several: bool) -> str:
-    name = HEADINGS.get(metric, metric.replace("_", " "))
+    name = METRICS[metric].title.replace(" gain", "-gain")
     return f"{column.label}: {name}" if several else name
 
 
@@ -97,14 +99,26 @@ def _row(row: Row, table: Table) -> list[str]:
         *([row.ref] if any(other.ref for other in table.rows) else []),
         *("x" if tick in row.ticks else "" for tick in table.ticks),
         *(_shown(value, metric) for value, metric in zip(cells, metrics, strict=True)),
-        row.executed,
+        _ran(row),
     ]
+
+
+def _ran(row: Row) -> str:
+    """Whether the authors ran a row: in a word, or by column."""
+    words = set(row.executed.values())
+    return words.pop() if len(words) == 1 else "; ".join(f"{column} {word}" for column, word in row.executed.items())
+
+
+def _exported(metric: str) -> str:
+    """A metric in a CSV file: `rank-1`, `mAP-gain`, `train_ids`."""
+    declared = METRICS[metric]
+    return metric if declared.kind == "count" else declared.title.replace(" ", "-")
 
 
 def _shown(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if metric in COUNTS else f"{value:.1f}"
+    return f"{value:,.0f}" if METRICS[metric].kind == "count" else f"{value:.1f}"
 
 
 def _escaped(text: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from reproduce.metrics import METRICS
+from reproduce.papers.records import Comparison
 from reproduce.papers.tables import Claim
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ NO_SPREAD = 1e-100
 
 DRAWS = 2000
 """Of the bootstrap over people."""
-
-RANKS = {"rank1": 1, "rank5": 5, "rank10": 10}
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def by_query(scores: Scores, metric: str) -> NDArray[Any]:
 
     if metric == "mAP":
         return np.asarray(100 * scores.ap)
-    if metric in RANKS:
-        return np.where(np.isnan(scores.ap), np.nan, 100.0 * (scores.first <= RANKS[metric]))
+    if rank := METRICS[metric].rank:
+        return np.where(np.isnan(scores.ap), np.nan, 100.0 * (scores.first <= rank))
     if metric in scores.by_query:
         return np.asarray(scores.by_query[metric])
     return np.array([scores.numbers[metric]], float) if metric in scores.numbers else np.empty(0)
@@ -294,17 +294,17 @@ def fallen(claim: Claim, compared: Sequence[Compared]) -> list[str]:
     return [f"{cell} collapsed: that it is lower supports nothing" for cell in cells]
 
 
-def as_json(compared: Compared) -> dict[str, Any]:
+def as_record(compared: Compared) -> Comparison:
     """A comparison as a claim's record keeps it."""
-    found = compared.difference
-    return {
-        "right": compared.right,
-        "metric": compared.metric,
-        "stated": compared.stated,
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "interval": found.kind,
-        "by_seed": {str(seed): value for seed, value in compared.by_seed.items()},
-        "p": min(1.0, 2 * min(found.above, found.below)),
-    }
+    difference = compared.difference
+    return Comparison(
+        right=compared.right,
+        metric=compared.metric,
+        stated=compared.stated,
+        difference=difference.mean,
+        low=difference.low,
+        high=difference.high,
+        interval=difference.kind,
+        by_seed={str(seed): value for seed, value in compared.by_seed.items()},
+        p=min(1.0, 2 * min(difference.above, difference.below)),
+    )

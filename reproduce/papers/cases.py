@@ -1,0 +1,344 @@
+"""The cases of a paper: its rows, figures, sweeps and claims, as tests are made of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from reproduce import metrics
+from reproduce.errors import UserError
+from reproduce.figures import Draw, of_rows
+from reproduce.figures import Figure as Drawn
+from reproduce.papers.records import Cell, Point
+from reproduce.papers.tables import Claim, Figure, Paper, Printed, Row, Task, full_label, is_task
+from reproduce.stage import Stage
+
+Recipe: TypeAlias = Callable[[Task, int], Stage[Any]]
+"""What produces a row: from the task and a training seed to the stage that evaluates it."""
+
+SweepRecipe: TypeAlias = Callable[[Task, int, Any], Stage[Any]]
+"""What produces a point of a sweep: from the task, a training seed and the value to the stage that evaluates it."""
+
+Recipes: TypeAlias = Mapping[str, Mapping[str, Recipe]]
+"""By table, then by row, whose id is spelled with underscores for other signs."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A change of the drawn world, under which a row is run again."""
+
+    seed: int | None = None
+    """Of another world; None for the one that was asked for."""
+    off: str = ""
+    """The cause of variation whose dial stands at 0; empty for none."""
+
+    def __str__(self) -> str:
+        return f"no-{self.off}" if self.off else f"world{self.seed}"
+
+
+OTHER_WORLD = World(seed=2)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case:
+    """One row on one task, or a point of a sweep over it, and how to run it."""
+
+    paper: str
+    table: str
+    row: Row
+    column: str
+    task: Task
+    recipe: Recipe | None
+    """None where the method does not exist here yet."""
+    world: World | None = None
+    """The change of the drawn world; None for the world that was asked for, or for real data."""
+    figure: str = ""
+    """The figure that shows it; empty where it stands for the table alone."""
+    point: Point | None = None
+    """Where in a sweep."""
+
+    @property
+    def id(self) -> str:
+        """Of its test, such as `table3-m2d-ours`."""
+        parts = [f"figure{self.figure}" if self.figure else f"table{self.table}", self.task.name, self.row.id]
+        if not is_task(self.column):
+            parts.append(self.column)
+        if self.point:
+            parts.append(f"{self.point.parameter}={self.point.value:g}")
+        return "-".join(parts)
+
+    @property
+    def cell(self) -> Cell:
+        """What records call it."""
+        label = full_label(self.row)
+        return Cell(
+            paper=self.paper,
+            table=self.table,
+            row=self.row.id,
+            column=self.column,
+            label=f"{label}, {self.point.parameter} = {self.point.value:g}" if self.point else label,
+            task=self.task.name,
+            point=self.point,
+        )
+
+    @property
+    def names(self) -> set[str]:
+        """The data sets that must be there to do all that the paper did."""
+        return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it needs a data set that its makers have withdrawn."""
+        return self.task.withdrawn
+
+    @property
+    def quoted(self) -> bool:
+        """Whether the paper took its numbers from another, so that a run of ours stands beside them for reference."""
+        return self.row.quoted(self.column)
+
+    @property
+    def printed(self) -> Printed:
+        """The printed numbers of the metrics that a run measures; none for a point of a sweep."""
+        cells = {} if self.point else self.row.printed[self.column]
+        return {metric: value for metric, value in cells.items() if metric in metrics.measured()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClaimCase:
+    """A claim that compares cells, and how to run them."""
+
+    paper: str
+    claim: Claim
+    left: Case
+    right: tuple[Case, ...]
+    family: int
+    """How many claims about the same table can be tried."""
+    world: World | None = None
+    """The change of the drawn world in which it is tried; None for the world that was asked for, or real data."""
+    baselines: Mapping[Case, Recipe] = field(default_factory=dict)
+    """Cells on the right with the supervised training that their source models are held against."""
+
+    @property
+    def id(self) -> str:
+        """Of its test."""
+        return "-".join(filter(None, ("claim", self.claim.id, str(self.world or ""))))
+
+    @property
+    def cells(self) -> tuple[Case, ...]:
+        """Left, then right."""
+        return (self.left, *self.right)
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it needs a data set that its makers have withdrawn."""
+        return any(cell.withdrawn for cell in self.cells)
+
+    @property
+    def paired(self) -> bool:
+        """Whether all cells are scored on the same queries."""
+        return len({cell.task.name[2] for cell in self.cells}) == 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FigureCase:
+    """A figure that shows what rows make of images, on one task."""
+
+    paper: str
+    figure: Figure
+    cells: tuple[Case, ...]
+    """The rows on the task, in the figure's order."""
+    draw: Draw
+    """Makes the stage that works it out."""
+
+    @property
+    def task(self) -> Task:
+        return self.cells[0].task
+
+    @property
+    def id(self) -> str:
+        """Of its test."""
+        return f"figure{self.figure.id}-{self.task}"
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it needs a data set that its makers have withdrawn."""
+        return self.task.withdrawn
+
+    def stage(self, seed: int) -> Drawn:
+        """What works the figure out, from the networks of one training seed."""
+        return of_rows(self.draw, [cell.recipe(cell.task, seed) for cell in self.cells if cell.recipe], seed)
+
+
+AnyCase: TypeAlias = Case | ClaimCase | FigureCase
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A paper and what produces its rows, figures and sweeps here."""
+
+    paper: Paper
+    tables: Recipes = field(default_factory=dict)
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    """What works out a figure that shows images, by the figure's id."""
+    sweeps: Mapping[str, Mapping[str, SweepRecipe]] = field(default_factory=dict)
+    """What produces the points of a sweep, by the figure's id, then by parameter."""
+    baselines: Mapping[str, Recipe] = field(default_factory=dict)
+    """By the id of a row that claims compare with: the supervised training on its source that its own source model
+    should come near to."""
+
+    def __post_init__(self) -> None:
+        """Check that every recipe names something that the paper has.
+
+        Raises:
+            UserError: one does not.
+        """
+        figures = {figure.id: figure for figure in self.paper.figures}
+        for what, named, known in (
+            ("table", self.tables, self.paper.tables),
+            ("figure", {**self.draws, **self.sweeps}, figures),
+        ):
+            if unknown := sorted(set(named) - set(known)):
+                raise UserError(f"{self.paper.id} has no {what} {unknown[0]!r}: it has {', '.join(known)}")
+        for id, recipes in self.sweeps.items():
+            parameters = [sweep.parameter for sweep in figures[id].sweeps]
+            if unknown := sorted(set(recipes) - set(parameters)):
+                has = ", ".join(parameters) or "none"
+                raise UserError(f"{self.paper.id} figure {id} sweeps no {unknown[0]!r}: its sweeps are {has}")
+        for table, by_row in self.tables.items():
+            rows = {_identifier(row.id): row for row in self.paper.tables[table].rows}
+            for name in sorted(by_row):
+                if name not in rows:
+                    raise UserError(
+                        f"{self.paper.id} table {table} has no row {name!r}: its rows are {', '.join(rows)}"
+                    )
+                if not rows[name].reference and set(rows[name].executed.values()) == {"no"}:
+                    raise UserError(
+                        f"{self.paper.id} table {table} quotes the row {name!r}: "
+                        "give it reference = true to run it for reference"
+                    )
+
+    def cases(self) -> list[Any]:
+        """Every case, as parameters for `parametrize("case", ...)`: rows, figures with their sweeps, claims."""
+        import pytest
+
+        every: list[AnyCase] = [*self.rows(), *self.shown(), *self.points(), *self.pictures(), *self.claims()]
+        twice = [id for id, count in Counter(case.id for case in every).items() if count > 1]
+        assert not twice, twice
+        marks = {True: (pytest.mark.withdrawn,), False: ()}
+        return [pytest.param(case, id=case.id, marks=marks[case.withdrawn]) for case in every]
+
+    def rows(self) -> Iterator[Case]:
+        """The rows that were, or may have been, executed, on each of their tasks; and those run for reference.
+
+        One whose method does not exist here yet has no recipe.
+        """
+        for table in self.paper.tables.values():
+            recipes = self.tables.get(table.id, {})
+            for row in table.rows:
+                recipe = recipes.get(_identifier(row.id))
+                for column in table.columns:
+                    ran = row.ours and not row.quoted(column.id)
+                    numbers = row.printed[column.id]
+                    if column.task == "none" or not (ran or (recipe and row.reference)):
+                        continue
+                    if any(numbers.get(metric) is not None for metric in metrics.printed()):
+                        task = Task(row.task(column))
+                        yield Case(
+                            paper=self.paper.id,
+                            table=table.id,
+                            row=row,
+                            column=column.id,
+                            task=task,
+                            recipe=recipe,
+                        )
+
+    def shown(self) -> Iterator[Case]:
+        """The rows that a figure draws as curves, on its tasks, as far as they can be run."""
+        for figure in self.paper.figures:
+            if figure.kind == "convergence":
+                yield from (replace(cell, figure=figure.id) for cell in self._cells(figure))
+
+    def points(self) -> Iterator[Case]:
+        """The points of sweeps, on each of their tasks."""
+        for figure in self.paper.figures:
+            for sweep in figure.sweeps:
+                recipe = self.sweeps.get(figure.id, {}).get(sweep.parameter)
+                for cell in self._cells(figure, runnable=False):
+                    for value in sweep.grid:
+                        yield replace(
+                            cell,
+                            recipe=_at(recipe, value) if recipe else None,
+                            figure=figure.id,
+                            point=Point(figure=figure.id, parameter=sweep.parameter, value=value),
+                        )
+
+    def pictures(self) -> Iterator[FigureCase]:
+        """The figures that show what rows make of images, on each of their tasks.
+
+        Raises:
+            UserError: a figure shows a row that no recipe produces.
+        """
+        for figure in self.paper.figures:
+            if figure.id not in self.draws:
+                continue
+            cells = list(self._cells(figure))
+            for task in figure.task:
+                own = tuple(cell for cell in cells if cell.column == task)
+                if len(own) < len(figure.rows):
+                    raise UserError(
+                        f"{self.paper.id} figure {figure.id} shows rows on {task} that no recipe of its tables produces"
+                    )
+                yield FigureCase(paper=self.paper.id, figure=figure, cells=own, draw=self.draws[figure.id])
+
+    def claims(self) -> Iterator[ClaimCase]:
+        """The claims that rows with recipes can try.
+
+        Each is tried in the world that was asked for (or on real data), in a second drawn world and, where it names a
+        cause, with the cause's dial at 0.
+        """
+        known = {f"{case.table}/{case.row.id}/{case.column}": case for case in self.rows() if case.recipe}
+        tried = [
+            claim
+            for claim in self.paper.claims
+            if claim.kind in ("gain", "order") and known.keys() >= {claim.left, *claim.right}
+            if claim.testable != "no" or any(known[cell].quoted for cell in (claim.left, *claim.right))
+        ]
+        family = Counter(claim.table for claim in tried)
+        for claim in tried:
+            for world in (None, OTHER_WORLD, *([World(off=claim.cause)] if claim.cause else [])):
+                left, *right = (replace(known[cell], world=world) for cell in (claim.left, *claim.right))
+                yield ClaimCase(
+                    paper=self.paper.id,
+                    claim=claim,
+                    left=left,
+                    right=tuple(right),
+                    family=family[claim.table],
+                    world=world,
+                    baselines={cell: self.baselines[cell.row.id] for cell in right if cell.row.id in self.baselines},
+                )
+
+    def _cells(self, figure: Figure, *, runnable: bool = True) -> Iterator[Case]:
+        """The rows of a figure on its tasks, in its order; only those with a recipe, or all."""
+        cells = {(case.table, case.row.id, case.column): case for case in self.rows()}
+        for task in figure.task:
+            for table, row in figure.places:
+                cell = cells.get((table, row, task))
+                if cell and (cell.recipe or not runnable):
+                    yield cell
+
+
+def _identifier(id: str) -> str:
+    return re.sub(r"\W", "_", id)
+
+
+def _at(recipe: SweepRecipe, value: float) -> Recipe:
+    """The recipe of one point."""
+    return lambda task, seed: recipe(task, seed, value)
+
+
+def cases_of(params: Sequence[Any]) -> list[AnyCase]:
+    """The cases behind parameters that `Suite.cases` gave."""
+    return [param.values[0] for param in params]

@@ -1,0 +1,445 @@
+"""What each kind of case does in a session: which stages it needs, and how it is judged once they have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import pytest
+from msgspec import structs
+
+from reproduce import metrics
+from reproduce.errors import UserError
+from reproduce.evaluation import OnSource, Trained, source_models
+from reproduce.metrics import METRICS
+from reproduce.papers import baselines, statistics, verdicts
+from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
+from reproduce.papers.records import (
+    Claimed,
+    ClaimRecord,
+    FigureRecord,
+    Identity,
+    Record,
+    Result,
+    Shown,
+    Spread,
+    StageEntry,
+)
+from reproduce.papers.tables import full_label
+from reproduce.running.engine import Job
+from reproduce.running.runner import Store
+from reproduce.session.display import counted, kind, label
+from reproduce.session.setting import Blocked, Setting
+from reproduce.stage import Stage, closure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reproduce.artifacts import Scores
+    from reproduce.figures import Figure
+
+C = TypeVar("C", bound=AnyCase)
+Properties = list[tuple[str, object]]
+"""Of a test: verdict and numbers are added."""
+
+
+class Session(Protocol):
+    """What the trials of a session share."""
+
+    config: pytest.Config
+    setting: Setting
+    seeds: tuple[int, ...]
+    store: Store
+    recorded: list[Result]
+    """What was recorded earlier, to compare with."""
+
+    def row(self, case: Case) -> RowTrial:
+        """The one trial of a row in a world."""
+        ...
+
+    def claims_beside(self, trial: ClaimTrial) -> Iterable[ClaimTrial]:
+        """The selected claims about the same table in the same world, the given one among them."""
+        ...
+
+    def spread_of_table(self, case: Case) -> dict[str, Spread]:
+        """The spread between seeds that the rows of a case's table share, as far as they run in this session."""
+        ...
+
+    def wait(self, stage: Stage[Any]) -> Job:
+        """The job of a stage, once it has ended."""
+        ...
+
+    def keep(self, record: Record, pictures: NDArray[np.uint8] | None = None) -> None:
+        """Write a record under the output, a figure's with its pictures."""
+        ...
+
+    def command(self, case: AnyCase) -> str:
+        """What runs a case alone, in the same setting."""
+        ...
+
+
+class Trial(ABC, Generic[C]):
+    """A case in a session."""
+
+    noun: ClassVar[str]
+    """What the plan and the summary call it."""
+
+    def __init__(self, session: Session, case: C) -> None:
+        self.session = session
+        self.case = case
+        self.stages: list[Stage[Any]] = []
+        """The final stages that it needs, resolved."""
+        self.blocked: Blocked | None = None
+        """Why it cannot run here; None if it can."""
+
+    @abstractmethod
+    def resolve(self) -> list[Stage[Any]]:
+        """The final stages that it needs.
+
+        Raises:
+            Blocked: it cannot run here.
+        """
+
+    @abstractmethod
+    def judge(self, properties: Properties) -> None:
+        """Wait for its stages, keep a record of what they gave, and fail or skip its test where it must."""
+
+    def prepare(self) -> None:
+        """Work out which stages it needs, or why it cannot run here."""
+        try:
+            self.stages = self.resolve()
+        except Blocked as blocked:
+            self.blocked = blocked
+
+    def skip_blocked(self) -> None:
+        """Skip the test of a case that cannot run here; fail it where everything must run."""
+        if self.blocked:
+            message = f"blocked({self.blocked.want}): {self.blocked}"
+            if self.session.config.option.strict and self.blocked.want != "world":
+                pytest.fail(message, pytrace=False)
+            pytest.skip(message)
+
+
+class RowTrial(Trial[Case]):
+    """A row on one task, or a point of a sweep."""
+
+    noun = "row"
+
+    def __init__(self, session: Session, case: Case) -> None:
+        super().__init__(session, case)
+        self.by_seed: dict[int, Stage[Any]] = {}
+        self._result: Result | None = None
+
+    def resolve(self) -> list[Stage[Any]]:
+        if recipe := self.case.recipe:
+            resolve, world = self.session.setting.resolve, self.case.world
+            self.by_seed = {seed: resolve(recipe(self.case.task, seed), world) for seed in self.session.seeds}
+        return list(self.by_seed.values())
+
+    def judge(self, properties: Properties) -> None:
+        if self.case.recipe is None:
+            pytest.skip(f"the method of {self.case.row.label!r} does not exist here yet")
+        if self.blocked:
+            verdict, identity = f"blocked({self.blocked.want})", self.session.setting.identity([])
+            self.session.keep(self._blank(identity, verdict=verdict, reasons=[str(self.blocked)]))
+        self.skip_blocked()
+        result = self.result()
+        properties += [("verdict", result.verdict), *_printable(result.means).items()]
+        if not verdicts.passes(result):
+            message = result.error or self._compared(result)
+            tail = f"\n\nthe end of its log:\n{result.log_tail}" if result.log_tail else ""
+            pytest.fail(message + tail, pytrace=False)
+
+    def result(self) -> Result:
+        """What the row measured, waited for and kept."""
+        if self._result is None:
+            self._result = self._measured()
+            self.session.keep(self._result)
+        return self._result
+
+    def scores(self) -> dict[int, Scores]:
+        """The scores of each training seed.
+
+        Raises:
+            UserError: what the store holds is damaged.
+        """
+        return {seed: self.session.store.load(stage) for seed, stage in self.by_seed.items()}
+
+    def _blank(self, identity: Identity, **known: Any) -> Result:
+        """A result as far as it is known before anything ran."""
+        case = self.case
+        return Result(
+            case=case.cell,
+            identity=identity,
+            printed=dict(case.printed),
+            band=case.row.band,
+            band_why=case.row.band_why,
+            collapses=case.row.collapses,
+            command=self.session.command(case),
+            **known,
+        )
+
+    def _measured(self) -> Result:
+        session, stages = self.session, list(self.by_seed.values())
+        jobs = [session.wait(stage) for stage in stages]
+        identity = session.setting.identity(stages)
+        reasons = verdicts.reasons_against(identity)
+        reasons += ["a row that the paper quotes, run here for reference"] * self.case.quoted
+        reasons += ["a point of a sweep, of which no number is printed"] * (self.case.point is not None)
+        steady = all(stage.steady for stage in closure(stages) if isinstance(stage, Trained))
+        made_of = _made_of(stages, session.store)
+        result = self._blank(identity, reasons=reasons, steady=steady, verdict="error", **made_of)
+        if failed := [job for job in jobs if job.status == "failed"]:
+            return structs.replace(result, error=failed[0].error, log_tail=failed[0].tail)
+        try:
+            scores = self.scores()
+        except UserError as error:
+            return structs.replace(result, error=str(error))
+        measured = {str(seed): found.numbers for seed, found in scores.items()}
+        result = structs.replace(result, measured=measured, verdict="not comparable")
+        if not reasons:
+            spread = session.spread_of_table(self.case)
+            verdict = verdicts.judge(self.case.printed, measured, self.case.row.band, spread)
+            result = structs.replace(result, table_spread=spread, verdict=verdict)
+        if collapsed := {str(seed): found.collapsed for seed, found in scores.items() if found.collapsed}:
+            result = structs.replace(result, collapsed=collapsed, verdict="collapsed")
+        option = session.config.option
+        beside = baselines.compare(result, session.recorded, must_hold=option.baselines is not None)
+        drifted = beside and beside.drift and not option.update_baselines
+        return structs.replace(result, baseline=beside, verdict="drifted" if drifted else result.verdict)
+
+    def _compared(self, result: Result) -> str:
+        """Why its test fails."""
+        if result.verdict == "collapsed":
+            seed, why = next(iter(result.collapsed.items()))
+            return f"collapsed: seed {seed}: {why}"
+        if result.verdict == "drifted" and result.baseline:
+            return baselines.told(result.baseline)
+        pairs = [
+            f"{METRICS[name].short} {result.means[name]:.1f} (printed {value:.1f})"
+            for name, value in self.case.printed.items()
+            if value is not None
+        ]
+        more = "; more seeds may tell" if result.verdict == "inconclusive" else ""
+        return f"{result.verdict}: {', '.join(pairs)}; band {self.case.row.band}{more}"
+
+
+class ClaimTrial(Trial[ClaimCase]):
+    """A claim in one world. Its rows are rows of the session, whether these were selected or not."""
+
+    noun = "claim"
+
+    def __init__(self, session: Session, case: ClaimCase) -> None:
+        super().__init__(session, case)
+        self.rows = [session.row(cell) for cell in case.cells]
+        self.sources: dict[Case, tuple[list[OnSource], list[OnSource]]] = {}
+        """Of rows that it compares with: the source models, and supervised training on their source."""
+        self._differences: list[statistics.Compared] | None = None
+
+    def resolve(self) -> list[Stage[Any]]:
+        setting = self.session.setting
+        if any(METRICS[name].drawn for name in self.case.claim.metrics) and not setting.on_stand_ins:
+            raise Blocked("world", "asks where people are in images, which is known of drawn ones alone")
+        for row in self.rows:
+            if row.blocked:
+                raise row.blocked
+        for cell, supervised in self.case.baselines.items():
+            row = self.session.row(cell)
+            own = [model for stage in row.stages for model in source_models(stage)]
+            trained = [supervised(cell.task, seed) for seed in self.session.seeds]
+            others = [OnSource(cast("Trained", setting.resolve(each, cell.world))) for each in trained]
+            self.sources[cell] = own, others
+        models = [stage for pair in self.sources.values() for stages in pair for stage in stages]
+        return [*(stage for row in self.rows for stage in row.stages), *models]
+
+    def judge(self, properties: Properties) -> None:
+        self.skip_blocked()
+        record = self._tried()
+        self.session.keep(record)
+        properties.append(("verdict", record.verdict))
+        if record.verdict == "error":
+            pytest.fail(record.reasons[0], pytrace=False)
+        if record.p_adjusted is not None:
+            properties.append(("p", record.p_adjusted))
+
+    def _tried(self) -> ClaimRecord:
+        """What came of it, together with the selected others about its table, in its world."""
+        claim, seeds = self.case.claim, len(self.session.seeds)
+        family = [trial for trial in self.session.claims_beside(self) if not trial.blocked]
+        for row in dict.fromkeys(row for trial in family for row in trial.rows):
+            row.result()
+        if broken := [row.result() for row in self.rows if not row.result().measured]:
+            return self._record("error", reasons=[broken[0].error])
+        try:
+            untrained = [text for cell in self.case.right if (text := self._untrained(cell))]
+        except UserError as error:
+            return self._record("error", reasons=[str(error)])
+        sound = [trial for trial in family if all(row.result().measured for row in trial.rows)]
+        compared = {trial: several for trial in sound if (several := trial.differences())}
+        if self not in compared:
+            return self._record("undecided", reasons=[f"no query here has a value of {' and '.join(claim.metrics)}"])
+        p_values = {trial: statistics.p_value(several) for trial, several in compared.items()}
+        adjusted = dict(
+            zip(p_values, statistics.holm([p for p, _ in p_values.values()], self.case.family), strict=True)
+        )
+        p, direction = p_values[self]
+        verdict, reasons = statistics.verdict(direction, adjusted[self], seeds)
+        if verdict == "undecided":
+            reasons += statistics.fallen(claim, compared[self])
+        comparable = not verdicts.reasons_against(self._identity) and seeds >= statistics.FEWEST_SEEDS
+        size = statistics.beside_stated(compared[self]) if comparable and verdict != "contradicted" else ""
+        return self._record(
+            verdict,
+            second=[word for word in (size, "baseline untrained" if untrained else "") if word],
+            reasons=[*reasons, *untrained],
+            compared=[statistics.as_record(one) for one in compared[self]],
+            p=p,
+            p_adjusted=adjusted[self],
+            family=f"{counted(self.case.family, 'claim')} of table {claim.table} (Holm)",
+            collapsed=[
+                f"{row.case.table}/{row.case.row.id}, seed {seed}: {why}"
+                for row in self.rows
+                for seed, why in row.result().collapsed.items()
+            ],
+        )
+
+    def differences(self) -> list[statistics.Compared]:
+        """Everything that it compares; computed once."""
+        if self._differences is None:
+            left, *rights = (row.scores() for row in self.rows)
+            self._differences = statistics.compare(self.case.claim, left, rights, paired=self.case.paired)
+        return self._differences
+
+    @property
+    def _identity(self) -> Identity:
+        stages = [stage for row in self.rows for stage in row.stages]
+        return self.session.setting.identity(stages, cells=len(self.rows))
+
+    def _record(self, verdict: str, **known: Any) -> ClaimRecord:
+        claim = self.case.claim
+        described = {name: getattr(claim, name) for name in Claimed.__struct_fields__ if name not in ("paper", "right")}
+        return ClaimRecord(
+            claim=Claimed(paper=self.case.paper, right=list(claim.right), **described),
+            world=str(self.case.world or ""),
+            identity=self._identity,
+            seeds=list(self.session.seeds),
+            verdict=verdict,
+            command=self.session.command(self.case),
+            **known,
+        )
+
+    def _untrained(self, cell: Case) -> str:
+        """That a baseline's source model stays behind supervised training on its source; empty where it does not.
+
+        Raises:
+            UserError: a stage that would tell has failed.
+        """
+        if not (models := self.sources.get(cell)) or not all(models):
+            return ""
+        jobs = [self.session.wait(stage) for stages in models for stage in stages]
+        if failed := [job for job in jobs if job.status == "failed"]:
+            raise UserError(failed[0].error)
+        own, supervised = (fmean(self.session.store.load(stage).mAP for stage in stages) for stages in models)
+        if own >= statistics.TRAINED * supervised:
+            return ""
+        place = f"mAP {own:.1f} on {cell.task.source.name}, supervised training {supervised:.1f}"
+        return f"the source model of {cell.row.label!r} reaches {place}"
+
+
+class FigureTrial(Trial[FigureCase]):
+    """A figure that shows images, on one task."""
+
+    noun = "figure"
+
+    def resolve(self) -> list[Stage[Any]]:
+        session = self.session
+        drawing = cast("Figure", session.setting.resolve(self.case.stage(session.seeds[0])))
+        return [replace(drawing, pictures=session.config.option.pictures or drawing.shows_nobody)]
+
+    def judge(self, properties: Properties) -> None:
+        self.skip_blocked()
+        session, figure = self.session, self.case.figure
+        stage = cast("Figure", self.stages[0])
+        job = session.wait(stage)
+        record = FigureRecord(
+            figure=Shown(
+                paper=self.case.paper,
+                id=figure.id,
+                where=figure.where,
+                shows=figure.shows,
+                task=self.case.task.name,
+                rows=[full_label(cell.row) for cell in self.case.cells],
+            ),
+            identity=session.setting.identity([stage]),
+            seed=stage.seed,
+            verdict="drawn",
+            command=session.command(self.case),
+            **_made_of([stage], session.store, histories=False),
+        )
+        try:
+            if job.status == "failed":
+                raise UserError(job.error)
+            drawing = session.store.load(stage)
+        except UserError as error:
+            session.keep(structs.replace(record, verdict="error", error=str(error)))
+            pytest.fail(f"{error}\n\nthe end of its log:\n{job.tail}" if job.tail else str(error), pytrace=False)
+        session.keep(structs.replace(record, drawing=dict(drawing.facts)), drawing.pictures)
+
+
+KINDS: Mapping[type, type[Trial[Any]]] = {Case: RowTrial, ClaimCase: ClaimTrial, FigureCase: FigureTrial}
+"""What each kind of case does."""
+
+
+def deviations(stage: Stage[Any]) -> list[str]:
+    """The entries under `Deviates:` in the docstrings of the modules that define a stage and the values it holds."""
+    values = [stage, *(value for value in vars(stage).values() if is_dataclass(value) and not isinstance(value, Stage))]
+    texts = [sys.modules[name].__doc__ or "" for name in dict.fromkeys(type(value).__module__ for value in values)]
+    listed = [entry for text in texts for entry in text.partition("\nDeviates:\n")[2].split("\n    - ")]
+    entries = [" ".join(entry.split()) for entry in listed]
+    return [entry.removeprefix("- ") for entry in entries if entry]
+
+
+def _made_of(stages: Sequence[Stage[Any]], store: Store, *, histories: bool = True) -> dict[str, Any]:
+    """The part of a record that says what stages did: with or without what each of them logged."""
+    reached = closure(stages)
+    return {
+        "deviations": sorted({line for stage in reached for line in deviations(stage)}),
+        "stages": [_entry(stage, store, histories=histories) for stage in reached if store.has(stage)],
+    }
+
+
+def _entry(stage: Stage[Any], store: Store, *, histories: bool) -> StageEntry:
+    described = store.described(stage)
+    return StageEntry(
+        key=stage.key,
+        name=stage.name,
+        label=label(stage),
+        kind=kind(stage),
+        seed=described.provenance.seed,
+        spec=described.spec,
+        provenance=described.provenance,
+        history=store.history(stage) if histories else [],
+    )
+
+
+def _printable(means: Mapping[str, float]) -> dict[str, float]:
+    return {name: means[name] for name in metrics.measured() if name in means}
+
+
+def pooled(rows: Iterable[RowTrial], session: Session) -> dict[str, Spread]:
+    """The spread between seeds that comparable rows share, all of them waited for."""
+    sound = []
+    for row in rows:
+        ended = [session.wait(stage).status != "failed" for stage in row.stages]
+        if not all(ended) or verdicts.reasons_against(session.setting.identity(row.stages)):
+            continue
+        with contextlib.suppress(UserError):  # what is damaged is told where its own row is judged
+            scores = row.scores().values()
+            sound += [] if any(seed.collapsed for seed in scores) else [[seed.numbers for seed in scores]]
+    return verdicts.pool(sound)
