@@ -117,15 +117,16 @@ def run(options: argparse.Namespace) -> int:
     """
     from reports.readme import readme_table, update_readme
     from reports.render import render
+    from reproduce.papers.tables import read_all
 
-    papers, problem = readable(options.suites)
+    papers = read_all(options.suites)
     if options.compare:
         return _compare(options, papers)
     folders = options.results or [Path("build/results")]
     results = [result for folder in folders for result in _results(folder)]
     claims = [claim for folder in folders for claim in _claims(folder)]
     figures = [figure for folder in folders for figure in _figures(folder)]
-    made = render(results, papers, options.out, claims=claims, figures=figures, problem=problem, title=options.title)
+    made = render(results, papers, options.out, claims=claims, figures=figures, problem="", title=options.title)
     for path in made:
         print(path)
     if options.readme is not None:

@@ -86,7 +86,7 @@ def _table(table: Table) -> str:
 
 
 def _heading(column: Column, metric: str, several: bool) -> str:
-    name = METRICS[metric].title.replace(" gain", "-gain")
+    name = _exported(metric).replace("_", " ")
     return f"{column.label}: {name}" if several else name
 
 
@@ -112,7 +112,7 @@ def _ran(row: Row) -> str:
 def _exported(metric: str) -> str:
     """A metric in a CSV file: `rank-1`, `mAP-gain`, `train_ids`."""
     declared = METRICS[metric]
-    return metric if declared.kind == "count" else declared.title.replace(" ", "-")
+    return declared.title.replace(" ", "-") if declared.kind in ("retrieval", "gain") else metric
 
 
 def _shown(value: float | None, metric: str) -> str:

@@ -31,8 +31,8 @@ _INNERMOST = re.compile(r"\{[^{}\[\]]*\}|\[[-+.,\deE\s]*\]")
 """Objects without others in them, such as a line of a history, and lists of numbers: written on one line."""
 
 
-class Kept(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a record. A field with its default is not written."""
+class Kept(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A part of a record."""
 
 
 class Point(Kept, kw_only=True):
@@ -43,7 +43,7 @@ class Point(Kept, kw_only=True):
     value: float | int | str
 
 
-class Cell(Kept, kw_only=True):
+class Cell(Kept, kw_only=True, omit_defaults=True):
     """Which row on which task."""
 
     paper: str
@@ -64,7 +64,7 @@ class Cell(Kept, kw_only=True):
         return self.paper, self.table, self.column, self.row, self.task, point
 
 
-class Identity(Kept, kw_only=True):
+class Identity(Kept, kw_only=True, omit_defaults=True):
     """What makes results of one cell comparable with each other: everything but the training seed."""
 
     scale: str
@@ -98,7 +98,7 @@ class Identity(Kept, kw_only=True):
         return told
 
 
-class StageEntry(Kept, kw_only=True):
+class StageEntry(Kept, kw_only=True, omit_defaults=True):
     """A stage behind a record."""
 
     key: str
@@ -269,7 +269,7 @@ class Shown(Kept, kw_only=True):
     rows: list[str]
 
 
-class Strip(Kept, kw_only=True):
+class Strip(Kept, kw_only=True, omit_defaults=True):
     """The pictures of a figure, side by side in one PNG beside its record."""
 
     file: str
@@ -322,7 +322,7 @@ def write(record: Record, folder: Path) -> Path:
     path = path_of(record, folder)
     if isinstance(record, FigureRecord) and record.pictures:
         record = structs.replace(record, pictures=structs.replace(record.pictures, path=""))
-    _put({"format": FORMAT, **msgspec.to_builtins(record)}, path)
+    _put(msgspec.to_builtins(record), path)
     for other in path.parent.glob(f"{path.stem.rpartition('-')[0]}-????????.json"):
         with contextlib.suppress(UserError):  # a broken one is told when it is read
             if other != path and read_one(other).identity.setting == record.identity.setting:
@@ -413,9 +413,9 @@ def read_one(path: Path) -> Record:
             f"{path} is not a result that this version can show: {error}; move it away or run its case again"
         ) from None
     if isinstance(record, FigureRecord) and record.pictures:
-        beside = path.with_name(record.pictures.file)
-        if beside.parent != path.parent:
+        if Path(record.pictures.file).name != record.pictures.file:
             raise UserError(f"{path} names pictures elsewhere: delete it and run its case again")
+        beside = path.with_name(record.pictures.file)
         found = structs.replace(record.pictures, path=str(beside)) if beside.is_file() else None
         record = structs.replace(record, pictures=found)
     return record

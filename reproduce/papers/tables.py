@@ -304,7 +304,16 @@ def read(path: Path) -> Paper:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
-    place = _Place(path.name)
+    return parse(raw, path.name)
+
+
+def parse(raw: Mapping[str, Any], name: str) -> Paper:
+    """Check a paper's TOML document; `name` is its file's, for messages.
+
+    Raises:
+        UserError: it is not as described; the message names file, table and row.
+    """
+    place = _Place(name)
     place.only(raw, "paper", "name", "title", "authors", "venue", "table", "figure", "claim")
     tables = [_table(entry, place) for entry in place.take(raw, "table", list)]
     place.no_duplicates("table", [table.id for table in tables])

@@ -208,6 +208,8 @@ class Campaign:
             properties: of its test; verdict and numbers are added.
         """
         if isinstance(case, Case):
+            if case.recipe is None:
+                pytest.skip(f"the method of {case.row.label!r} does not exist here yet")
             trial: Trial[Any] = self.row(case)
         else:
             trial = next(trial for trial in self.trials if trial.case is case)

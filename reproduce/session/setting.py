@@ -143,7 +143,7 @@ class Setting:
         scale = SCALES[self.scale]
         by_scale = at_scale(scale, scratch=self.weights == SCRATCH)
         seed, dials = self.world_seed, Dials()
-        not_drawn = Blocked("world", "asks about drawn worlds, and these data are real")
+        not_drawn = Blocked("world", "needs stand-in data, and these data are real")
         if world:
             if not self.on_stand_ins:
                 raise not_drawn

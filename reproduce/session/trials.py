@@ -137,14 +137,12 @@ class RowTrial(Trial[Case]):
         self._result: Result | None = None
 
     def resolve(self) -> list[Stage[Any]]:
-        if recipe := self.case.recipe:
-            resolve, world = self.session.setting.resolve, self.case.world
-            self.by_seed = {seed: resolve(recipe(self.case.task, seed), world) for seed in self.session.seeds}
+        resolve, recipe, world = self.session.setting.resolve, self.case.recipe, self.case.world
+        assert recipe, "a case without one is skipped"
+        self.by_seed = {seed: resolve(recipe(self.case.task, seed), world) for seed in self.session.seeds}
         return list(self.by_seed.values())
 
     def judge(self, properties: Properties) -> None:
-        if self.case.recipe is None:
-            pytest.skip(f"the method of {self.case.row.label!r} does not exist here yet")
         if self.blocked:
             verdict, identity = f"blocked({self.blocked.want})", self.session.setting.identity([])
             self.session.keep(self._blank(identity, verdict=verdict, reasons=[str(self.blocked)]))

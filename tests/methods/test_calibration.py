@@ -173,7 +173,7 @@ def test_the_page_shows_what_was_measured() -> None:
     assert kept["world"] == WORLD_VERSION, "the world has changed: measure it again"
     shipped = Setting("small")
     run = next(iter(read(numbers)))
-    assert kept["weights"] == shipped.identity([stage(run, shipped)])["weights"]
+    assert kept["weights"] == shipped.identity([stage(run, shipped)]).weights
     for line in filter(None, tables(read(numbers))):
         assert line in page.read_text(), f"the page should hold:\n{line}"
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 
 from reports import cli, pages
 from reports.claims import WIDTH, read_claims, tally
 from reports.render import render
+from reproduce.papers.records import write
 
 HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
 PAPER = {
@@ -41,6 +42,8 @@ PAPER = {
         {"id": "other", "where": "section 4", "says": "CS adds more than CN.", "testable": "yes"},
     ],
 }
+DEMO = made.paper(PAPER)
+NOTHING = made.paper({"paper": "nothing"})
 IDENTITY = {"scale": "small", "data": {"duke": {"kind": "stand-in", "seed": 1, "dials": {"camera": 1.0}}}}
 
 
@@ -96,7 +99,9 @@ THREE_WORLDS = [trial("no-camera", "contradicted"), trial("world2", "supported")
 
 
 def shown(tmp_path: Path, records: list[dict[str, Any]]) -> tuple[Path, str]:
-    html, markdown = render([cell("with")], {"demo": PAPER}, tmp_path, claims=records)
+    html, markdown = render(
+        [made.kept(cell("with"))], {"demo": DEMO}, tmp_path, claims=[made.kept(record) for record in records]
+    )
     return html.parent, markdown.read_text(encoding="utf-8")
 
 
@@ -137,7 +142,7 @@ def test_claims_without_a_trial_say_why(tmp_path: Path) -> None:
 
 
 def test_the_overview_counts_each_claim_once(tmp_path: Path) -> None:
-    page = pages.page([], {"demo": PAPER}, "x", THREE_WORLDS)
+    page = pages.page([], {"demo": DEMO}, "x", map(made.kept, THREE_WORLDS))
     assert [(word.word, number) for word, number in page.whole.claims] == [("undecided", 1), ("not tried", 2)]
     folder, _ = shown(tmp_path, THREE_WORLDS)
     assert "claims about what the papers ran 2 of 3 ? undecided 1 – not tried 2" in plain(
@@ -154,15 +159,15 @@ def test_a_case_names_the_claims_that_compare_it(tmp_path: Path) -> None:
 
 def test_verdicts_need_no_colour_and_a_contradiction_is_no_error() -> None:
     for word in ("supported", "contradicted", "undecided", "error"):
-        (claim,) = read_claims({}, [trial(verdict=word)], Counter())
+        (claim,) = read_claims(NOTHING, [made.kept(trial(verdict=word))], Counter())
         assert claim.verdict.word == word
         assert claim.verdict.symbol
         assert (claim.verdict.tone == "bad") == (word == "error")
-    assert [(word.word, number) for word, number in tally(read_claims(PAPER, [], Counter()))] == [("not tried", 3)]
+    assert [(word.word, number) for word, number in tally(read_claims(DEMO, [], Counter()))] == [("not tried", 3)]
 
 
 def test_what_is_drawn_lies_inside_and_in_order() -> None:
-    (claim,) = read_claims({}, [trial()], Counter())
+    (claim,) = read_claims(NOTHING, [made.kept(trial())], Counter())
     drawn = claim.trials[0].comparisons[0].drawn
     low, mean, zero, high, stated = drawn.low, drawn.mean, drawn.zero, drawn.high, drawn.stated
     assert low is not None
@@ -182,7 +187,7 @@ def test_least_record_and_one_with_an_error_can_be_shown(tmp_path: Path) -> None
         "compared": [],
         "reasons": ["no m2d"],
     }
-    bare = {"format": 1, "claim": {"paper": "new", "id": "y"}, "verdict": "odd", "compared": [{}]}
+    bare = {"format": 1, "claim": {"paper": "new", "id": "y"}, "verdict": "odd"}
     folder, markdown = shown(tmp_path, [least, bare])
     text = plain((folder / "new.html").read_text())
     assert "! error" in text
@@ -215,12 +220,12 @@ def test_the_command_finds_the_claims_of_a_folder(where: str, tmp_path: Path) ->
     results, claims, suites = tmp_path / "out" / "results", tmp_path / where, tmp_path / "suites"
     for folder in (results, claims, suites):
         folder.mkdir(parents=True, exist_ok=True)
-    (suites / "demo.toml").write_text('paper = "demo"\ntitle = "A demonstration"\n')
-    (results / "cell.json").write_text(json.dumps(cell("with")))
-    (claims / "claim.json").write_text(json.dumps(trial()))
+    (suites / "demo.toml").write_text(made.EMPTY_PAPER)
+    write(made.kept(cell("with")), results)
+    write(made.kept(trial()), claims)
     assert cli.main([str(results), "--suites", str(suites), "--out", str(tmp_path / "pages")]) == 0
     assert "CN adds 7.5 mAP." in (tmp_path / "pages" / "report" / "demo.html").read_text()
-    index = cli.finish([cell("with")], suites, tmp_path / "finished", claims=[trial()])
+    index = cli.finish([made.kept(cell("with"))], suites, tmp_path / "finished", claims=[made.kept(trial())])
     assert "? undecided" in plain(index.read_text())
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import made
+import msgspec
 import pytest
 
 from reports import cli
@@ -18,7 +20,7 @@ from reproduce.papers import baselines
 from reproduce.papers.baselines import OLDER
 
 HOSTILE = """<script>alert("1 & 2")</script>"""
-PAPERS = {"demo": {"name": "Demo", "title": "A demonstration"}}
+PAPERS = {"demo": made.paper({"paper": "demo", "name": "Demo"})}
 
 
 def result(row: str, numbers: list[float], seeds: tuple[int, ...] = (1, 2, 3), **changes: Any) -> dict[str, Any]:
@@ -36,18 +38,18 @@ def result(row: str, numbers: list[float], seeds: tuple[int, ...] = (1, 2, 3), *
 
 
 def outcome(old: dict[str, Any], new: dict[str, Any]) -> str:
-    (pair,) = compare([old], [new], PAPERS).pairs
+    (pair,) = compare([made.kept(old)], [made.kept(new)], PAPERS).pairs
     return pair.outcome
 
 
 def test_a_difference_is_judged_as_a_run_judges_it() -> None:
     old = result("a", [50.0, 51.0, 52.0], steady=False)
     for new in (result("a", [80.0]), result("a", [51.5]), result("a", [50.0, 51.0, 52.0])):
-        (pair,) = compare([old], [new], PAPERS).pairs
-        beside = baselines.compare(new, [old])
+        (pair,) = compare([made.kept(old)], [made.kept(new)], PAPERS).pairs
+        beside = baselines.compare(made.kept(new), [made.kept(old)])
         assert beside
-        assert pair.moves[0].band == f"{beside['metrics']['mAP']['band']:.1f}"
-        assert (pair.outcome == "drifted") == beside["drift"]
+        assert pair.moves[0].band == f"{beside.metrics['mAP'].band:.1f}"
+        assert (pair.outcome == "drifted") == beside.drift
 
 
 def test_outcomes() -> None:
@@ -65,7 +67,11 @@ def test_outcomes() -> None:
 def test_only_the_same_setting_is_compared() -> None:
     other = result("a", [50.0])
     other["identity"]["data"]["duke"]["seed"] = 2
-    found = compare([result("a", [50.0]), result("b", [1.0])], [other, result("b", [1.0])], PAPERS)
+    found = compare(
+        [made.kept(result("a", [50.0])), made.kept(result("b", [1.0]))],
+        [made.kept(other), made.kept(result("b", [1.0]))],
+        PAPERS,
+    )
     assert [pair.name for pair in found.pairs] == ["Demo Table 3, + b, m2d"]
     assert found.new == ("Demo Table 3, + a, m2d (scale small, stand-ins, world seed 2)",)
     assert found.vanished == ("Demo Table 3, + a, m2d (scale small, stand-ins, world seed 1)",)
@@ -79,7 +85,7 @@ def test_what_moved_stands_first_and_verdicts_that_changed_are_said(tmp_path: Pa
         result("within", [50.0, 50.5, 51.2]),
         result("moved", [40.0, 40.5, 41.0]),
     ]
-    found = compare(old, new, PAPERS)
+    found = compare([made.kept(each) for each in old], [made.kept(each) for each in new], PAPERS)
     assert [pair.name.split("+ ")[1] for pair in found.shown] == ["moved, m2d", "within, m2d", "same, m2d"]
     printed = text(found)
     assert printed.isascii() or "±" in printed
@@ -94,10 +100,11 @@ def test_what_moved_stands_first_and_verdicts_that_changed_are_said(tmp_path: Pa
 def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suites = tmp_path / "suites"
     suites.mkdir()
-    (suites / "demo.toml").write_text('paper = "demo"')
+    (suites / "demo.toml").write_text(made.EMPTY_PAPER)
     for name, number in (("old", 50.0), ("new", 150.0)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "one.json").write_text(json.dumps(result(HOSTILE, [number, number + 1])))
+        record = msgspec.to_builtins(made.kept(result(HOSTILE, [number, number + 1])))
+        (tmp_path / name / "one.json").write_text(json.dumps(record))
     old, new = str(tmp_path / "old"), str(tmp_path / "new")
     assert cli.main(["--compare", old, new, "--suites", str(suites), "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -115,14 +122,14 @@ def drifted() -> dict[str, Any]:
 
 
 def test_a_drift_is_said_first_with_old_new_band_and_commit(tmp_path: Path) -> None:
-    case = Case(drifted())
+    case = Case(made.kept(drifted()))
     assert not case.comparable
     assert case.verdict.word == "drifted"
     assert case.why == "recorded at commit 92c8bba00000: mAP 49.7, now 30.0 (band ±12.3)"
-    whole = page([drifted(), result("b", [1.0])], PAPERS, "x")
+    whole = page([made.kept(drifted()), made.kept(result("b", [1.0]))], PAPERS, "x")
     assert [found.row for found in whole.attention] == ["a"]
     assert whole.next.command == "pytest 'one'"
-    html, markdown = render([drifted()], PAPERS, tmp_path)
+    html, markdown = render([made.kept(drifted())], PAPERS, tmp_path)
     assert "mAP 49.7, now 30.0" in html.read_text()
     assert "mAP 49.7, now 30.0" in markdown.read_text()
     (shown,) = html.parent.glob("cases/*.html")
@@ -141,8 +148,8 @@ def test_a_case_inside_its_band_keeps_its_verdict(tmp_path: Path) -> None:
     kept = drifted() | {"verdict": "not comparable"}
     kept["baseline"]["drift"] = False
     kept["baseline"]["metrics"]["mAP"]["new"] = 49.0
-    assert page([kept], PAPERS, "x").attention == ()
-    html, _ = render([kept], PAPERS, tmp_path)
+    assert page([made.kept(kept)], PAPERS, "x").attention == ()
+    html, _ = render([made.kept(kept)], PAPERS, tmp_path)
     (shown,) = html.parent.glob("cases/*.html")
     assert "inside its band" in shown.read_text()
 
@@ -151,7 +158,7 @@ def test_a_difference_that_is_not_judged_says_why_and_where_it_was_recorded(tmp_
     kept = drifted() | {"verdict": "not comparable"}
     kept["baseline"] |= {"drift": False, "unjudged": "it learns", "same_machine": False, "recorded_on": [HOSTILE]}
     kept["elsewhere"] = [{"on": ["a Zen"], "measured": {"1": {"mAP": 41.0}, "2": {"mAP": 43.0}}}]
-    html, _ = render([kept], PAPERS, tmp_path)
+    html, _ = render([made.kept(kept)], PAPERS, tmp_path)
     (shown,) = html.parent.glob("cases/*.html")
     page = shown.read_text()
     assert "outside its band; not judged: it learns" in page
@@ -164,7 +171,7 @@ def test_a_difference_that_is_not_judged_says_why_and_where_it_was_recorded(tmp_
 def test_an_older_recipe_is_said_and_no_band_is_left(tmp_path: Path) -> None:
     kept = drifted() | {"verdict": "not comparable"}
     kept["baseline"] |= {"drift": False, "unjudged": OLDER}
-    html, _ = render([kept], PAPERS, tmp_path)
+    html, _ = render([made.kept(kept)], PAPERS, tmp_path)
     (shown,) = html.parent.glob("cases/*.html")
     page = shown.read_text()
     assert "with seeds 1, 2, 3; recorded for an older recipe." in page

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import made
+
 from reports.cases import Case
 from reports.figures import figures
 from reports.render import render
@@ -24,6 +26,8 @@ PAPER = {
         {"id": "1", "kind": "diagram", "where": "section 3", "shows": "The pipeline.", "rows": [], "task": []},
     ],
 }
+
+DEMO = made.paper(PAPER)
 
 
 def result(row: str, curves: dict[str, list[float]], **data: Any) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def result(row: str, curves: dict[str, list[float]], **data: Any) -> dict[str, A
 
 
 def drawn(*results: dict[str, Any]) -> Any:
-    (found,) = figures(PAPER, [Case(each) for each in results], lambda cases: [("together", cases)])
+    (found,) = figures(DEMO, [Case(made.kept(each)) for each in results], lambda cases: [("together", cases)])
     (one,) = found.drawn
     return one
 
@@ -74,15 +78,15 @@ def test_a_run_that_ended_early_stays_where_it_was() -> None:
 
 
 def test_rows_that_the_figure_does_not_show_draw_nothing(tmp_path: Path) -> None:
-    assert figures(PAPER, [Case(result("other", {"1": [1.0]}))], lambda cases: [("", cases)]) == ()
-    html, markdown = render([result("other", {"1": [1.0]})], {"demo": PAPER}, tmp_path)
+    assert figures(DEMO, [Case(made.kept(result("other", {"1": [1.0]})))], lambda cases: [("", cases)]) == ()
+    html, markdown = render([made.kept(result("other", {"1": [1.0]}))], {"demo": DEMO}, tmp_path)
     assert "Figure 2" not in (html.parent / "demo.html").read_text() + markdown.read_text()
 
 
 def test_each_setting_has_its_own_panel_on_the_page(tmp_path: Path) -> None:
     plain, neutral = {"camera": 1.0}, {"camera": 0.0}
     found = [result("with", {"1": [10.0, 20.0]}, dials=dials) for dials in (plain, neutral)]
-    html, markdown = render(found, {"demo": PAPER}, tmp_path)
+    html, markdown = render([made.kept(each) for each in found], {"demo": DEMO}, tmp_path)
     page, text = (html.parent / "demo.html").read_text(), markdown.read_text()
     assert page.count("m2d: mAP</") + page.count("m2d: mAP <") == 2
     assert "Accuracy over steps &lt;here&gt;." in page

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from reproduce.papers.results import read
+from reproduce.papers.records import Numbers, read
 
 ROOT = Path(__file__).parents[2]
 ROWS = {"da": "+ DA", "pl": "+ PL", "selection": "+ cluster selection", "ours": "+ CN"}
-RECORDED = [result for result in read(ROOT / "reports" / "results") if result["identity"]["scale"] == "small"]
+RECORDED = [result for result in read(ROOT / "reports" / "results") if result.identity.scale == "small"]
 
 
-def recorded(paper: str, table: str, row: str, column: str) -> Mapping[str, Any]:
-    """The record of a row."""
-    place = {"paper": paper, "table": table, "row": row, "column": column}
-    (found,) = [result for result in RECORDED if place.items() <= result["case"].items()]
-    return found
-
-
-def measured(*place: str) -> Mapping[str, Mapping[str, Any]]:
-    """The numbers of a row by seed."""
-    return recorded(*place)["measured"]  # type: ignore[no-any-return]
+def measured(*place: str) -> dict[str, Numbers]:
+    """The numbers of a row by seed: paper, table, row, column."""
+    cells = [(result.case, result.measured) for result in RECORDED]
+    (numbers,) = [it for cell, it in cells if (cell.paper, cell.table, cell.row, cell.column) == place]
+    return numbers
 
 
 def block(column: str) -> str:

@@ -6,13 +6,13 @@ import base64
 import copy
 import html
 import io
-import json
 import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +21,8 @@ from PIL import Image
 
 from reports import cli, pictures
 from reports.render import render
-from reproduce.papers.results import read_figures, write_figure
+from reproduce.errors import UserError
+from reproduce.papers.records import read_figures, write_figure
 
 HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
 PAPER: dict[str, Any] = {
@@ -101,15 +102,17 @@ def failure(**changes: Any) -> dict[str, Any]:
 
 def kept(folder: Path, record: dict[str, Any], *, shown: bool = False) -> list[dict[str, Any]]:
     """The record as a run writes it and a report reads it, with its strip of pictures or without."""
-    count = len(record.get("drawing", {}).get("images", ()))
+    count = len((record.get("drawing") or {}).get("images", ()))
     pixels = np.arange(count * 4 * 2 * 3, dtype=np.uint8).reshape(count, 4, 2, 3) if shown and count else None
-    write_figure(record, pixels, folder)
+    write_figure(made.kept(record), pixels, folder)
     return read_figures(folder)
 
 
 def pages(tmp_path: Path, records: list[dict[str, Any]], **more: Any) -> tuple[str, str, str]:
     """The paper's page, the first page, the Markdown."""
-    index, markdown = render(more.pop("results", []), {"demo": PAPER}, tmp_path / "out", figures=records, **more)
+    results = [made.kept(each) for each in more.pop("results", [])]
+    figures = [made.kept(each) for each in records]
+    index, markdown = render(results, {"demo": made.paper(PAPER)}, tmp_path / "out", figures=figures, **more)
     return (index.parent / "demo.html").read_text(), index.read_text(), markdown.read_text()
 
 
@@ -231,7 +234,7 @@ def test_each_drawing_has_its_own_strip_where_another_has_none(without: int, tmp
         folder = tmp_path / task
         record = figure("activation maps", task=task)
         pixels = np.full((3, 4, 2, 3), number, np.uint8)
-        write_figure(record, None if number == without else pixels, folder)
+        write_figure(made.kept(record), None if number == without else pixels, folder)
         records += read_figures(folder)
     page, _, _ = pages(tmp_path, records)
     style, _, shown = page.partition("</head>")
@@ -281,7 +284,7 @@ def test_forty_two_identities_differ_in_colour_or_shape() -> None:
     many = pictures.COLOURS * len(pictures.SHAPES)
     row = {"x": [0.0] * many, "y": list(range(many)), "silhouette": 0.0}
     drawing = {"kind": "projection", "images": [], "people": list(range(many)), "rows": [row]}
-    (drawn,) = pictures.pictures(PAPER, [figure(rows=["one"], drawing=drawing)])
+    (drawn,) = pictures.pictures(made.paper(PAPER), [made.kept(figure(rows=["one"], drawing=drawing))])
     looks = {(marks.colour, re.sub(r"^M\S+ \S+?(?=m)", "", marks.path)) for marks in marked(drawn)}
     assert len(looks) == many == 42
 
@@ -294,7 +297,7 @@ def test_points_stay_in_the_plane_and_keep_their_proportions(points: list[tuple[
     xs, ys = ([point[axis] for point in points] for axis in (0, 1))
     drawing = {"kind": "projection", "images": [], "people": [0] * len(points)}
     drawing["rows"] = [{"x": xs, "y": ys, "silhouette": 0.0}]
-    (drawn,) = pictures.pictures(PAPER, [figure(rows=["one"], drawing=drawing)])
+    (drawn,) = pictures.pictures(made.paper(PAPER), [made.kept(figure(rows=["one"], drawing=drawing))])
     (marks,) = marked(drawn)
     placed = [(float(x), float(y)) for x, y in re.findall(r"M(\S+?) (\S+?)m", marks.path)]
     assert len(placed) == len(points)
@@ -463,10 +466,9 @@ def test_an_error_is_shown_and_comes_first(tmp_path: Path) -> None:
 
 
 def test_the_least_record_that_loads_can_be_rendered(tmp_path: Path) -> None:
-    least = {"format": 1, "figure": {"paper": "demo", "id": "9", "task": "m2d"}}
-    for name, more in (("a", {"verdict": "error"}), ("b", {"drawing": {}})):
-        (tmp_path / f"{name}.json").write_text(json.dumps(least | more))
-    page, _, markdown = pages(tmp_path, read_figures(tmp_path))
+    least = {"figure": {"paper": "demo", "id": "9", "task": "m2d"}}
+    records = [least | more for more in ({"verdict": "error"}, {"drawing": {}})]
+    page, _, markdown = pages(tmp_path, records)
     assert page.count(pictures.UNREADABLE) == markdown.count(pictures.UNREADABLE) // 2 == 2
 
 
@@ -498,7 +500,6 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
         "command": HOSTILE,
         "deviations": [HOSTILE],
         "stages": [{"key": HOSTILE, "label": HOSTILE}],
-        "seed": HOSTILE,
     }
     records = [figure(kind, **hostile, **more) for kind in DRAWINGS]
     records += [failure(**hostile, **more) | {"error": HOSTILE}]
@@ -514,11 +515,11 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
 
 
 def test_sizes_of_a_strip_cannot_leave_the_style(tmp_path: Path) -> None:
-    (record,) = kept(tmp_path, figure(), shown=True)
-    record["pictures"]["width"] = "2; } body { display: none"
-    page, _, _ = pages(tmp_path, [record])
-    assert "body { display" not in page
-    assert Sound(page).pictures == 0
+    kept(tmp_path, figure(), shown=True)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text().replace('"width": 2', '"width": "2; } body { display: none"'))
+    with pytest.raises(UserError, match=r"Expected `int`, got `str` - at `\$\.pictures\.width`"):
+        read_figures(tmp_path)
 
 
 # ---------------------------------------------------------------- bytes, Markdown, command
@@ -556,7 +557,7 @@ def options(folder: Path) -> list[str]:
     """Of `reproduce report`, with a folder of suites that describes the paper."""
     suites = folder / "suites"
     suites.mkdir()
-    (suites / "demo.toml").write_text('paper = "demo"\ntitle = "A demonstration"\n')
+    (suites / "demo.toml").write_text(made.EMPTY_PAPER)
     return ["--suites", str(suites), "--out", str(folder / "out")]
 
 
@@ -578,5 +579,7 @@ def test_a_folder_without_results_and_figures_is_still_refused(
 
 
 def test_the_end_of_a_run_hands_figures_on(tmp_path: Path) -> None:
-    index = cli.finish([], {"demo": PAPER}, tmp_path / "out", figures=kept(tmp_path, figure(), shown=True))
+    options(tmp_path)
+    figures = kept(tmp_path / "kept", figure(), shown=True)
+    index = cli.finish([], tmp_path / "suites", tmp_path / "out", figures=figures)
     assert "data:image/png" in (index.parent / "demo.html").read_text()

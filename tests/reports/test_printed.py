@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import kept
 
 from reports import pages
-from reports.cli import read_papers
 from reports.render import render
-from reproduce.errors import UserError
-from reproduce.papers.results import read
+from reproduce.papers.records import read
 from reproduce.papers.tables import Paper, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +63,7 @@ def suites(tmp_path: Path) -> Path:
 
 
 def rendered(suites: Path, out: Path, results: list[dict[str, Any]] | None = None) -> Path:
-    html, _ = render(results or [], read_papers(suites), out, checked=read_all(suites))
+    html, _ = render([kept(each) for each in results or ()], read_all(suites), out, problem="")
     return html.parent
 
 
@@ -78,7 +77,7 @@ def result(row: str) -> dict[str, Any]:
 
 
 def methods(papers: dict[str, Paper], results: list[dict[str, Any]]) -> Any:
-    return pages.page(results, {}, "x", checked=papers).printed.methods
+    return pages.page([kept(each) for each in results], papers, "x", problem="").printed.methods
 
 
 def test_a_method_stands_beside_itself_in_another_paper(suites: Path) -> None:
@@ -116,13 +115,13 @@ def test_the_pages_are_linked_and_escaped(suites: Path, tmp_path: Path) -> None:
         assert 'methods.html"' in source
         assert 'audit.html"' in source
     assert "mAP 50.0, rank-1 61.2, n = 1" in (folder / "methods.html").read_text()
-    assert re.search(r'href="cases/one-1-mmt-m2d-[0-9a-f]{8}\.html"', (folder / "methods.html").read_text())
+    assert re.search(r'href="cases/one-1-mmt-m2d-small-[0-9a-f]{8}\.html"', (folder / "methods.html").read_text())
     assert "&lt;b&gt;X" in (folder / "methods.html").read_text()
 
 
 def test_the_audit_shows_every_finding_with_its_places(tmp_path: Path) -> None:
     papers = read_all(ROOT / "suites")
-    page = pages.page([], {}, "x", checked=papers)
+    page = pages.page([], papers, "x", problem="")
     source = (rendered(ROOT / "suites", tmp_path) / "audit.html").read_text()
     assert source.count('<article class="card">') == page.printed.count > 0
     for _, _, members in page.printed.findings:
@@ -131,14 +130,14 @@ def test_the_audit_shows_every_finding_with_its_places(tmp_path: Path) -> None:
 
 
 def test_papers_that_cannot_be_read_spoil_no_report(suites: Path, tmp_path: Path) -> None:
-    html, _ = render([], read_papers(suites), tmp_path, checked=UserError("two.toml: venue is missing"))
+    html, _ = render([], read_all(suites), tmp_path, problem="two.toml: venue is missing")
     assert "could not be audited: two.toml: venue is missing" in html.read_text()
     assert {path.name for path in html.parent.glob("*.html")} == {"index.html"}
 
 
 def test_recorded_results_have_links_that_lead_somewhere(tmp_path: Path) -> None:
     recorded = read(ROOT / "reports" / "results")
-    html, _ = render(recorded, read_papers(ROOT / "suites"), tmp_path, checked=read_all(ROOT / "suites"))
+    html, _ = render(recorded, read_all(ROOT / "suites"), tmp_path, problem="")
     for path in html.parent.rglob("*.html"):
         for link in re.findall(r'href="([^"]*)"', path.read_text()):
             file, _, anchor = link.partition("#")

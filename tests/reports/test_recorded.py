@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.cli import read_papers
 from reports.readme import readme_table, update_readme
 from reports.render import render
 from reproduce.data.world import WORLD_VERSION
-from reproduce.papers.results import file_name, read
+from reproduce.papers.records import path_of, read
 from reproduce.papers.tables import read_all
 
 ROOT = Path(__file__).parents[2]
@@ -18,29 +17,29 @@ RECORDED = read(ROOT / "reports" / "results")
 def test_recorded_results_are_whole_and_of_this_world() -> None:
     assert RECORDED
     for result in RECORDED:
-        assert (ROOT / "reports" / "results" / file_name(result)).exists()
-        assert result["measured"]
-        assert all(stage["provenance"]["commit"] and not stage["provenance"]["dirty"] for stage in result["stages"])
-        worlds = {data["world"] for data in result["identity"]["data"].values() if data["kind"] == "stand-in"}
+        assert path_of(result, ROOT / "reports" / "results").exists()
+        assert result.measured
+        assert all(stage.provenance.commit and not stage.provenance.dirty for stage in result.stages)
+        worlds = {data["world"] for data in result.identity.data.values() if data["kind"] == "stand-in"}
         assert worlds <= {WORLD_VERSION}, "the world has changed: run these cases again and record them"
 
 
 def test_recorded_results_quote_the_tables() -> None:
     papers = read_all(ROOT / "suites")
     for result in RECORDED:
-        case = result["case"]
-        row = papers[case["paper"]].tables[case["table"]].row(case["row"])
+        case = result.case
+        row = papers[case.paper].tables[case.table].row(case.row)
         assert row
-        assert result["printed"].items() <= dict(row.printed[case["column"]]).items()
+        assert result.printed.items() <= dict(row.printed[case.column]).items()
 
 
 def test_the_readme_shows_them(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text())
-    changed = update_readme(copy, readme_table(RECORDED, read_papers(ROOT / "suites")))
+    changed = update_readme(copy, readme_table(RECORDED, read_all(ROOT / "suites")))
     assert not changed, "renew it: reproduce report reports/results --readme README.md"
 
 
 def test_the_report_says_that_duke_was_withdrawn(tmp_path: Path) -> None:
-    for path in render(RECORDED, read_papers(ROOT / "suites"), tmp_path):
+    for path in render(RECORDED, read_all(ROOT / "suites"), tmp_path):
         assert "withdrawn" in path.read_text().lower()

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from demo_stages import Number, Untrained
+from msgspec import structs
 from runs import run
 from sklearn.metrics import silhouette_samples
 
@@ -23,7 +25,7 @@ from reproduce.dataset import Dataset, Image
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Rerank, embed
 from reproduce.figures import ActivationMaps, Figure, Network, Projection, RankLists, of_rows
-from reproduce.papers import results
+from reproduce.papers import records
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage
 
@@ -189,43 +191,51 @@ def test_rows_that_make_no_figure(rows: list[Stage[Any]]) -> None:
         of_rows(RankLists, rows, seed=1)
 
 
-RECORD: dict[str, Any] = {
-    "format": 1,
-    "figure": {"paper": "p", "id": "6", "task": "m2d", "where": "", "shows": "", "rows": ["A"]},
-    "identity": {"scale": "small"},
-    "seed": 1,
-    "verdict": "drawn",
-    "drawing": {"kind": "rank lists", "images": [], "queries": [], "rows": []},
-}
+RECORD = records.FigureRecord(
+    figure=records.Shown(paper="p", id="6", task="m2d", where="", shows="", rows=["A"]),
+    identity=made.identity(),
+    seed=1,
+    verdict="drawn",
+    drawing={"kind": "rank lists", "images": [], "queries": [], "rows": []},
+)
 
 
 def test_a_figure_is_written_with_its_strip_and_read_back(tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (3, 4, 2, 3), dtype=torch.uint8).numpy()
-    path = results.write_figure(RECORD, pictures, tmp_path / "figures")
+    path = records.write_figure(RECORD, pictures, tmp_path / "figures")
     assert path.name.startswith("p-figure6-m2d-small-seed1-")
-    [found] = results.read_figures(tmp_path)
-    strip = found.pop("pictures")
-    assert found == RECORD
-    assert {name: strip[name] for name in ("count", "height", "width")} == {"count": 3, "height": 4, "width": 2}
-    pixels = np.asarray(PIL.Image.open(strip["path"]))
+    [figure] = records.read_figures(tmp_path)
+    strip = figure.pictures
+    assert strip
+    assert structs.replace(figure, pictures=None) == RECORD
+    assert (strip.count, strip.height, strip.width) == (3, 4, 2)
+    pixels = np.asarray(PIL.Image.open(strip.path))
     for place in range(3):
         assert np.array_equal(pixels[:, 2 * place : 2 * place + 2], pictures[place])
-    assert results.read(tmp_path) == results.read_claims(tmp_path) == []
+    assert "path" not in json.loads(path.read_text())["pictures"], "it may lie elsewhere later"
+    assert records.read(tmp_path) == records.read_claims(tmp_path) == []
     assert sorted(one.suffix for one in path.parent.iterdir()) == [".json", ".png"]
-    assert results.write_figure(RECORD, None, path.parent) == path
+    assert records.write_figure(RECORD, None, path.parent) == path
     assert [one.suffix for one in path.parent.iterdir()] == [".json"], "pictures that are not wanted any more go"
-    results.write_figure(RECORD, pictures, path.parent)
-    Path(strip["path"]).unlink()
-    assert results.read_figure(path)["pictures"] is None
+    records.write_figure(RECORD, pictures, path.parent)
+    Path(strip.path).unlink()
+    assert records.read_figures(tmp_path)[0].pictures is None
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [{"drawing": None}, {"figure": {"paper": "p"}}, *({"pictures": it} for it in ("x", {"file": "../x.png"}))],
+    ("damage", "message"),
+    [
+        ({"drawing": 3}, "is not a result that this version can show: Expected"),
+        ({"figure": {"paper": "p"}}, r"missing required field `\w+` - at `\$\.figure`"),
+        ({"pictures": "x"}, r"at `\$\.pictures`"),
+        ({"pictures": {"file": "../x.png", "count": 1, "height": 1, "width": 1}}, "names pictures elsewhere"),
+    ],
     ids=str,
 )
-def test_a_figure_that_is_none_is_an_error_that_names_its_file(damage: dict[str, Any], tmp_path: Path) -> None:
-    path = results.write_figure(RECORD, None, tmp_path)
-    path.write_text(json.dumps(RECORD | damage))
-    with pytest.raises(UserError, match=rf"{path.name} is not a result .* a figure without a drawing"):
-        results.read_figures(tmp_path)
+def test_a_figure_that_is_none_is_an_error_that_names_its_file(
+    damage: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = records.write_figure(RECORD, None, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(UserError, match=rf"{path.name} .*{message}"):
+        records.read_figures(tmp_path)

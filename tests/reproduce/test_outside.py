@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from reproduce.clustering import KMeans
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
 from reproduce.errors import UserError
+from reproduce.papers import records
 from reproduce.session.setting import Setting
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_others_continue_it_and_start_from_its_backbone(setting: Setting, tmp_pa
     assert {f"body.{name}" for name in after} == {name for name in left if name.startswith("body.")}
     assert not torch.equal(after["neck.weight"], left["body.neck.weight"])
     resolved = setting.resolve(replace(source(), weights=toy, backbone="narrow"))
-    assert setting.identity([resolved])["weights"] == "scratch, those of method.TwoBranches"
+    assert setting.identity([resolved]).weights == "scratch, those of method.TwoBranches"
     with pytest.raises(UserError, match="has no view 'other'; it has own"):
         toy.at_moment(run(toy, setting, tmp_path), "last", "other")
 
@@ -98,18 +98,27 @@ def test_its_paper_runs_like_ours(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
-    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "build" / "results").glob("*.json"))]
-    again, own, shared = found
-    for result in found:
-        assert {name: entry["kind"] for name, entry in result["identity"]["data"].items()} == {
+    assert "9 passed" in done.stdout, "four rows, three points, a claim in two worlds"
+    out = tmp_path / "build"
+    by_cell = {(it.case.row, it.case.point and it.case.point.value): it for it in records.read(out / "results")}
+    again, own, shared, direct = (by_cell[row, None] for row in ("again", "own", "shared", "direct"))
+    for result in (again, own, shared):
+        assert {name: entry["kind"] for name, entry in result.identity.data.items()} == {
             "duke": "stand-in",
             "images.Darker": "made",
             "market": "stand-in",
         }
-        assert "images made by images.Darker" in result["reasons"]
-    assert own["measured"]["1"]["mAP"] != shared["measured"]["1"]["mAP"]
-    assert again["identity"]["weights"] == f"drawn objects {SHIPPED['narrow'][:12]}, those of method.TwoBranches"
-    assert "From nothing, since there is no paper." in shared["deviations"]
-    (page,) = (tmp_path / "build" / "report").glob("toy*.html")
-    assert "Own branch" in page.read_text()
+        assert "images made by images.Darker" in result.reasons
+    assert own.measured["1"]["mAP"] != shared.measured["1"]["mAP"]
+    assert again.identity.weights == f"drawn objects {SHIPPED['narrow'][:12]}, those of method.TwoBranches"
+    assert "From nothing, since there is no paper." in shared.deviations
+    assert "a row that the paper quotes, run here for reference" in direct.reasons
+    points = {value: by_cell["shared", value] for value in (0.5, 0.9, 0.99)}
+    assert points[0.9].measured == shared.measured, "the value of the row is the row, and runs once"
+    assert points[0.5].measured != points[0.99].measured
+    assert {claim.claim.id for claim in records.read_claims(out / "claims")} == {"better-than-direct"}
+    page = (out / "report" / "toy.html").read_text()
+    assert "Own branch" in page
+    assert "share that a class mean keeps (the grid is ours)" in page
+    assert page.count("by kept; : ") == 0
+    assert "mAP by kept" in page

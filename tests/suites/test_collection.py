@@ -57,14 +57,14 @@ def test_a_typo_in_k_is_red() -> None:
 
 def test_supervised_rows_stand_beside_both_directions() -> None:
     done = python("-m", "pytest", "suites/test_msplr.py", "--collect-only", "-q", "-k", "table1 and (m2d or d2d)")
-    assert {"test_table1[d2d-supervised]", "test_table1[m2d-direct]"} <= {
+    assert {"test[table1-d2d-supervised]", "test[table1-m2d-direct]"} <= {
         line.partition("::")[2] for line in done.stdout.split()
     }
 
 
 def test_rows_that_build_on_each_other_share_their_stages(tmp_path: Path) -> None:
     """One source, one raw training that +DA and +PL read, one with selection, one with normalisation; seven scores."""
-    options = ["-k", "m2d and not claims", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
+    options = ["-k", "m2d and not claim", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
     done = python("-m", "pytest", "suites/test_msplr.py", *options)
     assert done.returncode == 0, done.stdout
     words = [line.split() for line in done.stdout.splitlines() if " row" in line and ("to run" in line)]
@@ -97,7 +97,7 @@ def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> No
         lines = [line.split(maxsplit=6) for line in done.stdout.splitlines() if " to run  " in line]
         return [(line[0], line[6]) for line in lines]
 
-    rows = [label.split()[0] for _, label in planned("m2d and not claims")]
+    rows = [label.split()[0] for _, label in planned("m2d and not claim")]
     assert Counter(rows) == {
         "standins.StandIn": 2,
         "sptd.Pretrain": 9,

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import made
 import PIL.Image
 import pytest
 import trees
@@ -15,25 +15,8 @@ from reproduce.commands.cli import main
 from reproduce.data import sheets
 from reproduce.data.catalogue import drawn
 from reproduce.data.world import CAUSES
-from reproduce.papers import results
+from reproduce.papers import records
 from reproduce.running.runner import Site, Store, build
-
-RESULT = {
-    "format": 1,
-    "case": {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"},
-    "identity": {
-        "scale": "small",
-        "data": {},
-        "weights": "scratch",
-        "selection": "last",
-        "bn_group": None,
-        "subset": None,
-    },
-    "printed": {},
-    "reasons": [],
-    "measured": {},
-    "verdict": "not comparable",
-}
 
 
 def test_the_package_is_the_command() -> None:
@@ -116,8 +99,7 @@ def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixtur
         build(Number(value), Site(root), lambda _: None)
     store = Store(root)
     (store.scratch(Number(7.0))).mkdir(parents=True)
-    results.mkdir()
-    (results / "r.json").write_text(json.dumps(RESULT | {"stages": [{"key": Number(1.0).key}]}))
+    records.write(made.result(stages=[made.stage(Number(1.0).key)]), results)
     command = ["gc", "--store", str(root), "--keep", str(results)]
     assert main(command) == 0
     assert store.has(Number(2.0))
@@ -133,22 +115,24 @@ def test_gc_keeps_what_a_run_of_figures_alone_made(tmp_path: Path) -> None:
     root, out = tmp_path / "store", tmp_path / "build"
     for value in (1.0, 2.0):
         build(Number(value), Site(root), lambda _: None)
-    named = {"figure": {"paper": "p", "id": "6", "task": "m2d"}, "identity": {"scale": "small"}, "seed": 1}
-    record = {"format": 1, **named, "verdict": "drawn", "drawing": {}, "stages": [{"key": Number(1.0).key}]}
-    results.write_figure(record, None, out / "figures")
+    shown = records.Shown(paper="p", id="6", task="m2d", where="", shows="", rows=[])
+    stages = [made.stage(Number(1.0).key)]
+    figure = records.FigureRecord(
+        figure=shown, identity=made.identity(), seed=1, verdict="drawn", drawing={}, stages=stages
+    )
+    records.write_figure(figure, None, out / "figures")
     assert main(["gc", "--store", str(root), "--keep", str(out / "results"), "--delete"]) == 0
     assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, False)
 
 
 def test_record_copies_measured_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "build" / "results"
-    folder.mkdir(parents=True)
-    good = RESULT | {"measured": {"1": {"mAP": 1.0}}}
-    (folder / "a.json").write_text(json.dumps(good))
-    (folder / "b.json").write_text(json.dumps({**good, "measured": {}, "verdict": "error"}))
+    good = made.result(1.0)
+    records.write(good, folder)
+    records.write(made.result(row="b", verdict="error"), folder)
     into = tmp_path / "recorded"
     assert main(["results", "--record", "--out", str(tmp_path / "build"), "--into", str(into)]) == 0
-    assert [json.loads(path.read_text()) for path in into.glob("*.json")] == [good]
+    assert records.read(into) == [good]
     assert "1 result, 0 claims and 0 figures recorded, 1 without numbers left out" in capsys.readouterr().out
     assert main(["results", "--record", "--out", str(tmp_path), "--into", str(into)]) == 2
     assert main(["show", str(tmp_path / "nothing")]) == 2

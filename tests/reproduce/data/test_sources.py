@@ -24,9 +24,8 @@ from reproduce.data.standins import StandIn
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
 from reproduce.figures import Network, RankLists
-from reproduce.papers.baselines import setting_of
-from reproduce.papers.results import reasons_against
-from reproduce.papers.tables import World
+from reproduce.papers.cases import World
+from reproduce.papers.verdicts import reasons_against
 from reproduce.running.runner import Store
 from reproduce.session.setting import Blocked, Setting
 from reproduce.stage import closure
@@ -50,7 +49,7 @@ def on_folders(tiny_domain: Path, tmp_path: Path) -> Setting:
 def test_two_domains_give_two_entries_however_deep_they_lie(domains: Any, on_folders: Setting) -> None:
     for setting, kind in ((Setting("smoke"), "stand-in"), (on_folders, "folder")):
         stage = setting.resolve(Pooled(domains))
-        data = setting.identity([stage])["data"]
+        data = setting.identity([stage]).data
         assert {name: entry["kind"] for name, entry in data.items()} == {"market": kind, "duke": kind}
         assert len(sources([stage])) == 2
 
@@ -71,21 +70,21 @@ def test_an_unchecked_folder_in_a_tuple_is_not_published(tiny_domain: Path, monk
 
 def test_sources_of_one_name_do_not_hide_each_other(on_folders: Setting) -> None:
     stage = on_folders.resolve(Pooled((Mix(BOTH[:1]), *BOTH)))
-    data = on_folders.identity([stage])["data"]
+    data = on_folders.identity([stage]).data
     assert sorted((name.partition(" ")[0], entry["kind"]) for name, entry in data.items()) == [
         ("duke", "folder"),
         ("market", "folder"),
         ("market", "outside"),
     ]
     other_way = on_folders.resolve(Pooled((*BOTH, Mix(BOTH[:1]))))
-    settings = [setting_of({"identity": on_folders.identity([each])}) for each in (stage, other_way)]
+    settings = [on_folders.identity([each]).setting for each in (stage, other_way)]
     assert json.dumps(settings[0]) == json.dumps(settings[1]), "in whatever order they are named"
 
 
 def test_the_ways_to_use_a_set_have_entries_of_their_own() -> None:
     whole, part = (Real("msmt17", "d", variant=variant) for variant in ("train+val", "train"))
     assert (whole.label, part.label) == ("msmt17", "msmt17 train")
-    data = Setting("smoke").identity([Pooled((whole, part))])["data"]
+    data = Setting("smoke").identity([Pooled((whole, part))]).data
     assert {name: entry["variant"] for name, entry in data.items()} == {"msmt17": "train+val", "msmt17 train": "train"}
     assert {entry["kind"] for entry in data.values()} == {"folder"}, "nobody has checked them"
 
@@ -101,22 +100,22 @@ def test_images_that_a_stage_made_keep_their_labels(on_folders: Setting, tiny_do
     assert mirrored.train == original.train, "names, identities and cameras"
     left, right = (np.asarray(PIL.Image.open(data.root / data.train[0].path)) for data in (original, mirrored))
     assert np.array_equal(left[:, ::-1], right)
-    seen = store.record(on_folders.resolve(stage))["provenance"]["data"]
+    seen = store.described(on_folders.resolve(stage)).provenance.data
     assert seen == {"demo_sources.Mirror": digest(mirrored), "market": digest(original)}
 
 
 def test_an_identity_says_what_made_images_and_of_what(on_folders: Setting) -> None:
     stages = [on_folders.resolve(Pooled((Mirror(Domain("market"), seed),), seed)) for seed in (1, 2)]
     identity = on_folders.identity(stages)
-    assert identity["data"].keys() == {"demo_sources.Mirror", "market"}
-    assert identity["data"]["demo_sources.Mirror"] == {"kind": "made", "by": "demo_sources.Mirror", "version": 1}
+    assert identity.data.keys() == {"demo_sources.Mirror", "market"}
+    assert identity.data["demo_sources.Mirror"] == {"kind": "made", "by": "demo_sources.Mirror", "version": 1}
     assert identity == on_folders.identity(stages[:1]), "training seeds are no part of it"
     assert "images made by demo_sources.Mirror" in reasons_against(identity)
 
 
 def test_another_packages_set_is_known_by_its_fields() -> None:
     setting = Setting("smoke")
-    found = [setting.identity([Pooled((Corridor(year),))])["data"] for year in (2025, 2026)]
+    found = [setting.identity([Pooled((Corridor(year),))]).data for year in (2025, 2026)]
     assert found[1] == {"corridor 2026": {"year": 2026, "kind": "outside", "by": "demo_sources.Corridor"}}
     assert found[0] != found[1]
     assert "a data set of demo_sources.Corridor" in reasons_against(setting.identity([Pooled((Corridor(),))]))
@@ -125,9 +124,9 @@ def test_another_packages_set_is_known_by_its_fields() -> None:
 def test_keys_stay_out_of_an_identity() -> None:
     setting = Setting("smoke")
     mixed = setting.resolve(Pooled((Mix(BOTH),)))
-    [entry] = [entry for entry in setting.identity([mixed])["data"].values() if entry["kind"] == "outside"]
+    [entry] = [entry for entry in setting.identity([mixed]).data.values() if entry["kind"] == "outside"]
     assert entry == {"kind": "outside", "by": "demo_sources.Mix"}
-    assert not any(stage.key in json.dumps(setting.identity([mixed])) for stage in closure([mixed]))
+    assert not any(stage.key in str(setting.identity([mixed])) for stage in closure([mixed]))
 
 
 def test_only_a_set_that_was_checked_is_real() -> None:
@@ -159,7 +158,7 @@ def test_a_stage_opens_only_what_its_fields_name(tmp_path: Path) -> None:
 def test_a_source_may_read_others(on_folders: Setting, tmp_path: Path) -> None:
     stage = Pooled((Mix(BOTH),))
     assert run(stage, on_folders, tmp_path / "store").mAP == 71
-    seen = Store(tmp_path / "store").record(on_folders.resolve(stage))["provenance"]["data"]
+    seen = Store(tmp_path / "store").described(on_folders.resolve(stage)).provenance.data
     assert seen.keys() == {"market", "duke", "market (2)"}
 
 
@@ -177,7 +176,7 @@ def test_who_shows_people() -> None:
 
 
 def test_a_claim_about_drawn_worlds_is_not_tried_on_photographs() -> None:
-    with pytest.raises(Blocked, match="asks about drawn worlds") as blocked:
+    with pytest.raises(Blocked, match="needs stand-in data") as blocked:
         Setting("smoke").resolve(Pooled((Domain("market"), Corridor())), World(seed=2))
     assert blocked.value.want == "world"
 

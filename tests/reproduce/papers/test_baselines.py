@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 import math
 import statistics
@@ -10,43 +9,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import ZEN, identity, provenance
+from made import result as record
+from msgspec.structs import replace
 from scipy import stats
 
 from reproduce.commands.cli import main
 from reproduce.errors import UserError
-from reproduce.papers import results
+from reproduce.papers import records
 from reproduce.papers.baselines import compare, told
-from reproduce.running.provenance import _processor, arithmetic
+from reproduce.papers.records import Beside, Elsewhere, Result
+from reproduce.running.provenance import Host, _processor, arithmetic
 
-ZEN = {"cpu": "AMD EPYC", "family": "AuthenticAMD family 25 model 17", "instructions": ["avx2", "avx512f"]}
-IDENTITY = {
-    "scale": "small",
-    "weights": "scratch",
-    "selection": "last",
-    "data": {"duke": {"kind": "stand-in", "world": 1, "seed": 1, "dials": {}}},
-}
+OTHER = replace(ZEN, instructions=["avx2"])
 
 
-def record(*mAP: float, row: str = "a", seeds: int = 1, on: dict[str, Any] = ZEN, **changes: Any) -> dict[str, Any]:
-    """A result with these mAP, seeds counting from `seeds`, and rank-1 ten points higher."""
-    made = {
-        "format": 1,
-        "case": {"paper": "p", "table": "3", "row": row, "label": row, "column": "m2d", "task": "m2d"},
-        "identity": IDENTITY,
-        "verdict": "not comparable",
-        "band": 2.0,
-        "measured": {str(seeds + n): {"mAP": value, "rank1": value + 10} for n, value in enumerate(mAP)},
-        "collapsed": [],
-        "steady": False,
-        "stages": [{"provenance": {"commit": "c0ffee", "device": "cpu", "host": on, "versions": {"torch": "2.15.0"}}}],
-    }
-    return made | changes
-
-
-OTHER = {**ZEN, "instructions": ["avx2"]}
-
-
-def found(result: dict[str, Any], recorded: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+def found(result: Result, recorded: list[Result], **options: Any) -> Beside:
     beside = compare(result, recorded, **options)
     assert beside is not None
     return beside
@@ -54,21 +32,21 @@ def found(result: dict[str, Any], recorded: list[dict[str, Any]], **options: Any
 
 def test_the_seeds_that_both_have_are_compared_on_the_same_processor() -> None:
     beside = found(record(51.0, seeds=2), [record(50.0, 51.0, 52.0)])
-    assert (beside["metrics"]["mAP"]["old"], beside["metrics"]["mAP"]["new"]) == (51.0, 51.0)
-    assert (beside["recorded_seeds"], beside["seeds"], beside["same_machine"]) == ([2], [2], True)
-    assert not beside["outside"]
+    assert (beside.metrics["mAP"].old, beside.metrics["mAP"].new) == (51.0, 51.0)
+    assert (beside.recorded_seeds, beside.seeds, beside.same_machine) == ([2], [2], True)
+    assert not beside.outside
 
 
 def test_seeds_are_compared_as_sets_on_another_processor() -> None:
     beside = found(record(51.0, seeds=2, on=OTHER), [record(50.0, 51.0, 55.0)])
-    assert beside["metrics"]["mAP"]["old"] == 52.0
-    assert (beside["recorded_seeds"], beside["seeds"], beside["same_machine"]) == ([1, 2, 3], [2], False)
+    assert beside.metrics["mAP"].old == 52.0
+    assert (beside.recorded_seeds, beside.seeds, beside.same_machine) == ([1, 2, 3], [2], False)
 
 
 def test_the_band_is_the_median_of_the_table_s_row_variances() -> None:
     rows = [record(50.0, 51.0, 52.0), record(30.0, 40.0, 50.0, row="b"), record(20.0, 22.0, 24.0, row="c")]
-    elsewhere = record(0.0, 90.0, row="d", identity={**IDENTITY, "scale": "medium"})
-    band = found(record(53.0), [*rows, elsewhere])["metrics"]["mAP"]["band"]
+    elsewhere = record(0.0, 90.0, row="d", identity=identity(scale="medium"))
+    band = found(record(53.0), [*rows, elsewhere]).metrics["mAP"].band
     variance = statistics.median([1.0, 100.0, 4.0]) * 2 / stats.chi2.ppf(0.5, 2)
     assert band == pytest.approx(stats.t.ppf(0.995, 6) * math.sqrt(variance * 2))
 
@@ -81,15 +59,15 @@ def test_the_typical_variance_is_unbiased_in_the_median(seeds: int, rows: int, s
 
     draws = np.random.default_rng(seed).normal(50, sd, (rows * 50, seeds))
     several = [record(*values.tolist(), row=str(n)) for n, values in enumerate(draws)]
-    band = found(record(50.0, row="0"), several)["metrics"]["mAP"]["band"]
+    band = found(record(50.0, row="0"), several).metrics["mAP"].band
     freedom = len(several) * (seeds - 1)
     assert band / (stats.t.ppf(0.995, freedom) * math.sqrt(2)) == pytest.approx(sd, rel=0.25)
 
 
 def test_a_collapsed_seed_widens_no_band() -> None:
     sound = record(50.0, 51.0, 52.0)
-    collapsing = record(50.0, 51.0, 52.0, 1.0, collapsed=["seed 4: 1 of 9 clusters left"])
-    one, other = (found(record(52.0), [old])["metrics"]["mAP"]["band"] for old in (sound, collapsing))
+    collapsing = record(50.0, 51.0, 52.0, 1.0, collapsed={"4": "1 of 9 clusters left"})
+    one, other = (found(record(52.0), [old]).metrics["mAP"].band for old in (sound, collapsing))
     assert one == other
 
 
@@ -97,76 +75,76 @@ def test_a_collapsed_seed_widens_no_band() -> None:
     ("old", "why"),
     [
         (record(40.0, 50.0, 60.0), "unstable, its recorded seeds spread by 10.0 mAP"),
-        (record(50.0, 50.1, 3.0, collapsed=["seed 3: x"]), "unstable, 1 of its 3 recorded seeds collapsed"),
+        (record(50.0, 50.1, 3.0, collapsed={"3": "x"}), "unstable, 1 of its 3 recorded seeds collapsed"),
     ],
 )
-def test_an_unstable_row_is_told_and_judged_by_nothing(old: dict[str, Any], why: str) -> None:
+def test_an_unstable_row_is_told_and_judged_by_nothing(old: Result, why: str) -> None:
     for options in ({}, {"must_hold": True}):
         beside = found(record(0.0), [old, *(record(50.0, 51.0, 52.0, row=row) for row in "bcd")], **options)
-        assert beside["unjudged"] == why
-        assert (beside["outside"], beside["drift"]) == (True, False)
+        assert beside.unjudged == why
+        assert (beside.outside, beside.drift) == (True, False)
         assert told(beside).endswith(f"not judged: {why}")
 
 
 def test_a_seed_that_collapses_again_is_equal_to_itself() -> None:
-    old = record(18.3, 23.6, 22.4, collapsed=["seed 1: x", "seed 2: x"])
-    beside = found(record(18.3, collapsed=["seed 1: x"]), [old])
-    assert beside["metrics"]["mAP"]["old"] == beside["metrics"]["mAP"]["new"] == 18.3
-    assert (beside["recorded_seeds"], beside["seeds"]) == ([1], [1])
+    old = record(18.3, 23.6, 22.4, collapsed={"1": "x", "2": "x"})
+    beside = found(record(18.3, collapsed={"1": "x"}), [old])
+    assert beside.metrics["mAP"].old == beside.metrics["mAP"].new == 18.3
+    assert (beside.recorded_seeds, beside.seeds) == ([1], [1])
     beside = found(record(50.0), [old])
-    assert beside["metrics"]["mAP"]["old"] == 22.4, "where it did not collapse, it is held against those that did not"
+    assert beside.metrics["mAP"].old == 22.4, "where it did not collapse, it is held against those that did not"
 
 
 def test_a_row_that_always_collapsed_is_compared() -> None:
-    texts = [f"seed {seed}: x" for seed in (1, 2, 3)]
+    texts = dict.fromkeys("123", "x")
     old = record(5.0, 5.1, 5.2, collapsed=texts)
-    assert not found(record(5.0, 5.1, 5.2, collapsed=texts), [old])["outside"]
-    assert found(record(50.0, 51.0, 52.0), [old])["drift"]
+    assert not found(record(5.0, 5.1, 5.2, collapsed=texts), [old]).outside
+    assert found(record(50.0, 51.0, 52.0), [old]).drift
 
 
 def test_what_fails_on_another_processor() -> None:
     old = record(50.0, 50.5, 51.0)
     fallen = record(30.0, on=OTHER)
-    assert found(record(30.0), [old])["drift"], "the same processor"
+    assert found(record(30.0), [old]).drift, "the same processor"
     beside = found(fallen, [old])
-    assert (beside["outside"], beside["drift"]) == (True, False)
-    assert "pseudo labels" in beside["unjudged"]
-    assert found(fallen, [old], must_hold=True)["drift"], "asked for by --baselines"
-    steady = fallen | {"steady": True}
-    assert "one other processor alone" in found(steady, [old])["unjudged"]
-    third = {**OTHER, "instructions": []}
-    twice = old | {"elsewhere": [{"on": [arithmetic_of(third)], **{n: old[n] for n in ("measured", "collapsed")}}]}
-    assert found(steady, [twice])["drift"], "its spread over two processors is known"
-    assert not found(record(50.0, on=OTHER) | {"steady": True}, [twice])["outside"]
-    assert "pseudo labels" in found(fallen, [twice])["unjudged"]
+    assert (beside.outside, beside.drift) == (True, False)
+    assert "pseudo labels" in beside.unjudged
+    assert found(fallen, [old], must_hold=True).drift, "asked for by --baselines"
+    steady = replace(fallen, steady=True)
+    assert "one other processor alone" in found(steady, [old]).unjudged
+    third = replace(OTHER, instructions=[])
+    twice = replace(old, elsewhere=[Elsewhere(on=[arithmetic_of(third)], measured=old.measured)])
+    assert found(steady, [twice]).drift, "its spread over two processors is known"
+    assert not found(record(50.0, on=OTHER, steady=True), [twice]).outside
+    assert "pseudo labels" in found(fallen, [twice]).unjudged
 
 
-def arithmetic_of(host: dict[str, Any]) -> str:
-    return arithmetic(record(1.0, on=host)["stages"][0]["provenance"])
+def arithmetic_of(host: Host) -> str:
+    return arithmetic(provenance(host=host))
 
 
 def test_a_row_measured_on_two_processors_has_a_band_of_its_own() -> None:
-    side = {"on": [arithmetic_of(OTHER)], "measured": record(50.5, 51.5, 52.5)["measured"], "collapsed": []}
-    old = record(50.0, 51.0, 52.0) | {"elsewhere": [side]}
+    side = Elsewhere(on=[arithmetic_of(OTHER)], measured=record(50.5, 51.5, 52.5).measured)
+    old = record(50.0, 51.0, 52.0, elsewhere=[side])
     wide = record(10.0, 40.0, 70.0, row="b")
     beside = found(record(53.0, on=OTHER), [old, wide])
-    assert beside["same_machine"]
-    assert beside["metrics"]["mAP"]["old"] == 50.5, "its own processor's record, the seed in common"
+    assert beside.same_machine
+    assert beside.metrics["mAP"].old == 50.5, "its own processor's record, the seed in common"
     spread = statistics.variance([50.0, 51.0, 52.0, 50.5, 51.5, 52.5])
-    assert beside["metrics"]["mAP"]["band"] == pytest.approx(stats.t.ppf(0.995, 5) * math.sqrt(2 * spread))
+    assert beside.metrics["mAP"].band == pytest.approx(stats.t.ppf(0.995, 5) * math.sqrt(2 * spread))
 
 
 def test_without_any_spread_the_row_s_band_counts_and_without_that_nothing_does() -> None:
-    assert found(record(53.0), [record(50.0)])["drift"]
-    assert not found(record(51.9), [record(50.0)])["outside"]
-    beside = found(record(90.0) | {"band": None}, [record(50.0)])
-    assert not beside["drift"]
-    assert "too few seeds" in beside["unjudged"]
+    assert found(record(53.0), [record(50.0)]).drift
+    assert not found(record(51.9), [record(50.0)]).outside
+    beside = found(record(90.0, band=None), [record(50.0)])
+    assert not beside.drift
+    assert "too few seeds" in beside.unjudged
 
 
 def test_another_cell_or_setting_has_no_record() -> None:
     assert compare(record(50.0, row="b"), [record(50.0)]) is None
-    assert compare(record(50.0, identity={**IDENTITY, "scale": "smoke"}), [record(50.0)]) is None
+    assert compare(record(50.0, identity=identity(scale="smoke")), [record(50.0)]) is None
     assert compare(record(), [record(50.0)]) is None
 
 
@@ -191,7 +169,7 @@ def test_the_provenance_tells_processors_and_what_holds_them_back_apart(tmp_path
     def text(cpuinfo: str, environ: dict[str, str], torch: str = "2.15.0", device: str = "cpu") -> str:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
         host = _processor(tmp_path / "cpuinfo", environ)
-        return arithmetic({"host": host, "device": device, "versions": {"torch": torch}})
+        return arithmetic(provenance(host=host, device=device, versions={"torch": torch}))
 
     assert text(CPUINFO, {}) == (
         "AMD EPYC, AuthenticAMD family 25 model 17, sse4_2 avx avx2 fma avx512f avx512_bf16, torch 2.15.0"
@@ -203,49 +181,49 @@ def test_the_provenance_tells_processors_and_what_holds_them_back_apart(tmp_path
         text(CPUINFO, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}),
         text(CPUINFO, {}, torch="2.16.0"),
         text(CPUINFO, {}, device="NVIDIA H200"),
-        arithmetic({"host": {"cpu": "AMD EPYC"}, "versions": {"torch": "2.15.0"}}),
-        arithmetic({}),
+        arithmetic(provenance(host=Host(cpu="AMD EPYC"))),
+        arithmetic(provenance(host=Host(), versions={})),
     ]
     assert len(set(told)) == len(told), told
     assert text(CPUINFO, {}, device="NVIDIA H200") == text(ARM, {}, device="NVIDIA H200") == "NVIDIA H200, torch 2.15.0"
-    assert _processor(tmp_path / "absent", {})["instructions"] == []
+    assert _processor(tmp_path / "absent", {}).instructions == []
 
 
 def test_a_second_processor_is_added_to_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept, run = tmp_path / "kept", tmp_path / "run"
-    path = results.record(record(50.0, 51.0), kept)
-    results.write(record(50.5, 51.5, on=OTHER), run / "results")
+    path = records.record(record(50.0, 51.0), kept)
+    records.write(record(50.5, 51.5, on=OTHER), run / "results")
     words = ["results", "--record", "--elsewhere", "--out", str(run), "--into", str(kept)]
     assert main(words) == main(words) == 0, "a second time replaces the first"
     (side,) = json.loads(path.read_text())["elsewhere"]
     assert side["measured"]["2"]["mAP"] == 51.5
     assert side["on"] == [arithmetic_of(OTHER)]
-    assert json.loads(path.read_text())["measured"] == record(50.0, 51.0)["measured"]
-    assert results.read(kept) == [json.loads(path.read_text())]
+    assert json.loads(path.read_text())["measured"] == record(50.0, 51.0).measured
+    assert records.read(kept)[0].elsewhere[0].measured["2"]["mAP"] == 51.5
     assert "1 record measured on this processor too" in capsys.readouterr().out
     with pytest.raises(UserError, match="was recorded on this processor"):
-        results.record_elsewhere(record(50.0), kept)
+        records.record_elsewhere(record(50.0), kept)
     with pytest.raises(UserError, match=r"there is no .* to add to"):
-        results.record_elsewhere(record(50.0, row="new", on=OTHER), kept)
-    again = copy.deepcopy(record(60.0, 61.0))
-    assert "elsewhere" not in json.loads(results.record(again, kept).read_text()), "new numbers, no old companions"
+        records.record_elsewhere(record(50.0, row="new", on=OTHER), kept)
+    again = records.record(record(60.0, 61.0), kept)
+    assert json.loads(again.read_text())["elsewhere"] == [], "new numbers, no old companions"
 
 
 def test_another_recipe_is_told_and_fails_where_records_must_hold() -> None:
     old = record(50.0, 50.5, 51.0)
-    for recipes in (("a", "b"), (None, "b")):
+    for recipes in (("a", "b"), ("", "b")):
         before, now = (
-            each | {"identity": {**IDENTITY, **({"recipe": name} if name else {})}}
+            replace(each, identity=identity(recipe=name))
             for each, name in zip((old, record(90.0)), recipes, strict=True)
         )
         beside = found(now, [before])
-        assert (beside["outside"], beside["drift"]) == (False, False)
+        assert (beside.outside, beside.drift) == (False, False)
         assert told(beside).endswith("not judged: recorded for an older recipe")
         strict = found(now, [before], must_hold=True)
-        assert strict["drift"]
+        assert strict.drift
         assert told(strict).startswith("drifted: recorded for an older recipe; mAP was 50.0 and is 90.0")
-        current = now | {"measured": record(51.0)["measured"]}
-        assert found(now, [before, current])["metrics"]["mAP"]["old"] == 51.0, "one of its own recipe comes first"
+        current = replace(now, measured=record(51.0).measured)
+        assert found(now, [before, current]).metrics["mAP"].old == 51.0, "one of its own recipe comes first"
 
 
 def test_the_order_of_dials_is_no_difference_between_rows() -> None:
@@ -253,7 +231,7 @@ def test_the_order_of_dials_is_no_difference_between_rows() -> None:
     worlds = [
         {"kind": "stand-in", "world": 1, "seed": 1, "dials": dials} for dials in ({"a": 1, "b": 1}, {"b": 1, "a": 1})
     ]
-    here, there = ({**IDENTITY, "data": {"duke": world}} for world in worlds)
+    here, there = (identity(data={"duke": world}) for world in worlds)
     other = record(50.0, 51.0, 52.0, row="b", identity=there)
     beside = found(record(53.0, identity=here), [record(50.0, identity=there), other])
-    assert beside["metrics"]["mAP"]["band"] > 2.0, "the table's spread, not the row's own band"
+    assert beside.metrics["mAP"].band > 2.0, "the table's spread, not the row's own band"

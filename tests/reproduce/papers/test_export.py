@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from loading import suite
 
+from reproduce import metrics
 from reproduce.commands.cli import main
-from reproduce.papers.tables import METRICS, ClaimCase, read_all
+from reproduce.papers.cases import Case, ClaimCase, cases_of
+from reproduce.papers.tables import read_all
 from reproduce.session.planning import collected
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -94,19 +96,15 @@ def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.Capture
 
 def test_every_executed_row_and_task_is_a_case() -> None:
     for paper in read_all(SUITES).values():
-        module = suite(paper.id)
-        for table in paper.tables.values():
-            expected = {
-                (row.id, column.id)
-                for row in table.rows
-                for column in table.columns
-                if row.executed != "no"
-                and row.ours
-                and any(row.printed[column.id].get(metric) is not None for metric in METRICS)
-            }
-            test = getattr(module, f"test_table{table.id}", None)
-            found = set()
-            if test:
-                (mark,) = test.pytestmark
-                found = {(case.values[0].row.id, case.values[0].column) for case in mark.args[1]}
-            assert found == expected, f"{paper.id} table {table.id}"
+        expected = {
+            (table.id, row.id, column.id)
+            for table in paper.tables.values()
+            for row in table.rows
+            for column in table.columns
+            if row.executed[column.id] != "no"
+            and row.ours
+            and any(row.printed[column.id].get(metric) is not None for metric in metrics.printed())
+        }
+        (mark,) = suite(paper.id).test.pytestmark
+        rows = [case for case in cases_of(mark.args[1]) if isinstance(case, Case) and not case.figure]
+        assert {(case.table, case.row.id, case.column) for case in rows} == expected, paper.id

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reproduce.artifacts import Scores
-from reproduce.papers.claims import (
+from reproduce.papers.statistics import (
     Compared,
     Difference,
     beside_stated,
@@ -24,7 +24,7 @@ from reproduce.papers.claims import (
     p_value,
     verdict,
 )
-from reproduce.papers.claims import difference as between_people
+from reproduce.papers.statistics import difference as between_people
 from reproduce.papers.tables import Claim
 
 QUERIES = 120
@@ -236,7 +236,7 @@ def test_queries_without_a_value_leave_pairs_whole(paired: bool, mean: float) ->
 
     left = {1: told(10, np.nan, 30, 40), 2: told(10, 20, 30, 40)}
     right = {1: told(10, 20, np.nan, 40), 2: told(10, 20, 90, 40)}
-    claim = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("separation",))
+    claim = Claim(id="c", where="", says="", kind="order", left="1/a/m2d", right=("1/b/m2d",), metrics=("separation",))
     (found,) = compare(claim, left, [right], paired=paired)
     assert found.difference.mean == pytest.approx(mean)
     assert found.by_seed == pytest.approx({1: mean, 2: mean})
@@ -266,9 +266,20 @@ def test_what_is_compared_query_by_query() -> None:
     other = scores([0.25, np.nan, 0.5], [4, 0, 2], portion=70.0)
     nothing = replace(one, by_query={"on_others": np.full(3, np.nan)})
     assert "on_others" not in nothing.numbers
-    unclear = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("mAP", "on_others"))
+    unclear = Claim(
+        id="c", where="", says="", kind="order", left="1/a/m2d", right=("1/b/m2d",), metrics=("mAP", "on_others")
+    )
     assert compare(unclear, {1: nothing}, [{1: nothing}], paired=True) == []
-    claim = Claim("c", "", "", "gain", "1/a/m2d", ("1/b/m2d",), {"mAP": 10.0, "portion": -5.0}, ("mAP", "portion"))
+    claim = Claim(
+        id="c",
+        where="",
+        says="",
+        kind="gain",
+        left="1/a/m2d",
+        right=("1/b/m2d",),
+        stated={"mAP": 10.0, "portion": -5.0},
+        metrics=("mAP", "portion"),
+    )
     found = compare(claim, {1: one, 2: one}, [{1: other, 2: other}], paired=True)
     assert [(each.metric, each.stated) for each in found] == [("mAP", 10.0), ("portion", -5.0)]
     assert found[0].by_seed == {1: 37.5, 2: 37.5}
@@ -280,7 +291,7 @@ def test_what_is_compared_query_by_query() -> None:
 def test_people_are_those_of_the_queries_that_have_a_value() -> None:
     """Twice as many queries of the same people, each like another, make nothing surer."""
     draw = np.random.default_rng(3)
-    claim = Claim("c", "", "", "order", "1/a/m2d", ("1/b/m2d",), metrics=("mAP",))
+    claim = Claim(id="c", where="", says="", kind="order", left="1/a/m2d", right=("1/b/m2d",), metrics=("mAP",))
 
     def cell(copies: int, values: Any) -> dict[int, Scores]:
         def one(ap: Any) -> Scores:
@@ -323,7 +334,16 @@ def test_what_collapsed_supports_nothing_by_being_lower(
         return {seed: one(seed) for seed in (1, 2, 3)}
 
     told = None if stated is None else {"mAP": stated}
-    claim = Claim("c", "", "", "gain", "1/a/m2d", ("1/b/m2d",), told, ("mAP",))
+    claim = Claim(
+        id="c",
+        where="",
+        says="",
+        kind="gain",
+        left="1/a/m2d",
+        right=("1/b/m2d",),
+        stated=told or {},
+        metrics=("mAP",),
+    )
     compared = compare(claim, cell(*left), [cell(*right)], paired=True)
     p, way = p_value(compared)
     assert verdict(way, p, 3)[0] == direction

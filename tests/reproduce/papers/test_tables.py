@@ -4,16 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_stages import Untrained
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproduce.data.catalogue import drawn, letters
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
-from reproduce.evaluation import Evaluate
-from reproduce.figures import Network, RankLists
-from reproduce.papers.tables import BAND_WHY, UNLABELLED, Column, Task, read, read_all
+from reproduce.papers.tables import BAND_WHY, Column, Task, read
 
 SUITES = Path(__file__).parents[3] / "suites"
 
@@ -70,50 +66,6 @@ def test_a_claim_about_what_nobody_measures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"claim c: unknown metric 'seconds'; claims compare mAP, .*, separation"):
         read(write(tmp_path, GOOD + claim))
     assert read(write(tmp_path, GOOD + claim.replace("seconds", "separation"))).claims[0].metrics == ("separation",)
-
-
-def test_figures_become_cases_of_the_rows_that_they_show(tmp_path: Path) -> None:
-    figure = (
-        '[[figure]]\nid = "6"\nkind = "picture"\nwhere = "section 3"\nshows = "Lists."\n'
-        'rows = ["table 1: a"]\ntask = ["m2d"]\n'
-    )
-    paper = read(write(tmp_path, GOOD + figure))
-
-    def recipe(task: Task, seed: int) -> Evaluate:
-        return Evaluate(Untrained(seed), on=task.target, at="step 2")
-
-    [param] = paper.picture_cases({"6": RankLists}, {"1": {"a": recipe}})
-    assert param.id == "m2d-figure6"
-    assert [mark.name for mark in param.marks] == ["withdrawn"], "it needs DukeMTMC-reID"
-    [case] = param.values
-    assert case.stage(3) == RankLists((Network(Untrained(3), "step 2"),), Domain("duke"), seed=3)
-    with pytest.raises(UserError, match="p figure 6 shows rows on m2d that no recipe of its tables produces"):
-        paper.picture_cases({"6": RankLists}, {"1": {}})
-
-
-def test_claims_become_cases_where_their_cells_can_be_run(tmp_path: Path) -> None:
-    rows = GOOD + '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "yes"\nm2d = [1.0, 2.0]\n'
-    claim = '[[claim]]\nid = "{}"\nwhere = "s"\nsays = "s"\nkind = "order"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
-    text = rows + claim.format("plain") + claim.format("caused") + 'cause = "pose"\n' + claim.format("never")
-    paper = read(write(tmp_path, text + 'testable = "no"\n'))
-    recipe: Any = lambda task, seed: None  # noqa: E731
-    cases = [param.values[0] for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
-    assert [case.id for case in cases] == ["plain", "plain-world2", "caused", "caused-world2", "caused-no-pose"]
-    assert {case.family for case in cases} == {2}
-    assert all(case.paired and case.left.world == case.world for case in cases)
-    assert [str(case.world or "") for case in cases] == ["", "world2", "", "world2", "no-pose"]
-    assert paper.claim_cases({"1": {"a": recipe}}) == []
-
-
-def test_cases_of_withdrawn_data_are_marked() -> None:
-    assert {Task(name).withdrawn for name in ("m2d", "d2m", "d2d", "u2d")} == {True}
-    assert {Task(name).withdrawn for name in ("m2m", "t2m", "u2m", "x2c")} == {False}
-    assert Task("u2m").names == {"market"}
-    for paper in read_all(SUITES).values():
-        for table in paper.tables:
-            for parameters in paper.cases(table):
-                marks = [mark.name for mark in parameters.marks]
-                assert marks == (["withdrawn"] if "d" in parameters.values[0].task.name else [])
 
 
 @pytest.mark.parametrize(
@@ -200,27 +152,6 @@ def test_no_value_of_a_cell_crashes_the_reader(tmp_path_factory: pytest.TempPath
     assert all(cell is None or 0 <= cell <= 100 for cell in table.rows[0].printed["m2d"].values())
 
 
-def test_recipes_must_fit_the_rows(tmp_path: Path) -> None:
-    paper = read(write(tmp_path, GOOD))
-    with pytest.raises(UserError, match="p table 1 has no row 'b': its rows are a"):
-        paper.cases("1", b=lambda task, seed: None)  # type: ignore[arg-type, return-value]
-    (case,) = paper.cases("1")
-    assert case.id == "m2d-a"
-    assert case.values[0].recipe is None
-
-
-def test_no_task_name_contains_another() -> None:
-    """`-k m2d` matches substrings."""
-    tasks = [f"{source}2{target}" for source in [*letters(), UNLABELLED] for target in letters()]
-    assert not [(one, other) for one in tasks for other in tasks if one != other and one in other]
-    papers = read_all(SUITES)
-    assert papers
-    for paper in papers.values():
-        for table in paper.tables.values():
-            for case in paper.cases(table.id):
-                assert sum(task in f"test_{paper.id}.py::test_table{table.id}[{case.id}]" for task in tasks) == 1
-
-
 def test_tasks_name_their_domains() -> None:
     assert (Task("m2d").source.name, Task("m2d").target.name) == ("market", "duke")
     assert Task("t2t").source == Task("t2t").target
@@ -228,40 +159,3 @@ def test_tasks_name_their_domains() -> None:
     with pytest.raises(UserError, match="u2m has no source"):
         _ = Task("u2m").source
     assert Task("u2m").target == Domain("market")
-
-
-def test_every_task_of_every_paper_names_domains_that_can_be_drawn() -> None:
-    assert UNLABELLED not in letters()
-    for paper in read_all(SUITES).values():
-        tasks = {task for figure in paper.figures for task in figure.task}
-        tasks |= {case.values[0].task.name for table in paper.tables for case in paper.cases(table)}
-        for task in map(Task, tasks):
-            assert task.names <= set(drawn())
-            assert task.target.name in task.names
-
-
-def test_a_row_needs_the_images_that_its_network_was_pretrained_on() -> None:
-    paper = read_all(SUITES)["upreid"]
-    cases = [case.values[0] for table in paper.tables for case in paper.cases(table)]
-    for case in cases:
-        assert ("luperson" in case.names) is (case.row.id != "insup"), "INSUP starts from ImageNet"
-        assert case.names - {"luperson"} == case.task.names
-
-
-def test_a_quoted_row_is_a_case_where_it_has_a_recipe_and_its_claims_can_be_tried(tmp_path: Path) -> None:
-    quoted = '[[table.row]]\nid = "b"\nlabel = "B"\nexecuted = "no"\nwhy = "quoted"\nm2d = [2.0, 3.0]\n'
-    claim = (
-        '[[claim]]\nid = "c"\nwhere = "section 2"\nsays = "A is better."\nkind = "order"\ntestable = "no"\n'
-        'why = "B is quoted"\nleft = "1/a/m2d"\nright = "1/b/m2d"\n'
-    )
-    paper = read(write(tmp_path, GOOD + quoted + claim))
-
-    def recipe(task: Task, seed: int) -> Evaluate:
-        return Evaluate(Untrained(seed), on=task.target)
-
-    assert [param.values[0].row.id for param in paper.cases("1", a=recipe)] == ["a"]
-    assert paper.claim_cases({"1": {"a": recipe}}) == []
-    cases = [param.values[0] for param in paper.cases("1", a=recipe, b=recipe)]
-    assert [(case.row.id, case.quoted) for case in cases] == [("a", False), ("b", True)]
-    found = [param.values[0].claim.id for param in paper.claim_cases({"1": {"a": recipe, "b": recipe}})]
-    assert set(found) == {"c"}

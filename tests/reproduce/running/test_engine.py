@@ -222,5 +222,5 @@ def test_a_job_on_a_lease_runs_on_its_device(tmp_path: Path) -> None:
     pool = Engine(Site(tmp_path / "store"), leases=lease_gpus(1, tmp_path), logs=tmp_path)
     pool.submit([Number()])
     assert pool.wait(Number()).status == "done"
-    assert pool.store.record(Number())["provenance"]["device"] not in ("cpu", "")
+    assert pool.store.described(Number()).provenance.device not in ("cpu", "")
     pool.close()

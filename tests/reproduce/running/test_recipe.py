@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import made
 import pytest
+from msgspec import structs
 
 from methods import mmt, msplr, sptd, supervised
 from reproduce import scales
@@ -18,7 +20,8 @@ from reproduce.data.domains import Domain
 from reproduce.data.manifests import former_digest
 from reproduce.data.reading import read
 from reproduce.evaluation import Evaluate, Rerank
-from reproduce.papers import results
+from reproduce.papers import records
+from reproduce.papers.records import StageEntry
 from reproduce.running.recipe import digest, digest_of_record
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage, added, closure, full_spec
@@ -32,7 +35,7 @@ def row(seed: int = 1, **changes: Any) -> Evaluate:
 
 
 def recipe(stage: Stage[Any], setting: Setting = SMALL) -> str:
-    return str(setting.identity([setting.resolve(stage)])["recipe"])
+    return setting.identity([setting.resolve(stage)]).recipe
 
 
 def test_seeds_and_data_are_no_part_of_a_recipe() -> None:
@@ -63,8 +66,8 @@ def test_what_a_scale_does_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> Non
     small = scales.SCALES["small"]
     monkeypatch.setitem(scales.SCALES, "small", dataclasses.replace(small, shorten=small.shorten / 2))
     after = SMALL.identity([SMALL.resolve(stage)])
-    assert before["recipe"] != after["recipe"]
-    assert results.setting_of({"identity": before}) == results.setting_of({"identity": after})
+    assert before.recipe != after.recipe
+    assert before.setting == after.setting
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,9 @@ def test_a_field_that_was_added_changes_nothing_at_the_value_it_stands_for(monke
     assert digest([Grown()]) == old != digest([Grown(view="x")])
 
 
-def record(stage: Stage[Any]) -> dict[str, Any]:
-    """A result as far as its recipe goes."""
-    stages = [{"key": each.key, "spec": full_spec(each)} for each in closure([stage])]
-    return {"stages": json.loads(json.dumps(stages))}
+def stages_of(stage: Stage[Any]) -> list[StageEntry]:
+    """What a record keeps of a stage and all upstream."""
+    return [made.stage(each.key, spec=json.loads(json.dumps(full_spec(each)))) for each in closure([stage])]
 
 
 @pytest.mark.parametrize(
@@ -111,36 +113,31 @@ def record(stage: Stage[Any]) -> dict[str, Any]:
 )
 def test_a_record_tells_its_recipe(stage: Stage[Any]) -> None:
     resolved = SMALL.resolve(stage)
-    assert digest_of_record(record(resolved)) == SMALL.identity([resolved])["recipe"]
+    assert digest_of_record({each.key: each.spec for each in stages_of(resolved)}) == SMALL.identity([resolved]).recipe
 
 
 def test_records_of_earlier_versions_are_carried_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     resolved = SMALL.resolve(row())
     identity = SMALL.identity([resolved])
-    case = {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"}
-    told = {"format": 1, "case": case, "verdict": "not comparable", "measured": {"1": {"mAP": 1.0}}, **record(resolved)}
-    old = results.write({**told, "identity": results.setting_of({"identity": identity})}, tmp_path)
+    older = structs.replace(identity, recipe="")
+    old = records.write(made.result(1.0, identity=older, stages=stages_of(resolved)), tmp_path)
     assert main(["results", "--migrate", "--into", str(tmp_path)]) == 0
-    (kept,) = results.read(tmp_path)
-    assert kept["identity"] == identity
+    (kept,) = records.read(tmp_path)
+    assert kept.identity == identity
     assert not old.exists()
     assert "1 record carried over" in capsys.readouterr().out
     assert main(["results", "--migrate", "--into", str(tmp_path)]) == 0
     assert "0 records carried over" in capsys.readouterr().out
-    broken = {**told, "identity": results.setting_of({"identity": identity}), "stages": told["stages"][1:]}
-    results.write(broken, tmp_path / "broken")
+    records.write(made.result(1.0, identity=older, stages=stages_of(resolved)[1:]), tmp_path / "broken")
     assert main(["results", "--migrate", "--into", str(tmp_path / "broken")]) == 2
     assert "that it does not keep" in capsys.readouterr().err
 
 
 def test_a_result_takes_the_place_of_one_by_an_older_recipe(tmp_path: Path) -> None:
-    case = {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2d", "task": "m2d"}
-    told = {"format": 1, "case": case, "verdict": "not comparable", "measured": {"1": {"mAP": 1.0}}}
-    identity = {"scale": "small", "data": {}}
-    for changes in ({}, {"recipe": "a"}, {"recipe": "b"}):
-        results.write({**told, "identity": {**identity, **changes}}, tmp_path)
-    other = results.write({**told, "identity": {**identity, "recipe": "b", "subset": 3}}, tmp_path)
-    assert sorted(found["identity"].get("recipe") for found in results.read(tmp_path)) == ["b", "b"]
+    for recipe in ("", "a", "b"):
+        records.write(made.result(1.0, identity=made.identity(recipe=recipe)), tmp_path)
+    other = records.write(made.result(1.0, identity=made.identity(recipe="b", subset=3)), tmp_path)
+    assert [result.identity.recipe for result in records.read(tmp_path)] == ["b", "b"]
     assert other.exists(), "another setting is another result"
 
 
@@ -149,14 +146,13 @@ def test_records_on_real_data_are_carried_over_with_the_data(tmp_path: Path, tin
     setting = Setting("small", {"market": tiny_domain}, weights="scratch")
     resolved = setting.resolve(Evaluate(supervised.Train(Domain("market")), on=Domain("market")))
     identity = setting.identity([resolved])
-    now = identity["data"]["market"]["digest"]
+    now = identity.data["market"]["digest"]
     before = former_digest(read(tiny_domain, "market"))
     assert before != now
-    case = {"paper": "p", "table": "1", "row": "a", "label": "A", "column": "m2m", "task": "m2m"}
-    told = {"format": 1, "case": case, "verdict": "not comparable", "measured": {"1": {"mAP": 1.0}}, **record(resolved)}
-    old = json.loads(json.dumps(results.setting_of({"identity": identity})).replace(now, before))
-    results.write({**told, "identity": old}, tmp_path)
+    data = {"market": {**identity.data["market"], "digest": before}}
+    older = structs.replace(identity, data=data, recipe="")
+    records.write(made.result(1.0, identity=older, stages=stages_of(resolved)), tmp_path)
     words = ["results", "--migrate", "--into", str(tmp_path), "--domain", f"market={tiny_domain}"]
     assert main(words) == 0
-    (kept,) = results.read(tmp_path)
-    assert kept["identity"] == identity
+    (kept,) = records.read(tmp_path)
+    assert kept.identity == identity

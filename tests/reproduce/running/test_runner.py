@@ -46,12 +46,11 @@ def test_an_artifact_comes_back_as_it_was(tmp_path: Path) -> None:
     assert scores.ap[0] == 0.07
     assert scores.ap[1] != scores.ap[1]
     store = Store(tmp_path / "store")
-    record = store.record(stage)
-    assert record["spec"]["value"] == 5.0
-    assert record["spec"]["before"] == [{"stage": "demo_stages.Number", "key": Number(2.0).key}]
-    assert {"commit", "dirty", "versions", "device", "wall_s", "device_s", "seed", "data", "threads", "host"} <= set(
-        record["provenance"]
-    )
+    described = store.described(stage)
+    assert described.spec["value"] == 5.0
+    assert described.spec["before"] == [{"stage": "demo_stages.Number", "key": Number(2.0).key}]
+    assert described.provenance.versions["python"]
+    assert (described.provenance.device, described.provenance.resumed) == ("cpu", False)
     assert store.history(stage) == [{"step": 1, "loss": 7.0}]
     assert not list(store.root.glob(".drafts/*"))
     assert not list(store.root.glob(".scratch/*"))
@@ -176,7 +175,7 @@ def test_resumed_equals_uncut(tmp_path: Path, stage: Any, stop: int) -> None:
     resumed = run(stage, root, save_every=0)
     assert same(whole, resumed)
     assert Store(root).history(stage) == history
-    assert Store(root).record(stage)["provenance"]["resumed"] == (stop > 1)
+    assert Store(root).described(stage).provenance.resumed == (stop > 1)
     assert not list(root.glob(".scratch/*"))
 
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from reproduce.commands.cli import main
-from reproduce.papers import results
+from reproduce.papers import records
 
 TOML = """
 paper = "demo"
@@ -38,6 +39,7 @@ SUITE = """
 from pathlib import Path
 import pytest
 from demo_stages import Number
+from reproduce.papers.cases import Suite
 from reproduce.papers.tables import read
 
 PAPER = read(Path(__file__).with_name("demo.toml"))
@@ -48,14 +50,14 @@ def plain(task, seed):
 def broken(task, seed):
     return Number(1.0, trouble="bug")
 
-@pytest.mark.parametrize("case", PAPER.cases("1", plain=plain, broken=broken))
-def test_table1(case, judge):
+@pytest.mark.parametrize("case", Suite(PAPER, {"1": {"plain": plain, "broken": broken}}).rows(), ids=lambda case: case.id)
+def test_rows(case, judge):
     judge(case)
 
 def slow(task, seed):
     return Number(99.0, sleep=60)
 
-@pytest.mark.parametrize("case", PAPER.cases("1", plain=slow)[:1])
+@pytest.mark.parametrize("case", [case for case in Suite(PAPER, {"1": {"later": slow}}).rows() if case.recipe], ids=["slow"])
 def test_slow(case, judge):
     judge(case)
 """
@@ -110,7 +112,7 @@ def test_a_run_measures_judges_and_writes(suites: Path) -> None:
     assert result["verdict"] == "not comparable"
     assert "scale smoke" in result["reasons"]
     assert result["command"].startswith(
-        "pytest 'suites/test_demo.py::test_table1[m2d-plain]' --scale smoke --seeds 1,3"
+        "pytest 'suites/test_demo.py::test_rows[table1-m2d-plain]' --scale smoke --seeds 1,3"
     )
     assert {stage["name"] for stage in result["stages"]} == {"demo_stages.Number"}
     again_code, again = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
@@ -131,7 +133,7 @@ def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
 def comparable(suites: Path, plain: str) -> None:
     """Let every result be comparable with its paper, and the row called plain measure this."""
     (suites / "conftest.py").write_text(
-        "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
+        "from reproduce.papers import verdicts\nverdicts.reasons_against = lambda identity: []\n"
     )
     path = suites / "test_demo.py"
     path.write_text(path.read_text().replace('Number(10.0 * seed + (task.name == "d2m"), (Number(0.5),)', plain))
@@ -180,13 +182,13 @@ def test_a_collapsed_training_is_a_verdict_with_counts(suites: Path) -> None:
     (file,) = (suites.parent / "build" / "results").glob("*.json")
     result = json.loads(file.read_text())
     assert result["verdict"] == "collapsed"
-    assert result["collapsed"] == [f"seed {seed}: 1 clusters were left at step 1" for seed in (1, 2)]
+    assert result["collapsed"] == dict.fromkeys("12", "1 clusters were left at step 1")
     assert result["measured"]["1"]["portion"] == 12.5
     assert "collapsed" not in result["measured"]["1"]
     (page,) = (suites.parent / "build" / "report" / "cases").glob("*.html")
     assert "Collapsed at seed 2: 1 clusters were left" in page.read_text()
     (suites / "conftest.py").write_text(
-        "from reproduce import results\nresults.reasons_against = lambda identity: []\n"
+        "from reproduce.papers import verdicts\nverdicts.reasons_against = lambda identity: []\n"
     )
     code, output = run(suites, "-k", "plain and table1 and m2d")
     assert code == 1
@@ -235,14 +237,14 @@ CLAIM_TESTS = """
 def later(task, seed):
     return Number(15.0 + 10.0 * seed + 0.1 * seed, trouble=TROUBLE, seed=seed)
 
-TABLES = {"1": {"plain": plain, "later": later}}
+BOTH = Suite(PAPER, {"1": {"plain": plain, "later": later}})
 
-@pytest.mark.parametrize("case", PAPER.claim_cases(TABLES))
+@pytest.mark.parametrize("case", BOTH.claims(), ids=lambda case: case.id)
 def test_claims(case, judge):
     judge(case)
 
-@pytest.mark.parametrize("case", PAPER.figure_cases("2", TABLES))
-def test_figure2(case, judge):
+@pytest.mark.parametrize("case", BOTH.shown(), ids=lambda case: case.id)
+def test_figures(case, judge):
     judge(case)
 """
 
@@ -278,7 +280,7 @@ def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> N
     assert one["low"] < 14.7 < one["high"]
     assert one["stated"] == 5.0
     assert record["family"] == "2 claims of table 1 (Holm)"
-    assert record["command"] == "pytest 'suites/test_demo.py::test_claims[better]' --scale smoke --seeds 1,2,3"
+    assert record["command"] == "pytest 'suites/test_demo.py::test_claims[claim-better]' --scale smoke --seeds 1,2,3"
     assert " ".join(output.split()).count("demo better world2 mAP +5.0") == 1
     code, output = run(suites, "-k", "claims", "--scale", "smoke", "--seeds", "1,2")
     assert code == 0, output
@@ -333,7 +335,9 @@ def supervised(task, seed):
 
 HELD = {"plain": supervised, "later": supervised}
 
-@pytest.mark.parametrize("case", PAPER.claim_cases({"1": {"plain": weak, "later": strong}}, HELD))
+CLAIMS = Suite(PAPER, {"1": {"plain": weak, "later": strong}}, baselines=HELD)
+
+@pytest.mark.parametrize("case", CLAIMS.claims(), ids=lambda case: case.id)
 def test_claims(case, judge):
     judge(case)
 """
@@ -389,20 +393,20 @@ def test_a_claim_whose_stage_fails_is_an_error(suites: Path) -> None:
 def test_claims_in_changed_worlds_and_figures(suites: Path, tiny_domain: Path) -> None:
     reading(suites)
     with_claims(suites)
-    options = ["-k", "claims or figure2", "--scale", "smoke"]
+    options = ["-k", "claims or figures", "--scale", "smoke"]
     code, output = run(suites, *options, "-v")
     assert code == 0, output
-    for name in ("claims[better]", "claims[better-world2]", "claims[better-no-camera]", "figure2[m2d-plain]"):
+    for name in ("claim-better]", "claim-better-world2]", "claim-better-no-camera]", "figure2-m2d-plain]"):
         assert f"{name} PASSED" in output
     kept = [json.loads(path.read_text()) for path in (suites.parent / "build" / "results").glob("*plain*.json")]
     drawn = [result["identity"]["data"]["market"] for result in kept]
     assert sorted((data["seed"], data["dials"]["camera"]) for data in drawn) == [(1, 0), (1, 1), (2, 1)]
     commands = {result["command"].partition("::")[2].partition("[")[0] for result in kept}
-    assert commands == {"test_claims", "test_table1"}
+    assert commands == {"test_claims", "test_rows"}
     code, output = run(suites, *options, "--domain", f"market={tiny_domain}", "--domain", f"duke={tiny_domain}", "-rs")
     assert code == 0, output
     assert "3 passed, 3 skipped" in output
-    assert "asks about drawn worlds" in output
+    assert "needs stand-in data" in output
 
 
 def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) -> None:
@@ -471,12 +475,13 @@ class Fixed(Stage[Scores]):
 from pathlib import Path
 import pytest
 from outside_paper.method import Fixed
+from reproduce.papers.cases import Suite
 from reproduce.papers.tables import read
 
 PAPER = read(Path(__file__).with_name("outside.toml"))
 
-@pytest.mark.parametrize("case", PAPER.cases("1", later=lambda task, seed: Fixed(33.0 + seed, seed=seed)))
-def test_table1(case, judge):
+@pytest.mark.parametrize("case", Suite(PAPER, {"1": {"later": lambda task, seed: Fixed(33.0 + seed, seed=seed)}}).cases())
+def test(case, judge):
     judge(case)
 """
     )
@@ -497,7 +502,7 @@ def test_an_outside_package_adds_a_method_and_a_paper(suites: Path, tmp_path: Pa
     }
     assert kept["outside"]["measured"]["1"]["mAP"] == 34
     assert kept["outside"]["stages"][0]["name"] == "method.Fixed"
-    assert kept["outside"]["command"].startswith("pytest 'site/outside_paper/test_outside.py::test_table1[m2d-later]'")
+    assert kept["outside"]["command"].startswith("pytest 'site/outside_paper/test_outside.py::test[table1-m2d-later]'")
     printed = subprocess.run(
         [sys.executable, "-m", "reproduce", "tables", "--csv", "--suites", "suites"],
         cwd=suites.parent, env={**os.environ, **environ}, capture_output=True, text=True, check=True,
@@ -645,7 +650,7 @@ def two(task, seed):
 
 TWO = {"1": {"plain": one, "later": two}}
 
-@pytest.mark.parametrize("case", PAPER.picture_cases({"6": DRAW}, TWO))
+@pytest.mark.parametrize("case", Suite(PAPER, TWO, draws={"6": DRAW}).pictures(), ids=lambda case: case.id)
 def test_figures(case, judge):
     judge(case)
 """
@@ -668,20 +673,20 @@ def test_a_figure_alone_is_drawn_recorded_and_shown(suites: Path, capsys: pytest
     assert "figure:  demo 6, m2d: drawn" in output
     out = suites.parent / "build"
     assert not (out / "results").exists()
-    [figure] = results.read_figures(out / "figures")
-    assert (figure["seed"], figure["figure"]["rows"], figure["identity"]["selection"]) == (
+    [figure] = records.read_figures(out / "figures")
+    assert (figure.seed, figure.figure.rows, figure.identity.selection) == (
         2,
         ["Plain", "Later"],
         "last",
     )
-    assert figure["pictures"]["count"] == len(figure["drawing"]["images"]), "drawn images are always shown"
-    assert figure["command"] == "pytest 'suites/test_demo.py::test_figures[m2d-figure6]' --scale smoke --seeds 2"
+    assert figure.pictures.count == len(figure.drawing["images"]), "drawn images are always shown"
+    assert figure.command == "pytest 'suites/test_demo.py::test_figures[figure6-m2d]' --scale smoke --seeds 2"
     assert "Lists of &lt;i&gt;two" in (out / "report" / "demo.html").read_text()
     recorded = suites.parent / "recorded"
     assert main(["results", "--record", "--out", str(out), "--into", str(recorded)]) == 0
     assert "0 results, 0 claims and 1 figure recorded" in capsys.readouterr().out
     assert [path.suffix for path in (recorded / "figures").iterdir()] == [".json"], "without its pictures"
-    assert results.read_figures(recorded) == [figure | {"pictures": None}]
+    assert records.read_figures(recorded) == [structs.replace(figure, pictures=None)]
     plan = ["--plan", "-k", "figure", "--seeds", "2", "--store", "elsewhere", "--out", "new"]
     code, output = run(suites, *plan, "--baselines", str(recorded))
     assert re.search(r"to run +0:\d\d +1 figure +figures.RankLists", output), "recorded figures tell how long it takes"
@@ -696,8 +701,8 @@ def test_a_figure_alone_is_drawn_recorded_and_shown(suites: Path, capsys: pytest
 def test_figures_are_updated_with_their_rows(suites: Path) -> None:
     figure_suite(suites, "RankLists")
     assert run(suites, "-k", "figure", "--update-baselines")[0] == 0
-    (figure,) = results.read_figures(suites.parent / "reports" / "results")
-    assert (figure["verdict"], figure["pictures"]) == ("drawn", None)
+    (figure,) = records.read_figures(suites.parent / "reports" / "results")
+    assert (figure.verdict, figure.pictures) == ("drawn", None)
 
 
 def test_photographs_are_left_out_unless_asked_for(suites: Path, tiny_domain: Path) -> None:
@@ -715,9 +720,9 @@ def test_photographs_are_left_out_unless_asked_for(suites: Path, tiny_domain: Pa
     for asked in ([], ["--pictures"]):
         code, output = run(suites, *real, *asked)
         assert code == 0, output
-        [figure] = results.read_figures(suites.parent / "build" / "figures")
-        assert (figure["pictures"] is not None) is bool(asked)
-        assert ("--pictures" in figure["command"]) is bool(asked)
+        [figure] = records.read_figures(suites.parent / "build" / "figures")
+        assert (figure.pictures is not None) is bool(asked)
+        assert ("--pictures" in figure.command) is bool(asked)
         assert bool(list((suites.parent / "build").rglob("*.png"))) is bool(asked)
 
 
@@ -726,8 +731,8 @@ def test_a_figure_that_cannot_be_drawn_is_an_error(suites: Path) -> None:
     code, output = run(suites, "-k", "figure")
     assert code == 6
     assert "the network of demo_stages.Untrained has no `maps`" in output
-    [figure] = results.read_figures(suites.parent / "build" / "figures")
-    assert (figure["verdict"], "drawing" in figure) == ("error", False)
+    [figure] = records.read_figures(suites.parent / "build" / "figures")
+    assert (figure.verdict, figure.drawing) == ("error", None)
     assert run(suites, "-k", "figure", "--domain", "market=.")[0] == 0, "a figure without its data is skipped"
     assert run(suites, "-k", "figure", "--domain", "market=.", "--strict")[0] == 1
 
@@ -798,7 +803,7 @@ def test_cases_of_withdrawn_data_are_marked_and_counted(suites: Path) -> None:
     code, output = run(suites, "--collect-only", "-q", "-m", "not withdrawn", "--strict-markers")
     assert code == 0, output
     assert "1 cases remain without DukeMTMC-reID, which its makers withdrew" in output
-    assert "[m2m-plain]" in output
+    assert "[table1-m2m-plain]" in output
     assert "m2d" not in output
     code, output = run(suites, "-k", "m2m and table1", "--plan")
     assert "withdrew" not in output

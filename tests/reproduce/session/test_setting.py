@@ -22,8 +22,9 @@ from reproduce.data.reading import describe, read
 from reproduce.data.standins import StandIn
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
-from reproduce.papers.results import reasons_against
-from reproduce.papers.tables import World
+from reproduce.papers.cases import World
+from reproduce.papers.records import Identity
+from reproduce.papers.verdicts import reasons_against
 from reproduce.session.setting import Blocked, Setting, data_root
 from reproduce.stage import closure
 
@@ -37,15 +38,15 @@ def test_stand_ins_by_default() -> None:
     assert isinstance(stage.on, StandIn)
     assert (stage.on.domain, stage.on.seed) == ("duke", 3)
     identity = setting.identity([stage])
-    assert identity["data"]["market"] | {"size": None, "dials": None} == {
+    assert identity.data["market"] | {"size": None, "dials": None} == {
         "kind": "stand-in",
         "world": StandIn.version,
         "seed": 3,
         "size": None,
         "dials": None,
     }
-    assert identity["weights"] == f"drawn objects {SHIPPED['narrow'][:12]}"
-    assert (identity["scale"], identity["selection"]) == ("smoke", "last")
+    assert identity.weights == f"drawn objects {SHIPPED['narrow'][:12]}"
+    assert (identity.scale, identity.selection) == ("smoke", "last")
 
 
 def test_a_precision_that_was_asked_for_is_that_of_every_training() -> None:
@@ -56,11 +57,11 @@ def test_a_precision_that_was_asked_for_is_that_of_every_training() -> None:
         setting = Setting("smoke", precision=asked)
         stage: Any = setting.resolve(case)
         identity = setting.identity([stage])
-        found[asked] = (stage.train.precision, stage.train.init.precision, identity.get("precision"))
+        found[asked] = (stage.train.precision, stage.train.init.precision, identity.precision)
         assert ("mixed precision" in reasons_against(identity)) is (asked == "mixed")
     assert found == {
         None: ("float32", "float64", "float64"),
-        "float32": ("float32", "float32", None),
+        "float32": ("float32", "float32", ""),
         "mixed": ("mixed", "mixed", "mixed"),
     }
 
@@ -81,12 +82,12 @@ def test_a_folder_is_real_only_with_the_published_counts(tiny_domain: Path, monk
     assert isinstance(stage, Evaluate)
     assert isinstance(stage.on, Real)
     assert stage.on.subset == 2
-    assert setting.identity([stage])["data"]["market"]["kind"] == "folder"
+    assert setting.identity([stage]).data["market"]["kind"] == "folder"
     counts = describe(read(tiny_domain, "market"))
     declared.holding(monkeypatch, market=counts)
     again = Setting("smoke", {"market": tiny_domain, "duke": tiny_domain})
-    assert again.identity([again.resolve(CASE)])["data"]["market"]["kind"] == "real"
-    assert again.identity([again.resolve(CASE)])["data"]["duke"]["kind"] == "folder"
+    assert again.identity([again.resolve(CASE)]).data["market"]["kind"] == "real"
+    assert again.identity([again.resolve(CASE)]).data["duke"]["kind"] == "folder"
 
 
 def test_drawn_and_real_data_are_never_mixed(tiny_domain: Path) -> None:
@@ -128,7 +129,7 @@ def test_weights(tmp_path: Path) -> None:
     assert isinstance(found, Evaluate)
     sha256 = found.train.weights  # type: ignore[attr-defined]
     assert setting.files == {sha256: path.resolve()}
-    assert setting.identity([found])["weights"] == sha256
+    assert setting.identity([found]).weights == sha256
     path.unlink()
     for suffix in (".safetensors", ".pth"):
         (tmp_path / f"resnet50{suffix}").write_bytes(b"more")
@@ -141,7 +142,7 @@ UNPUBLISHED = "weights that are not the published file"
 
 @pytest.mark.usefixtures("known")
 def test_only_the_published_file_is_comparable_whatever_its_name(tmp_path: Path) -> None:
-    def told(content: bytes, name: str = "resnet50.pth") -> tuple[dict[str, Any], bool]:
+    def told(content: bytes, name: str = "resnet50.pth") -> tuple[Identity, bool]:
         for path in tmp_path.iterdir():
             path.unlink()
         (tmp_path / name).write_bytes(content)
@@ -151,14 +152,14 @@ def test_only_the_published_file_is_comparable_whatever_its_name(tmp_path: Path)
 
     identity, refused = told(b"weights")
     assert not refused
-    assert "unpublished_weights" not in identity
+    assert not identity.unpublished_weights
     identity, refused = told(b"other weights")
     assert refused
-    assert identity["unpublished_weights"] == identity["weights"] == hashlib.sha256(b"other weights").hexdigest()
+    assert identity.unpublished_weights == identity.weights == hashlib.sha256(b"other weights").hexdigest()
     assert told(b"weights", "resnet50.safetensors")[1] is False
     assert told(b"other weights", "resnet50.safetensors")[1] is True
     scratch = Setting("paper", weights="scratch")
-    assert "unpublished_weights" not in scratch.identity([scratch.resolve(CASE)])
+    assert not scratch.identity([scratch.resolve(CASE)]).unpublished_weights
 
 
 @pytest.mark.usefixtures("known")
@@ -235,16 +236,16 @@ def test_narrow_nets_start_from_the_shipped_weights(scale: str, case: Evaluate, 
     assert {sha256: path.name for sha256, path in setting.files.items()} == {SHIPPED[net]: f"{net}-objects.safetensors"}
     assert weights.sha256(setting.files[SHIPPED[net]]) == SHIPPED[net]
     identity = setting.identity([setting.resolve(case)])
-    assert identity["weights"] == f"drawn objects {SHIPPED[net][:12]}"
+    assert identity.weights == f"drawn objects {SHIPPED[net][:12]}"
     assert "drawn-object weights" in reasons_against(identity)
-    assert "unpublished_weights" not in identity
-    assert "objects" not in identity["data"], "nothing is drawn for them"
+    assert not identity.unpublished_weights
+    assert "objects" not in identity.data, "nothing is drawn for them"
 
 
 def test_both_nets_of_a_case_are_told() -> None:
     setting = Setting("small")
     identity = setting.identity([setting.resolve(case) for case in (CASE, IBN)], cells=2)
-    assert identity["weights"] == ", ".join(f"drawn objects {sha256[:12]}" for sha256 in sorted(SHIPPED.values()))
+    assert identity.weights == ", ".join(f"drawn objects {sha256[:12]}" for sha256 in sorted(SHIPPED.values()))
 
 
 @pytest.mark.parametrize(("case", "net"), [(CASE, "resnet50"), (IBN, "resnet50_ibn_a")])
@@ -255,9 +256,9 @@ def test_whole_nets_are_trained_on_objects_first(case: Evaluate, net: str) -> No
     assert not setting.files
     assert train in closure([setting.resolve(case)])
     identity = setting.identity([setting.resolve(case)])
-    assert identity["weights"] == "drawn objects by classify.Classify"
+    assert identity.weights == "drawn objects by classify.Classify"
     assert "drawn-object weights" in reasons_against(identity)
-    assert "objects" not in identity["data"], "the weights tell of them"
+    assert "objects" not in identity.data, "the weights tell of them"
     assert "trained from scratch" not in reasons_against(identity)
 
 
@@ -277,9 +278,9 @@ def test_scratch_is_scratch_at_every_scale(scale: str) -> None:
     setting = Setting(scale, weights="scratch")
     assert start_of(setting) is None
     identity = setting.identity([setting.resolve(CASE)])
-    assert identity["weights"] == "scratch"
+    assert identity.weights == "scratch"
     assert "trained from scratch" in reasons_against(identity)
-    assert not {"objects"} & set(identity["data"])
+    assert not {"objects"} & set(identity.data)
     assert not setting.files
 
 
@@ -306,10 +307,10 @@ def test_weights_trained_elsewhere_are_other_weights(tmp_path: Path) -> None:
     assert start_of(setting) == sha256
     assert setting.files == {sha256: path.resolve()}
     identity = setting.identity([setting.resolve(CASE)])
-    assert identity["weights"] == f"drawn objects {sha256[:12]}"
+    assert identity.weights == f"drawn objects {sha256[:12]}"
     assert "drawn-object weights" in reasons_against(identity)
     shipped = Setting("small")
-    assert shipped.identity([shipped.resolve(CASE)])["weights"] not in ("", identity["weights"])
+    assert shipped.identity([shipped.resolve(CASE)]).weights not in ("", identity.weights)
 
 
 def test_weights_of_whole_nets_come_from_a_folder_too(tmp_path: Path) -> None:
@@ -348,7 +349,7 @@ def test_a_package_may_bring_what_else_a_net_starts_from(monkeypatch: pytest.Mon
     assert found == setting.resolve(start)
     assert isinstance(found.domain, StandIn)
     assert (found.backbone, found.precision, found.epochs) == ("narrow", "mixed", 40)
-    assert setting.identity([setting.resolve(case)])["weights"] == "those of supervised.Train"
+    assert setting.identity([setting.resolve(case)]).weights == "those of supervised.Train"
 
 
 # -- under a data root -------------------------------------------------------------------------------------------------
@@ -363,11 +364,11 @@ def test_a_data_root_holds_the_published_sets_or_says_what_differs(tiny_domain: 
         Setting("smoke", root=tmp_path).resolve(supervised_row)
     setting = Setting("smoke", root=tmp_path, accept_counts=True)
     identity = setting.identity([setting.resolve(supervised_row)])
-    assert (identity["data"]["market"]["kind"], identity["data"]["market"]["folder"]) == (
+    assert (identity.data["market"]["kind"], identity.data["market"]["folder"]) == (
         "folder",
         "Market-1501-v15.09.15",
     )
-    assert setting.paths() == {identity["data"]["market"]["digest"]: tmp_path / "market1501" / "Market-1501-v15.09.15"}
+    assert setting.paths() == {identity.data["market"]["digest"]: tmp_path / "market1501" / "Market-1501-v15.09.15"}
 
 
 def test_what_a_data_root_lacks_is_blocked_and_never_replaced(tmp_path: Path) -> None:
@@ -408,7 +409,7 @@ def test_the_ways_to_train_on_msmt17_have_keys_of_their_own(tmp_path: Path) -> N
     assert replace(stage, on=replace(tested, variant="train+val")).key != stage.key
     assert len(setting.paths()) == 2
     whole = Evaluate(supervised.Train(Domain("msmt17")), on=Domain("msmt17"))
-    entry = setting.identity([setting.resolve(whole)])["data"]["msmt17"]
+    entry = setting.identity([setting.resolve(whole)]).data["msmt17"]
     assert (entry["variant"], entry["version"]) == ("train+val", "V1")
 
 
@@ -476,11 +477,11 @@ def test_an_eps_tuned_for_a_target_holds_on_the_published_data_alone(
 def test_a_changed_world_is_another_stand_in(tiny_domain: Path) -> None:
     setting = Setting("smoke", world_seed=3)
     plain, second, neutral = (setting.resolve(CASE, world) for world in (None, World(seed=2), World(off="camera")))
-    data = [setting.identity([stage])["data"]["duke"] for stage in (plain, second, neutral)]
+    data = [setting.identity([stage]).data["duke"] for stage in (plain, second, neutral)]
     assert [entry["seed"] for entry in data] == [3, 2, 3]
     assert [entry["dials"]["camera"] for entry in data] == [1, 1, 0]
     assert [entry["dials"]["pose"] for entry in data] == [1, 1, 1]
     assert len({plain.key, second.key, neutral.key}) == 3
-    with pytest.raises(Blocked, match="asks about drawn worlds, and these data are real") as caught:
+    with pytest.raises(Blocked, match="needs stand-in data, and these data are real") as caught:
         Setting("smoke", {"market": tiny_domain, "duke": tiny_domain}).resolve(CASE, World(seed=2))
     assert caught.value.want == "world"

@@ -10,7 +10,8 @@ import pytest
 
 from methods import supervised
 from reproduce.evaluation import Evaluate
-from reproduce.papers.tables import Case, Task, read
+from reproduce.papers.cases import AnyCase, Suite
+from reproduce.papers.tables import Task, read
 from toy_reid.guest import Remember
 from toy_reid.images import Darker
 from toy_reid.method import TwoBranches
@@ -36,6 +37,22 @@ def again(task: Task, seed: int) -> Evaluate:
     return Evaluate(supervised.Train(task.target, seed=seed, weights=training(task, seed)), on=task.target)
 
 
-@pytest.mark.parametrize("case", PAPER.cases("1", shared=shared, own=own, again=again))
-def test_table1(case: Case, judge: Callable[[Case], None]) -> None:
+def direct(task: Task, seed: int) -> Evaluate:
+    """The row that the paper quotes, run here for reference."""
+    return Evaluate(supervised.Train(task.source, seed=seed), on=task.target)
+
+
+def kept(task: Task, seed: int, value: float) -> Evaluate:
+    return Evaluate(replace(training(task, seed), kept=value), on=task.target)
+
+
+SUITE = Suite(
+    PAPER,
+    {"1": {"shared": shared, "own": own, "again": again, "direct": direct}},
+    sweeps={"2": {"kept": kept}},
+)
+
+
+@pytest.mark.parametrize("case", SUITE.cases())
+def test(case: AnyCase, judge: Callable[[AnyCase], None]) -> None:
     judge(case)
