@@ -21,7 +21,7 @@ from reproduce.data.transforms import Augment
 from reproduce.data.world import CAUSES, WORLD_VERSION
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
-from reproduce.papers.tables import World
+from reproduce.papers.cases import World
 from reproduce.running.engine import Engine
 from reproduce.running.runner import Site
 from reproduce.session.setting import Blocked, Setting
@@ -195,7 +195,7 @@ def _run(options: argparse.Namespace) -> None:
     runs = difficulty(options.nets, worlds, seeds)
     runs += [] if options.no_causes else causes(options.nets, worlds, seeds)
     setting = Setting("small", weights=options.weights)
-    weights = setting.identity([stage(runs[0], setting)])["weights"]
+    weights = setting.identity([stage(runs[0], setting)]).weights
     measured: dict[Run, tuple[float, float]] = {}
     for run, mAP, rank1 in measure(runs, setting, out=options.out, jobs=options.jobs):
         measured[run] = (mAP, rank1)

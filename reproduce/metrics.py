@@ -81,6 +81,7 @@ METRICS: dict[str, Metric] = {
         Metric(name="mINP", kind="retrieval", title="mINP", listed=True),
         Metric(name="separation", kind="retrieval", title="separation", claimed=True),
         Metric(name="renewed", kind="retrieval", title="mAP with the target's batch statistics"),
+        Metric(name="clusters", kind="labels", title="clusters", percent=False, live="{:.0f} clusters"),
         Metric(
             name="portion",
             kind="labels",
@@ -93,7 +94,6 @@ METRICS: dict[str, Metric] = {
         Metric(name="purity", kind="labels", title="purity", live="{:.0f} % pure"),
         Metric(name="first_labels", kind="labels", title="labels at the start", claimed=True),
         Metric(name="agreement", kind="labels", title="agreement", percent=False),
-        Metric(name="clusters", kind="labels", title="clusters", percent=False, live="{:.0f} clusters"),
         Metric(name="found", kind="labels", title="clusters before selection", percent=False),
         Metric(name="largest", kind="labels", title="largest cluster", percent=False),
         Metric(name="median", kind="labels", title="median cluster", percent=False),

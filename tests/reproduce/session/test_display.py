@@ -3,14 +3,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import made
 import pytest
 from demo_sources import Corridor, Mirror, Pooled
+from msgspec import structs
 
 from methods import msplr, supervised
 from reproduce.clustering import DBSCAN
 from reproduce.data.domains import Domain
 from reproduce.evaluation import Evaluate, Rerank
-from reproduce.papers.tables import World
+from reproduce.papers.cases import World
 from reproduce.running.engine import Job
 from reproduce.session.display import Display, clock, label, progress, summary
 from reproduce.session.setting import Setting
@@ -74,15 +76,10 @@ def test_progress_shows_epoch_loss_speed_and_time_left() -> None:
 
 def test_the_summary_shows_what_is_kept_where_a_table_prints_it() -> None:
     measured = {"mAP": 25.0, "rank1": 40.0, "rank5": 50.0, "rank10": 60.0, "portion": 57.5}
-    result = {
-        "case": {"paper": "demo", "table": "4", "label": "DBSCAN", "task": "m2d"},
-        "measured": {"1": measured, "2": {**measured, "portion": 58.5}},
-        "printed": {"mAP": 69.3, "rank1": 82.7},
-        "verdict": "not comparable",
-        "reasons": [],
-    }
+    two = {"1": measured, "2": {**measured, "portion": 58.5}}
+    result = made.result(measured=two, printed={"mAP": 69.3, "rank1": 82.7})
     assert "kept" not in summary([result], 120, colour=False)
-    shown = summary([{**result, "printed": {**result["printed"], "portion": 69.7}}], 120, colour=False)
+    shown = summary([structs.replace(result, printed={**result.printed, "portion": 69.7})], 120, colour=False)
     assert "58.0 ±0.7" in shown
     assert "69.7" in shown
 

@@ -50,14 +50,14 @@ def plain(task, seed):
 def broken(task, seed):
     return Number(1.0, trouble="bug")
 
-@pytest.mark.parametrize("case", Suite(PAPER, {"1": {"plain": plain, "broken": broken}}).rows(), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", Suite(PAPER, {"1": {"plain": plain, "broken": broken}}).cases())
 def test_rows(case, judge):
     judge(case)
 
 def slow(task, seed):
     return Number(99.0, sleep=60)
 
-@pytest.mark.parametrize("case", [case for case in Suite(PAPER, {"1": {"later": slow}}).rows() if case.recipe], ids=["slow"])
+@pytest.mark.parametrize("case", [param for param in Suite(PAPER, {"1": {"later": slow}}).cases() if param.values[0].recipe])
 def test_slow(case, judge):
     judge(case)
 """
