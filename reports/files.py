@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from reproduce.files import replacing
 
 WRITTEN = ".pages"
 """A list, in the folder of a report, of the pages that the report wrote there."""
@@ -13,10 +14,8 @@ WRITTEN = ".pages"
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_all(folder: Path, pages: Mapping[str, str]) -> None:

@@ -10,15 +10,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproduce.data.manifests import user_cache
 from reproduce.errors import UserError
+from reproduce.files import replacing, user_cache
 
 if TYPE_CHECKING:
     import torch
@@ -83,9 +82,9 @@ def source_sha256(path: Path, own: str) -> str:
 
 def folders() -> list[Path]:
     """Where weights are looked for when no folder is given: ours, then torch's download cache."""
-    home = os.environ.get("TORCH_HOME")
-    torch_home = Path(home) if home else user_cache("weights").parents[1] / "torch"
-    return [user_cache("weights"), torch_home.expanduser() / "hub" / "checkpoints"]
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # on every system, unlike ours
+    torch_home = os.environ.get("TORCH_HOME") or Path(caches) / "torch"
+    return [user_cache("weights"), Path(torch_home).expanduser() / "hub" / "checkpoints"]
 
 
 def fitting(name: str, backbone: str, places: Sequence[Path]) -> list[Path]:
@@ -234,19 +233,14 @@ def convert(source: Path, name: str, folder: Path, *, net: str | None = None) ->
 
     path = folder / file_name(backbone, name)
     source_sha256 = sha256(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        whole = Path(place) / path.name
+    with replacing(path.with_suffix(".json")) as label, replacing(path) as whole:
         save_file(weights, whole)
         own_sha256 = sha256(whole)
         if path.exists() and sha256(path) != own_sha256:
             raise UserError(f"{path} is there already, with other weights: give another name with --as, or remove it")
         left_out = len(tensors) - len(weights)
         made = Converted(path, source.name, backbone, prefix, own_sha256, source_sha256, stem_relu, left_out)
-        label = whole.with_suffix(".json")
         label.write_text(json.dumps(asdict(made) | {"path": path.name}, indent=1) + "\n")
-        whole.replace(path)
-        label.replace(path.with_suffix(".json"))
     return made
 
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reproduce.errors import UserError
+from reproduce.files import replacing, user_cache
 
 if TYPE_CHECKING:
     from reproduce.dataset import Dataset, Image
@@ -234,11 +234,6 @@ def check_head(path: Path, head: bytes) -> None:
         raise UserError(f"{path} is {what if head else 'empty'}, whatever its name says; copy it again")
 
 
-def user_cache(part: str) -> Path:
-    """A folder of ours in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reproduce" / part
-
-
 def _shallow(dataset: Dataset) -> Manifest:
     """Fingerprint an unlabelled set by the lines `path, size`, without reading its images."""
     manifest = glance(dataset)
@@ -263,9 +258,5 @@ def _recall(memory: Path) -> dict[str, Entry]:
 
 def _remember(memory: Path, entries: dict[str, Entry]) -> None:
     """Replace the memory as a whole; where that fails the old one stays, which only costs time."""
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=memory.parent) as place:
-            whole = Path(place) / memory.name
-            whole.write_text(json.dumps(entries))
-            whole.replace(memory)
+    with contextlib.suppress(OSError), replacing(memory) as draft:
+        draft.write_text(json.dumps(entries))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from reproduce.errors import UserError
+from reproduce.files import replacing
 from reproduce.running.provenance import Provenance, arithmetic
 from reproduce.running.recipe import digest_of_record
 
@@ -347,22 +347,18 @@ def write_figure(record: FigureRecord, pictures: NDArray[np.uint8] | None, folde
     else:
         from PIL import Image
 
-        folder.mkdir(parents=True, exist_ok=True)
         count, height, width, _ = pictures.shape
         side_by_side = pictures.transpose(1, 0, 2, 3).reshape(height, count * width, 3)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        Image.fromarray(side_by_side).save(temporary, "PNG", optimize=True)
-        temporary.replace(beside)
+        with replacing(beside) as draft:
+            Image.fromarray(side_by_side).save(draft, "PNG", optimize=True)
         strip = Strip(file=beside.name, count=count, height=height, width=width)
     return write(structs.replace(record, pictures=strip), folder)
 
 
 def _put(document: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
-    temporary.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
-    temporary.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
 
 
 def read(folder: Path) -> list[Result]:

@@ -73,7 +73,7 @@ def save_state(path: Path, state: object, progress: dict[str, Any], fresh: Ancho
     tensors = {str(number): _copied(tensor) for number, tensor in enumerate(packed.tensors)}
     tensors[_LABEL] = torch.frombuffer(bytearray(json.dumps(label).encode()), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
+    temporary = path.with_suffix(".new")  # one name, since the stage is locked: what a killed run left is overwritten
     save_file(tensors, temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

@@ -24,6 +24,7 @@ from reproduce.artifacts import Artifact
 from reproduce.data.manifests import Manifest, glance, take
 from reproduce.data.sources import Source, enter, sources
 from reproduce.errors import Diverged, UserError
+from reproduce.files import replacing
 from reproduce.running.provenance import Provenance, device_name, machine
 from reproduce.stage import A, Stage, closure, full_spec
 
@@ -70,10 +71,8 @@ class Store:
         elif root.is_dir() and any(root.iterdir()):
             raise UserError(f"{root} is not empty and not a store: give another folder with --store")
         else:
-            root.mkdir(parents=True, exist_ok=True)
-            temporary = root / f"store.json.{os.getpid()}"
-            temporary.write_text(json.dumps({"format": FORMAT}) + "\n")
-            temporary.replace(label)
+            with replacing(label) as draft:
+                draft.write_text(json.dumps({"format": FORMAT}) + "\n")
 
     def folder(self, stage: Stage[Any]) -> Path:
         return self.root / stage.name / stage.key

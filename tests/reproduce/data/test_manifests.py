@@ -306,7 +306,7 @@ def test_processes_share_the_memory(tmp_path: Path) -> None:
     for name in range(300):
         write(data.root / "split" / f"{name}.jpg", b"%d" % name)
     script = (
-        "import sys; from pathlib import Path; from reproduce.data.domains import Dataset, Image;"
+        "import sys; from pathlib import Path; from reproduce.dataset import Dataset, Image;"
         "from reproduce.data.manifests import digest;"
         "root, cache, low, high = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]);"
         "images = lambda n: tuple(Image(f'split/{i}.jpg', 1, 0) for i in range(low, n));"
