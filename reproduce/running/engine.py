@@ -84,12 +84,16 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
         names = [name.strip() for name in listed.split(",")]
         unusable = next((place for place, name in enumerate(names) if name in ("", "-1")), len(names))
         return names[:unusable]
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-        count = ctypes.c_uint()
-        if library.nvmlInit_v2() == 0 and library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0:
-            return [str(index) for index in range(count.value)]
-    return []
+    import pynvml
+
+    gpus: list[str] = []
+    with contextlib.suppress(pynvml.NVMLError):  # such as: no driver
+        pynvml.nvmlInit()
+        try:
+            gpus = [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        finally:
+            pynvml.nvmlShutdown()
+    return gpus
 
 
 def lease_gpus(wanted: int | None, folder: Path | None = None) -> list[Lease]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,66 @@ def alive(pid: int) -> bool:
 )
 def test_visible_devices_are_the_callers(listed: str, expected: list[str]) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": listed}) == expected
+
+
+class NVML(types.ModuleType):
+    """As much of `pynvml` as counts devices, and what was called."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, count: int = 0, broken: str = "") -> None:
+        super().__init__("pynvml")
+        self.count, self.broken = count, broken
+        self.calls: list[str] = []
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.broken:
+            raise self.NVMLError(name)
+
+    def nvmlInit(self) -> None:
+        self._called("init")
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._called("count")
+        return self.count
+
+    def nvmlShutdown(self) -> None:
+        self._called("shutdown")
+
+
+def test_the_driver_is_asked_where_nothing_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = NVML(3)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert visible_gpus({}) == ["0", "1", "2"]
+    assert nvml.calls == ["init", "count", "shutdown"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == ["1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert nvml.calls == ["init", "count", "shutdown"], "a list needs no driver"
+
+
+@pytest.mark.parametrize(("broken", "expected"), [("init", []), ("count", []), ("shutdown", ["0"])])
+def test_a_driver_that_fails_is_no_error(broken: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", NVML(1, broken))
+    assert visible_gpus({}) == expected
+
+
+def test_no_driver_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert visible_gpus({}) == []
+
+
+def test_counting_needs_no_torch() -> None:
+    count = "from reproduce.running.engine import visible_gpus; visible_gpus({})"
+    script = f"import sys; {count}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
