@@ -174,9 +174,8 @@ class DBSCAN:
         """Cluster the images of a graph.
 
         Args:
-            graph: (N, N) distances, symmetric, with zeros and the diagonal stored. Pairs that are not stored have
-                distance 1 or, as in `reproduce.neighbours.Graph`, the sum of their `shift`, which is no less than what
-                is stored for any pair.
+            graph: (N, N) distances up to 1, symmetric, with zeros and the diagonal stored. Pairs that are not stored
+                have distance 1.
 
         Returns:
             (N,) labels.
@@ -192,24 +191,15 @@ class DBSCAN:
         if not eps >= 0 or self.min_samples < 1:
             raise UserError(f"eps is {eps} and min_samples {self.min_samples}; give a distance and at least 1")
         n = graph.shape[0]
-        shift = _shift(graph)
+        if eps >= 1:  # which every pair is within, stored or not
+            return np.full(n, 0 if n >= self.min_samples else OUTLIER)
         rows = np.repeat(np.arange(n), np.diff(graph.indptr))
         near = graph.data <= np.float32(eps)
         rows, columns = rows[near], graph.indices[near]
-        # Pairs of small shift are within eps whether they are stored or not: few or none, and never listed.
-        rank = np.argsort(shift, kind="stable")
-        reached = np.searchsorted(shift[rank], eps - shift, side="right")
-        listed = shift[columns] > (eps - shift)[rows]
-        rows, columns = rows[listed], columns[listed]
-        core = reached + np.bincount(rows, minlength=n) >= self.min_samples
+        core = np.bincount(rows, minlength=n) >= self.min_samples
 
         between = core[rows] & core[columns]
-        edges = [np.stack([rows[between], columns[between]])]
-        cores = rank[core[rank]]
-        if len(cores):
-            to_least = cores[shift[cores[0]] <= (eps - shift)[cores]]
-            edges.append(np.stack([to_least, np.full(len(to_least), cores[0])]))
-        start, end = np.concatenate(edges, axis=1)
+        start, end = rows[between], columns[between]
         component = connected_components(sparse.csr_array((np.ones(len(start)), (start, end)), shape=(n, n)), False)[1]
         labels = np.full(n, OUTLIER)
         _, first, number = np.unique(component[core], return_index=True, return_inverse=True)
@@ -219,8 +209,6 @@ class DBSCAN:
         joined = np.full(n, none)
         border = core[columns] & ~core[rows]
         np.minimum.at(joined, rows[border], labels[columns[border]])
-        least = np.minimum.accumulate(np.concatenate([[none], np.where(core, labels, none)[rank]]))
-        joined = np.minimum(joined, least[reached])
         labels[~core] = np.where(joined < none, joined, OUTLIER)[~core]
         return labels
 
@@ -272,56 +260,23 @@ class KMeans:
         return np.asarray(found.labels_, np.int64)
 
 
-def _shift(graph: sparse.csr_array) -> NDArray[np.float64]:
-    """What the distance of a pair that is not stored is the sum of (N,)."""
-    import numpy as np
-
-    return np.asarray(getattr(graph, "shift", np.full(graph.shape[0], 0.5)), np.float64)
-
-
 def _mean_of_lowest(graph: sparse.csr_array, share: float, *, zeros: bool) -> float:
-    """The mean of the lowest share (at least one) of the distances of all pairs, stored or not.
-
-    Pairs that are not stored are counted and summed, never listed: how many sums of two shifts are at most t, and their
-    total, follow from the sorted shifts, less the pairs that are stored. The t that the share ends at is bisected.
-    """
+    """The mean of the lowest share (at least one) of the distances of all pairs; those that are not stored are 1."""
     import numpy as np
     from scipy import sparse
 
     if not 0 < share <= 1:
         raise UserError(f"the share of distances is {share}; give a number above 0, at most 1")
-    shift = np.sort(_shift(graph))
-    n = len(shift)
-    after = np.arange(1, n + 1)
-    sums = np.concatenate([[0.0], np.cumsum(shift)])
-    upper = sparse.triu(graph, 1, format="coo")
-    by_image = _shift(graph)
-    corrections = []
-    for sign, values in (1, upper.data.astype(np.float64)), (-1, by_image[upper.row] + by_image[upper.col]):
-        values.sort()
-        corrections.append((sign, values, np.concatenate([[0.0], np.cumsum(values)])))
-
-    def up_to(t: float) -> tuple[int, float]:
-        """How many distances are at most t, and their sum."""
-        end = np.maximum(np.searchsorted(shift, t - shift, side="right"), after)
-        count, total = int((end - after).sum()), float((sums[end] - sums[after] + (end - after) * shift).sum())
-        for sign, values, cumulated in corrections:
-            at = int(np.searchsorted(values, t, side="right"))
-            count, total = count + sign * at, total + sign * float(cumulated[at])
-        return count, total
-
-    dropped = 0 if zeros else up_to(0.0)[0]
+    n = graph.shape[0]
+    stored = np.sort(sparse.triu(graph, 1, format="coo").data.astype(np.float64))
+    dropped = 0 if zeros else int(np.searchsorted(stored, 0.0, side="right"))
     pairs = n * (n - 1) // 2 - dropped
     if pairs < 1:
         raise UserError(f"the distances of {n} images are too few, or all zero, to set eps from: give eps as a number")
     lowest = max(1, round(share * pairs))
-    if up_to(0.0)[0] >= lowest + dropped:
-        return 0.0
-    low, high = 0.0, max(2 * float(shift[-1]), float(upper.data.max(initial=0)))
-    while low < (middle := (low + high) / 2) < high:
-        if up_to(middle)[0] < lowest + dropped:
-            low = middle
-        else:
-            high = middle
-    count, total = up_to(low)
-    return (total + (lowest + dropped - count) * high) / lowest
+    last = dropped + lowest - 1
+    largest = float(stored[last]) if last < len(stored) else 1.0
+    below = int(np.searchsorted(stored, largest))
+    total = float(np.cumsum(stored[:below])[-1]) if below else 0.0
+    mean: float = (total + (lowest + dropped - below) * largest) / lowest
+    return mean

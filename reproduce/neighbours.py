@@ -52,17 +52,7 @@ _LEAST = 2.0**-23
 """Overlap of two codes below which their distance would round to 1."""
 
 _ROUNDING = 1e-6
-"""Distances from oneself, cosine distances, and distances from the source, below this are zero but for rounding."""
-
-
-class Graph(sparse.csr_array):  # type: ignore[misc]
-    """Distances (N, N), stored for the pairs that share a neighbour.
-
-    Attributes:
-        shift: (N,); `shift[i] + shift[j]` is the distance of a pair that is not stored: 1 without a source term.
-    """
-
-    shift: Array
+"""Distances from oneself and cosine distances below this are zero but for rounding."""
 
 
 def nearest(embeddings: Embeddings, k: int, *, backend: Backend = "torch") -> Array:
@@ -93,10 +83,8 @@ def jaccard_graph(
     k2: int = 6,
     *,
     variant: Variant = "spcl",
-    source: Embeddings | None = None,
-    source_weight: float = 0.0,
     ranks: Array | Tensor | None = None,
-) -> Graph:
+) -> sparse.csr_array:
     """The k-reciprocal Jaccard distances that are below 1.
 
     The k-reciprocal set R(i, k) holds those in i's list that have i in theirs. R(i, k1) is joined by the R(j, k1 / 2)
@@ -114,32 +102,24 @@ def jaccard_graph(
     Lists for R(j, k1 / 2) have round(k1 / 2) + 1 entries, halves rounded to even, in all three. The variants are the
     published code of SpCL, of MMT, and of UDAP (in single where that is in half precision).
 
-    With a source term the distance of a pair becomes (1 - w) d + w (u_i + u_j), u_i being the least 1 - exp(-d) between
-    image i and the source, divided by the largest u: stored pairs hold it, and `shift` has it for all others.
-
     Args:
-        embeddings: (N, D) of the target.
+        embeddings: (N, D).
         k1, k2: as above; lists longer than N hold all N.
         variant: as above; "spcl" and "mmt" rescale rows that are not of unit length.
-        source: (M, D) embeddings of the source.
-        source_weight: w, in 0..1.
         ranks: (N, k1 + 1 or more; k1 for "spcl") neighbours of each image, nearest first, itself included; found if
             not given.
 
     Returns:
-        (N, N) float32, the pairs whose distance without the source term is below 1; zeros are stored, the diagonal
-        among them. Rounding leaves some pairs with equal V a distance of 1e-7, as in the published codes, whose rule
-        for eps leaves out zeros alone.
+        (N, N) float32, the pairs whose distance is below 1; zeros are stored, the diagonal among them. Rounding leaves
+        some pairs with equal V a distance of 1e-7, as in the published codes, whose rule for eps leaves out zeros
+        alone.
 
     Raises:
-        UserError: embeddings as for `nearest`; k2 beyond k1; ranks that are no lists of images; a source that does not
-            fit; a weight without a source.
+        UserError: embeddings as for `nearest`; k2 beyond k1; ranks that are no lists of images.
     """
     if variant not in ("spcl", "mmt", "udap"):
         raise UserError(f"variant is {variant!r}; choose spcl, mmt or udap")
     _check(k1, k2)
-    if not 0 <= source_weight <= 1 or (source_weight and source is None):
-        raise UserError(f"source_weight is {source_weight}; give a number in 0..1, and the embeddings of a source")
     scaled = variant != "spcl"
     points = _points(embeddings, unit=variant != "udap")
     k = k1 + scaled
@@ -152,16 +132,7 @@ def jaccard_graph(
             farthest = _neighbours(points, 1, farthest=True)[1]
     codes = _codes(points, lists, k1, k2, farthest)
     del lists
-
-    graph = Graph(_jaccard(codes))
-    graph.shift = np.full(len(points), 0.5)
-    if source is not None and source_weight:
-        apart = _apart(points, _points(source, unit=variant != "udap", name="the source's embeddings"))
-        rows = np.repeat(np.arange(len(points)), np.diff(graph.indptr))
-        graph.data *= np.float32(1 - source_weight)
-        graph.data += (source_weight * (apart[rows] + apart[graph.indices])).astype(np.float32)
-        graph.shift = (1 - source_weight) / 2 + source_weight * apart
-    return graph
+    return _jaccard(codes)
 
 
 def rerank(
@@ -247,7 +218,7 @@ def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine")
     return blocks()
 
 
-def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | None = None) -> Graph:
+def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | None = None) -> sparse.csr_array:
     """The cosine distances of near pairs.
 
     Args:
@@ -281,17 +252,13 @@ def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | No
             found, values = [torch.cat(found, dim=1)[:, near]], values[near]
     first, second = torch.cat(found, dim=1).numpy()
     own = np.arange(n)
-    graph = Graph(
-        sparse.coo_array(
-            (
-                np.concatenate([values.numpy(), values.numpy(), np.zeros(n, np.float32)]),
-                (np.concatenate([first, second, own]), np.concatenate([second, first, own])),
-            ),
-            shape=(n, n),
-        )
+    return sparse.csr_array(
+        (
+            np.concatenate([values.numpy(), values.numpy(), np.zeros(n, np.float32)]),
+            (np.concatenate([first, second, own]), np.concatenate([second, first, own])),
+        ),
+        shape=(n, n),
     )
-    graph.shift = np.full(n, 0.5)
-    return graph
 
 
 # Processors
@@ -882,16 +849,3 @@ def _overlaps(
             summed.eliminate_zeros()
             yield slice(row, stop), summed
         row = stop
-
-
-def _apart(points: _Points, source: _Points) -> NDArray[np.float64]:
-    """The u (N,): how far each image is from the source."""
-    _same_space(points, source)
-    source = _Points(source.rows.to(points.rows.device))
-    squared = []
-    for rows in _strips(len(points), max(source.rows.shape)):
-        part = points.rows[rows]
-        nearest = (_product(part, source.rows) - source.half).argmax(1)
-        squared.append((part - source.rows[nearest]).square().sum(1))  # to more digits than the product gives
-    apart: NDArray[np.float64] = -np.expm1(-torch.cat(squared).cpu().double().numpy())
-    return apart / (apart.max() if apart.max() > _ROUNDING else 1)

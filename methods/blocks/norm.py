@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -10,22 +10,20 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
-Running = Literal["first", "all"]
 
 
 class GroupedBatchNorm(_BatchNorm):
     """Batch normalisation that in training takes its statistics over every `group` consecutive images.
 
-    In evaluation, and for a batch of one group or less, it is the plain layer.
+    In evaluation, and for a batch of one group or less, it is the plain layer. The running statistics follow the first
+    group, as DataParallel keeps them.
 
     Args:
         plain: the layer to stand in for; its parameters and buffers are shared, not copied.
         group: images that are normalised together.
-        running: which groups the running statistics follow: the first one, as DataParallel keeps them, or the mean
-            over all.
     """
 
-    def __init__(self, plain: _BatchNorm, group: int, running: Running = "first") -> None:
+    def __init__(self, plain: _BatchNorm, group: int) -> None:
         if plain.momentum is None:
             raise ValueError("normalisation groups need a momentum; this layer keeps a cumulative average (None)")
         super().__init__(
@@ -38,7 +36,6 @@ class GroupedBatchNorm(_BatchNorm):
         self.train(plain.training)
         self.rate = plain.momentum
         self.group = group
-        self.running = running
 
     def _check_input_dim(self, batch: torch.Tensor) -> None:
         """Take (B, C) as well as (B, C, H, W)."""
@@ -55,29 +52,24 @@ class GroupedBatchNorm(_BatchNorm):
             raise ValueError(f"a batch of {len(batch)} images cannot be cut into groups of {self.group} (bn_group)")
         # One call a group costs 5 to 20 % on a CPU; one call on a (group, groups * C, ...) view is three times as slow.
         groups = torch.split(batch, self.group)
-        return torch.cat([self._normalise(images, number, len(groups)) for number, images in enumerate(groups)])
-
-    def _normalise(self, images: torch.Tensor, number: int, groups: int) -> torch.Tensor:
-        if number == 0 and self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        momentum = self.rate
-        if self.running == "all":  # such that each group ends with a share of rate / groups in the running statistics
-            momentum /= groups - (groups - 1 - number) * momentum
-        follow = number == 0 or self.running == "all"
+        return torch.cat([self._normalise(images, follow=number == 0) for number, images in enumerate(groups)])
+
+    def _normalise(self, images: torch.Tensor, *, follow: bool) -> torch.Tensor:
         mean, variance = (self.running_mean, self.running_var) if follow else (None, None)
-        return F.batch_norm(images, mean, variance, self.weight, self.bias, True, momentum, self.eps)
+        return F.batch_norm(images, mean, variance, self.weight, self.bias, True, self.rate, self.eps)
 
 
-def group_batch_norm(module: M, group: int | None, running: Running = "first") -> M:
+def group_batch_norm(module: M, group: int | None) -> M:
     """Make every batch normalisation inside a module a `GroupedBatchNorm`.
 
-    A batch of 64 on four replicas is four groups of 16 consecutive images: outputs, averaged gradients and, with
-    `running="first"`, running statistics are then those of DataParallel. State keys and parameters stay the same.
+    A batch of 64 on four replicas is four groups of 16 consecutive images: outputs, averaged gradients and
+    running statistics are then those of DataParallel. State keys and parameters stay the same.
 
     Args:
         module: changed in place.
         group: images that are normalised together; None leaves the module as it is.
-        running: see `GroupedBatchNorm`.
 
     Returns:
         The module, or what takes its place if it is a batch normalisation itself.
@@ -87,7 +79,7 @@ def group_batch_norm(module: M, group: int | None, running: Running = "first") -
     if group < 1:
         raise ValueError(f"groups of {group} images (bn_group)")
     if isinstance(module, _BatchNorm):
-        return cast("M", GroupedBatchNorm(module, group, running))
+        return cast("M", GroupedBatchNorm(module, group))
     for name, child in module.named_children():
-        setattr(module, name, group_batch_norm(child, group, running))
+        setattr(module, name, group_batch_norm(child, group))
     return module

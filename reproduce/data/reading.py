@@ -49,9 +49,7 @@ def differences(found: Description, published: Description) -> list[str]:
     ]
 
 
-def read(
-    root: Path, name: str, *, variant: str = "", subset: int | None = None, allow_overlap: bool = False
-) -> Dataset:
+def read(root: Path, name: str, *, variant: str = "", subset: int | None = None) -> Dataset:
     """Read a data set from a folder, in whichever layout it is (`reproduce.data.layouts`).
 
     The layout is seen from the folder, and how names are spelled from the names: a folder in Market-1501's layout can
@@ -63,7 +61,6 @@ def read(
         name: of the domain; any name will do for a folder given directly.
         variant: see `Domain`.
         subset: as `part` has it; None for all.
-        allow_overlap: accept identities that are both trained on and searched for.
 
     Returns:
         The images, in the order of their names.
@@ -93,7 +90,7 @@ def read(
 
     tested = {image.pid for image in (*dataset.query, *dataset.gallery)}
     both = sorted(tested.intersection(dataset.train_pids))
-    if both and not allow_overlap:
+    if both:
         raise UserError(
             f"{name}: {len(both)} identities of {root} are in {TRAIN} and also in {QUERY} or {GALLERY}, "
             f"such as {both[0]}; remove them from one side, or renumber them if they are different people"

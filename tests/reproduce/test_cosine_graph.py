@@ -9,14 +9,15 @@ import pytest
 import sklearn.cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho, Tuned
 from reproduce.errors import UserError
-from reproduce.neighbours import Graph, cosine_graph
+from reproduce.neighbours import cosine_graph
 
 
-def dense(graph: Graph) -> Any:
+def dense(graph: sparse.csr_array) -> Any:
     full = np.ones(graph.shape)
     rows = np.repeat(np.arange(len(full)), np.diff(graph.indptr))
     full[rows, graph.indices] = graph.data

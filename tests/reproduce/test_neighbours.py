@@ -14,11 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho
 from reproduce.errors import UserError
-from reproduce.neighbours import Graph, jaccard_graph, nearest
+from reproduce.neighbours import jaccard_graph, nearest
 
 VARIANTS = ["spcl", "mmt", "udap"]
 
@@ -36,9 +37,9 @@ def clustered(n: int, columns: int = 32, seed: int = 0, *, identities: int | Non
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def dense(graph: Graph) -> Any:
+def dense(graph: sparse.csr_array) -> Any:
     """All distances of a graph."""
-    full = graph.shift[:, None] + graph.shift[None]
+    full = np.ones(graph.shape)
     rows = np.repeat(np.arange(len(full)), np.diff(graph.indptr))
     full[rows, graph.indices] = graph.data
     return full
@@ -60,8 +61,6 @@ def slow_jaccard(
     k2: int,
     variant: str,
     ranks: Any,
-    source: Any = None,
-    source_weight: float = 0.0,
 ) -> Any:
     """The definition, set by set and weight by weight."""
     rows = np.asarray(embeddings, np.float64)
@@ -93,12 +92,6 @@ def slow_jaccard(
         for j in range(n):
             shared = np.minimum(codes[i], codes[j]).sum()
             found[i, j] = max(0.0, 1 - shared / (2 - shared))
-    if source_weight:
-        apart = np.array(
-            [min(1 - math.exp(-((x - s) ** 2).sum()) for s in np.asarray(source, np.float64)) for x in rows]
-        )
-        apart = apart / (apart.max() if apart.max() > 1e-6 else 1)
-        found = (1 - source_weight) * found + source_weight * (apart[:, None] + apart[None])
     return found
 
 
@@ -233,19 +226,14 @@ def test_jaccard_equals_slow_loops(variant: str, data: st.DataObject) -> None:
     rows = data.draw(grids(unit=variant != "udap"))
     k1 = data.draw(st.integers(1, 18))
     k2 = data.draw(st.integers(1, k1))
-    weight = data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-    source = data.draw(st.sampled_from([rows[:1], rows + np.float32(0.5), -rows]))
-    if variant != "udap":
-        source = _unit(np.where((source == 0).all(1, keepdims=True), 1, source))
     ranks = data.draw(st.one_of(st.none(), lists(len(rows))))
     if ranks is None and variant != "udap":
         ranks = nearest(rows, len(rows))  # on the unit circle float32 decides ties
-    expected = slow_jaccard(rows, k1, k2, variant, slow_ranks(rows) if ranks is None else ranks, source, weight)
-    graph = jaccard_graph(rows, k1, k2, variant=variant, source=source, source_weight=weight, ranks=ranks)
+    expected = slow_jaccard(rows, k1, k2, variant, slow_ranks(rows) if ranks is None else ranks)
+    graph = jaccard_graph(rows, k1, k2, variant=variant, ranks=ranks)
     np.testing.assert_allclose(dense(graph), expected, atol=1e-5)
     assert graph.data.dtype == np.float32
-    if not weight:
-        assert (graph.data < 1).all()
+    assert (graph.data < 1).all()
 
 
 @pytest.mark.usefixtures("loops")
@@ -424,13 +412,12 @@ def test_half_precision_is_taken_as_it_is(kind: torch.dtype) -> None:
 
 
 def test_arguments_are_left_alone() -> None:
-    rows, source = clustered(60), 2 * clustered(20)
-    before = rows.copy(), source.copy()
+    rows = clustered(60)
     ranks = nearest(rows, 40)
-    kept = ranks.copy()
-    jaccard_graph(rows, source=source, source_weight=0.5, ranks=ranks)
+    before = rows.copy(), ranks.copy()
+    jaccard_graph(rows, ranks=ranks)
     jaccard_graph(2 * rows)
-    for part, copy in zip((rows, source, ranks), (*before, kept), strict=True):
+    for part, copy in zip((rows, ranks), before, strict=True):
         np.testing.assert_array_equal(part, copy)
 
 
@@ -498,10 +485,6 @@ def test_bad_embeddings_are_errors(kind: str) -> None:
         ({"k2": 0}, "k2 0"),
         ({"k1": 5, "k2": 6}, "k1 is 5 and k2 6"),
         ({"variant": "udapt"}, "variant is 'udapt'; choose spcl, mmt or udap"),
-        ({"source_weight": 0.1}, "source_weight is 0.1; give .* and the embeddings of a source"),
-        ({"source_weight": 1.5, "source": clustered(9)}, "source_weight is 1.5"),
-        ({"source_weight": 0.1, "source": clustered(9, 16)}, "32 dimensions do not compare with 16"),
-        ({"source_weight": 0.1, "source": np.full((2, 32), np.nan)}, "row 0 of the source's embeddings"),
         ({"ranks": np.zeros((19, 30), int)}, r"ranks are int64 of shape \(19, 30\); give integers, \(20, 20\)"),
         ({"ranks": np.zeros((20, 9), int)}, r"ranks are int64 of shape \(20, 9\)"),
         ({"ranks": np.zeros((20, 20))}, "ranks are float64"),
@@ -518,8 +501,3 @@ def test_bad_parameters_are_errors(arguments: dict[str, Any], message: str) -> N
 def test_a_list_has_at_least_one_neighbour() -> None:
     with pytest.raises(UserError, match="k is 0"):
         nearest(clustered(5), 0)
-
-
-def test_a_copy_of_a_graph_with_a_source_term_does_not_pass_for_one_without() -> None:
-    graph = jaccard_graph(clustered(30), 10, 3)
-    assert not hasattr(graph.copy(), "shift") or (graph.copy().shift == graph.shift).all()
