@@ -3,7 +3,7 @@
 Distances between embeddings are squared Euclidean; the kernels work with closeness, minus half of that:
 x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2, symmetric and largest for the nearest. A list of neighbours begins with the image
 itself, and a tie goes to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU,
-of many images by compiled loops where numba is installed.
+of many images by compiled loops where numba is installed. A run can have faiss look for neighbours instead.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ Array: TypeAlias = NDArray[Any]
 Embeddings: TypeAlias = NDArray[Any] | Tensor
 Variant: TypeAlias = Literal["spcl", "mmt", "udap"]
 Backend: TypeAlias = Literal["torch", "faiss"]
+"""What looks for neighbours; which changes how fast they are found, and not which."""
+
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 
 _TILE = 1024
@@ -45,6 +47,12 @@ _CANDIDATES = 4096
 _HELD = 64
 """Candidates of a row that are held before those out of reach are dropped."""
 
+_SPARE = 32
+"""Candidates of a row that faiss gives beyond its k neighbours."""
+
+_LONGEST = 1024
+"""The longest lists that faiss is asked for; its index on a GPU gives up to 2,048."""
+
 _COMPILED = 8192
 """Images from which compiled loops save more than it takes to load them."""
 
@@ -55,26 +63,24 @@ _ROUNDING = 1e-6
 """Distances from oneself and cosine distances below this are zero but for rounding."""
 
 
-def nearest(embeddings: Embeddings, k: int, *, backend: Backend = "torch") -> Array:
+def nearest(embeddings: Embeddings, k: int) -> Array:
     """The k nearest neighbours of each embedding, itself first.
 
     Args:
         embeddings: (N, D).
         k: length of the lists; N if that is less.
-        backend: "torch", or "faiss" where that is installed (its exact index, on the CPU).
 
     Returns:
-        (N, k) indices, nearest first, the lower of equally near ones first. With "torch" they are those of the float32
-        products as computed; with "faiss" ties are in faiss's order.
+        (N, k) indices, nearest first by the float32 products as computed, the lower of equally near ones first.
 
     Raises:
-        UserError: embeddings that are empty, not a matrix of real numbers, or not finite; k below 1; no faiss.
+        UserError: embeddings that are empty, not a matrix of real numbers, or not finite; k below 1; no faiss where it
+            was chosen.
     """
     points = _points(embeddings)
     if k < 1:
         raise UserError(f"k is {k}; a list of neighbours has at least one")
-    k = min(k, len(points.rows))
-    return _with_faiss(points, k) if backend == "faiss" else _neighbours(points, k)[0]
+    return _neighbours(points, k)[0]
 
 
 def jaccard_graph(
@@ -286,19 +292,27 @@ def bfloat16_is_fast() -> bool:
     return 1.5 * seconds(matrix.bfloat16()) < seconds(matrix)
 
 
-_forced: dict[str, bool] = {}
+_forced: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
-def using(**choice: bool) -> Iterator[None]:
-    """Override what the processor and the number of images decide, to measure or test it.
+def using(
+    *, bfloat16: bool | None = None, compiled: bool | None = None, backend: Backend | None = None
+) -> Iterator[None]:
+    """Choose what looks for neighbours, and override what the processor and the number of images decide.
 
     Args:
-        choice: `bfloat16`, whether a CPU's products may be in it, and `compiled`, whether loops are, where numba is
-            installed; what is not given is left alone.
+        bfloat16: whether a CPU's products may be in it.
+        compiled: whether loops are, where numba is installed.
+        backend: "torch", or "faiss" where that is installed: its exact index, on the embeddings' device if it can be,
+            else on the CPU. Lists are equal: see `_with_faiss`. Largest distances, which `rerank` and two variants of
+            Jaccard distances need as well, are still found by torch.
+
+    What is not given is left alone.
     """
     before = dict(_forced)
-    _forced.update(choice)
+    choice = {"bfloat16": bfloat16, "compiled": compiled, "backend": backend}
+    _forced.update({name: value for name, value in choice.items() if value is not None})
     try:
         yield
     finally:
@@ -431,6 +445,8 @@ def _neighbours(points: _Points, k: int, *, farthest: bool = False) -> tuple[Arr
     """Lists of nearest neighbours (N, min(k, N)) and, if asked for, the largest squared distance from each row (N,)."""
     n = len(points)
     k = min(k, n)
+    if _forced.get("backend") == "faiss" and 1 < k <= _LONGEST:
+        return _with_faiss(points, k), _neighbours(points, 1, farthest=True)[1] if farthest else None
     if points.rows.device.type != "cpu" or n <= 2 * _TILE or 8 * k > _TILE:
         lists, largest = _plain(points, np.arange(n), k)
         return lists, largest if farthest else None
@@ -716,18 +732,57 @@ def _closeness(points: _Points, pairs: sparse.csr_array) -> NDArray[np.float32]:
 
 
 def _with_faiss(points: _Points, k: int) -> Array:
+    """As `_plain` for all rows, from candidates that faiss finds.
+
+    faiss rounds in another way, so it may swap near ones, and it breaks ties as it likes. It is therefore asked for
+    more than k, and the closeness of these is computed again, as after products in bfloat16, and decides. A row is
+    compared with every other where its last candidate is not clearly farther than its k-th neighbour, and where a
+    distance of faiss's is off by more than rounding. So lists are equal but for what float32 cannot tell apart.
+    """
+    n, columns = points.rows.shape
+    count = min(k + _SPARE, n)
+    squared, found = _candidates(points, count)
+    own = np.arange(n)[:, None]
+    unsure = torch.from_numpy(~(found == own).any(1) | (found < 0).any(1))
+    found[unsure.numpy()] = np.arange(count)
+    by_index = np.argsort(found, axis=1)
+    found, squared = (np.take_along_axis(values, by_index, 1) for values in (found, squared))
+    table = sparse.csr_array(
+        (np.ones(n * count, bool), found.ravel(), np.arange(0, n * count + 1, count)), shape=(n, n)
+    )
+    close = torch.from_numpy(_closeness(points, table)).view(n, count)
+
+    far = torch.from_numpy(squared)
+    length = (2 * points.half.cpu()).sqrt()
+    rounding = (columns + 8) * 2.0**-23 * (length + length.max()).square()  # of faiss's distance and ours together
+    unsure |= ((far + 2 * close).abs() > rounding[:, None]).any(1)
+    close[torch.from_numpy(found == own)] = torch.inf
+    order = close.argsort(dim=1, descending=True, stable=True)[:, :k]
+    if count < n:
+        unsure |= far.amax(1) - rounding <= -2 * close.gather(1, order[:, -1:])[:, 0]
+    lists: Array = np.take_along_axis(found, order.numpy(), 1)
+    if unsure.any():
+        rows = np.flatnonzero(unsure.numpy())
+        lists[rows] = _plain(points, rows, k)[0]
+    return lists
+
+
+def _candidates(points: _Points, count: int) -> tuple[NDArray[np.float32], Array]:
+    """Squared distances and indices (N, count) of the nearest of each row, by faiss; -1 where it finds none."""
     try:
         import faiss
     except ImportError:
         raise UserError("faiss is not installed: pip install 'reproduce-reid[faiss-cpu]'") from None
-    index = faiss.IndexFlatL2(points.rows.shape[1])
-    rows = np.ascontiguousarray(points.rows.cpu().numpy())
+    index: Any = faiss.IndexFlatL2(points.rows.shape[1])
+    device = points.rows.device
+    if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
+        resources = faiss.StandardGpuResources()  # which have to outlive the index
+        index = faiss.index_cpu_to_gpu(resources, device.index or 0, index)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    rows = points.rows.cpu().numpy()
     index.add(rows)
-    lists: Array = index.search(rows, k)[1]
-    own = np.arange(len(rows))[:, None]
-    absent = ~(lists == own).any(1)
-    lists[absent, -1] = own[absent, 0]
-    return np.take_along_axis(lists, np.argsort(lists != own, axis=1, kind="stable"), 1)
+    squared, found = index.search(rows, count)
+    return squared, found
 
 
 # k-reciprocal encoding and Jaccard distances

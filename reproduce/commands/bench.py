@@ -160,7 +160,7 @@ def gallery(size: Size, columns: int, noise: float = 3.0) -> tuple[Array, ...]:
 # Contenders: each prepares its data and returns what is measured
 
 
-def _kernel(**choice: bool) -> Callable[[Size, int], Work | None]:
+def _kernel(**choice: Any) -> Callable[[Size, int], Work | None]:
     """Jaccard distances and clusters: as a user gets them, all that a fresh process finds out included, or forced."""
 
     def prepare(size: Size, columns: int) -> Work | None:
@@ -174,6 +174,26 @@ def _kernel(**choice: bool) -> Callable[[Size, int], Work | None]:
         def work(rows: Tensor = rows) -> Any:
             with neighbours.using(**choice):
                 return DBSCAN(EPS, MIN_SAMPLES).labels(neighbours.jaccard_graph(rows, K1, K2))
+
+        work(rows[:FEW])
+        return work
+
+    return prepare
+
+
+def _search(**choice: Any) -> Callable[[Size, int], Work | None]:
+    """Neighbour lists alone."""
+
+    def prepare(size: Size, columns: int) -> Work | None:
+        from reproduce import neighbours
+
+        if not _able(**choice):
+            return None
+        rows = _on_device(embeddings(size[0], columns)[0])
+
+        def work(rows: Tensor = rows) -> Any:
+            with neighbours.using(**choice):
+                return neighbours.nearest(rows, K1)
 
         work(rows[:FEW])
         return work
@@ -287,7 +307,7 @@ def _dense_evaluate(size: Size, columns: int) -> Work:
     return lambda: dense_scores(distances, *labels)
 
 
-def _rerank(**choice: bool) -> Callable[[Size, int], Work | None]:
+def _rerank(**choice: Any) -> Callable[[Size, int], Work | None]:
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
 
@@ -381,6 +401,9 @@ CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
         "kernel, bfloat16": _kernel(bfloat16=True, compiled=False),
         "kernel, float32, compiled": _kernel(bfloat16=False, compiled=True),
         "kernel, float32": _kernel(bfloat16=False, compiled=False),
+        "kernel, faiss": _kernel(backend="faiss"),
+        "k-NN, as shipped": _search(),
+        "k-NN, faiss": _search(backend="faiss"),
         "kernel after k-NN, compiled": _after(True),
         "kernel after k-NN": _after(False),
         "dense reference": _dense_neighbours,
@@ -622,15 +645,16 @@ def _on_device(rows: Array) -> Tensor:
     return torch.from_numpy(rows).to(_device())
 
 
-def _able(*, bfloat16: bool = False, compiled: bool = False) -> bool:
-    """Whether this machine multiplies bfloat16 fast, and has a compiler, where they are asked for."""
+def _able(*, bfloat16: bool = False, compiled: bool = False, backend: str = "torch") -> bool:
+    """Whether this machine multiplies bfloat16 fast, and has a compiler and faiss, where they are asked for."""
     import importlib.util
 
     from reproduce import neighbours
 
     if bfloat16 and (_device() != "cpu" or not neighbours.bfloat16_is_fast()):
         return False
-    return not compiled or bool(importlib.util.find_spec("numba"))
+    wanted = {"numba": compiled, "faiss": backend == "faiss"}
+    return all(importlib.util.find_spec(module) for module, asked in wanted.items() if asked)
 
 
 def _machine(threads: int) -> dict[str, Any]:

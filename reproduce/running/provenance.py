@@ -61,6 +61,8 @@ class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
     data: dict[str, str]
     """Digest of the images of each source."""
     resumed: bool
+    neighbours: str = "torch"
+    """What looked for nearest neighbours."""
 
 
 @cache
@@ -93,7 +95,7 @@ def settle_arithmetic() -> None:
 
 
 def arithmetic(provenance: Provenance) -> str:
-    """What decides how a stage's numbers round, in words: processor and torch, or GPU and torch.
+    """What decides how a stage's numbers round, in words: processor or GPU, torch, and what else finds neighbours.
 
     Stages of equal arithmetic give equal bits; a record that does not tell its instruction sets equals none that does.
     """
@@ -103,7 +105,9 @@ def arithmetic(provenance: Provenance) -> str:
         held = [f"{name}={value}" for name, value in sorted(host.held_back.items())]
         parts = [host.cpu or "an unknown processor", host.family, " ".join(sets), *held]
     torch = provenance.versions.get("torch")
-    return ", ".join(filter(None, [*parts, f"torch {torch}" if torch else ""]))
+    parts.append(f"torch {torch}" if torch else "")
+    parts.append(f"neighbours by {provenance.neighbours}" if provenance.neighbours != "torch" else "")
+    return ", ".join(filter(None, parts))
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> Host:

@@ -30,6 +30,7 @@ from reproduce.stage import A, Stage, closure, full_spec
 
 if TYPE_CHECKING:
     from reproduce.dataset import Dataset
+    from reproduce.neighbours import Backend
 
 FORMAT = 1
 SAVE_EVERY = 10.0
@@ -187,6 +188,7 @@ class Site:
         weights: where the weights file with this sha256 lies.
         save_every: seconds between two saved states; 0 saves after every epoch.
         gpu: what CUDA_VISIBLE_DEVICES is set to in the stage's process; None leaves it.
+        neighbours: what looks for neighbours; see `reproduce.neighbours.using`.
     """
 
     store: Path
@@ -196,6 +198,7 @@ class Site:
     weights: Mapping[str, Path] = field(default_factory=dict)
     save_every: float = SAVE_EVERY
     gpu: str | None = None
+    neighbours: Backend = "torch"
 
 
 class StageEnv:
@@ -317,12 +320,13 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
             env = StageEnv(stage, store, site, draft, report)
             started = datetime.now(UTC)
             processor = time.process_time()
-            with _on_the_same_images(stage, store, env):
+            with _on_the_same_images(stage, store, env), _neighbours_by(site.neighbours):
                 artifact = stage.run(env)
             provenance = Provenance(
                 **machine(),
                 device=device_name(site.device),
                 threads=site.threads,
+                neighbours=site.neighbours,
                 started=started.isoformat(timespec="seconds"),
                 wall_s=env.seconds(time.monotonic() - env.began),
                 device_s=env.seconds(
@@ -356,6 +360,15 @@ def _on_the_same_images(stage: Stage[Any], store: Store, env: StageEnv) -> Itera
         ) from error
     if error:
         raise error
+
+
+def _neighbours_by(backend: Backend) -> contextlib.AbstractContextManager[None]:
+    """Have neighbours looked for as the run wants it; the default imports nothing."""
+    if backend == "torch":
+        return contextlib.nullcontext()
+    from reproduce.neighbours import using
+
+    return using(backend=backend)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,20 @@ class Campaign:
         self.baselines = Path(option.baselines or self.suites.parent / "reports" / "results")
         if self.baselines.is_dir() or (option.baselines and not option.update_baselines):
             self.recorded = records.read(self.baselines)
+        if option.neighbours == "faiss" and not find_spec("faiss"):
+            raise UserError("--neighbours faiss needs faiss: pip install 'reproduce-reid[faiss-cpu]'")
         self.store = Store(Path(option.store or self.out / "store").resolve())
         for case in cases:
             self._try(case)
         if option.plan:
             self._show_plan()
             return
-        site = Site(self.store.root, folders=self.setting.paths(), weights=self.setting.files)
+        site = Site(
+            self.store.root,
+            folders=self.setting.paths(),
+            weights=self.setting.files,
+            neighbours=option.neighbours,
+        )
         jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
@@ -165,6 +173,7 @@ class Campaign:
         cached = sum(job.status == "cached" for job in queued)
         on_gpus = f"{counted(len(leases), 'GPU')}, {counted(jobs, 'stage')} at once on each"
         where = on_gpus if leases else f"the CPU, {jobs} at once"
+        where += "; neighbours by faiss" if self.config.option.neighbours == "faiss" else ""
         self._say(
             reporter,
             f"scale {self.setting.scale} ({SCALES[self.setting.scale].does}); "

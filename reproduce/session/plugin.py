@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="stages at once on each GPU (default 1) or on the CPU (default: its cores)",
     )
     group.addoption(
+        "--neighbours",
+        choices=("torch", "faiss"),
+        default="torch",
+        help="what looks for nearest neighbours; the same lists, at another speed (default torch)",
+    )
+    group.addoption(
         "--data-root", metavar="DIR", help="where the real data sets lie; REID_DATA says the same (`reproduce doctor`)"
     )
     group.addoption(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+import types
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from scipy import sparse
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho
 from reproduce.errors import UserError
-from reproduce.neighbours import jaccard_graph, nearest
+from reproduce.neighbours import jaccard_graph, nearest, rerank
 
 VARIANTS = ["spcl", "mmt", "udap"]
 
@@ -193,19 +195,6 @@ def test_bfloat16_error_stays_within_its_bound_and_candidates_complete(
     close = points.closeness(slice(None))
     got, wanted = (close.gather(1, torch.from_numpy(each)) for each in (lists, expected))
     assert (got - wanted).abs().max() <= rounding  # the same lists, but for what float32 cannot tell apart
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed")
-def test_faiss_finds_the_same() -> None:
-    rows = clustered(500)
-    np.testing.assert_array_equal(nearest(rows, 10, backend="faiss"), nearest(rows, 10))
-    assert (nearest(np.ones((30, 4)), 3, backend="faiss")[:, 0] == np.arange(30)).all()
-
-
-def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(UserError, match="pip install"):
-        nearest(clustered(5), 2, backend="faiss")
 
 
 def test_lists_hold_whole_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,3 +490,201 @@ def test_bad_parameters_are_errors(arguments: dict[str, Any], message: str) -> N
 def test_a_list_has_at_least_one_neighbour() -> None:
     with pytest.raises(UserError, match="k is 0"):
         nearest(clustered(5), 0)
+
+
+# faiss: neighbours that it looks for are those that torch finds, also where it errs as it may
+
+
+class StandIn(types.ModuleType):
+    """As much of faiss as is asked for: another formula, ties to the higher index."""
+
+    def __init__(self, noise: float = 0.0, lost: int = 0) -> None:
+        super().__init__("faiss")
+        self.noise, self.lost = noise, lost
+        self.threads = 0
+
+    def omp_set_num_threads(self, count: int) -> None:
+        self.threads = count
+
+    def IndexFlatL2(self, columns: int) -> StandInIndex:
+        return StandInIndex(self)
+
+
+class StandInIndex:
+    def __init__(self, faiss: StandIn) -> None:
+        self.faiss = faiss
+
+    def add(self, rows: Any) -> None:
+        self.rows = rows
+
+    def search(self, rows: Any, k: int) -> tuple[Any, Any]:
+        n = len(self.rows)
+        squared = ((rows[:, None] - self.rows[None]) ** 2).sum(2)
+        squared += self.faiss.noise * np.random.default_rng(0).standard_normal(squared.shape)
+        squared = squared.astype(np.float32)
+        found = np.lexsort([np.broadcast_to(-np.arange(n), squared.shape), squared], axis=1)[:, :k]
+        squared = np.take_along_axis(squared, found, 1)
+        found[: self.faiss.lost, -1] = -1
+        return squared, found
+
+
+REAL = pytest.param("faiss", marks=pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="no faiss here"))
+
+
+@pytest.fixture(scope="module", params=["stand-in", "noisy", "lossy", REAL])
+def faiss(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Faiss itself, and what gives candidates as it does, with wrong distances or with too few."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "faiss":
+            made = {"stand-in": StandIn(), "noisy": StandIn(noise=0.3), "lossy": StandIn(lost=5)}[request.param]
+            patch.setitem(sys.modules, "faiss", made)
+        yield request.param
+
+
+def by_faiss(rows: Any, k: int) -> Any:
+    with neighbours.using(backend="faiss"):
+        return nearest(rows, k)
+
+
+@pytest.mark.usefixtures("faiss")
+@settings(max_examples=300)
+@given(rows=grids(), k=st.integers(1, 20), spare=st.sampled_from([0, 1, 3, 32]))
+def test_lists_equal_slow_loops_whatever_the_ties(rows: Any, k: int, spare: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_SPARE", spare)
+        found = by_faiss(rows, k)
+    assert found.tolist() == [ranks[:k] for ranks in slow_ranks(rows)]
+
+
+@pytest.mark.usefixtures("faiss", "loops")
+@settings(max_examples=100)
+@given(data=st.data())
+def test_lists_equal_those_of_torch_on_grids(data: st.DataObject) -> None:
+    """Where float32 is exact, with ties and duplicates, to the last one."""
+    n, k = data.draw(st.integers(40, 150)), data.draw(st.integers(1, 12))
+    levels, columns = data.draw(st.sampled_from([1, 3, 40])), data.draw(st.integers(1, 40))
+    draw = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    rows = draw.integers(-levels, levels + 1, (n, columns)).astype(np.float32)
+    rows = rows[draw.integers(0, data.draw(st.integers(2, n)), n)]
+    found = by_faiss(rows, k)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, nearest(rows, k))
+
+
+def assert_equal_but_for_rounding(rows: Any, found: Any, expected: Any) -> None:
+    """Each list holds every image once, itself first, and differs only where float32 cannot tell distances apart."""
+    exact = torch.from_numpy(rows).double()
+    squared = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist").square()
+    got, wanted = (squared.gather(1, torch.from_numpy(lists)) for lists in (found, expected))
+    assert (got - wanted).abs().max() <= 1e-5 * exact.square().sum(1).max()
+    assert (found[:, 0] == np.arange(len(rows))).all()
+    assert all(len(set(one)) == len(one) for one in found.tolist())
+
+
+@pytest.mark.usefixtures("faiss", "loops")
+@settings(max_examples=50)
+@given(
+    n=st.integers(2, 120),
+    columns=st.integers(1, 70),
+    k=st.integers(1, 40),
+    copies=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+)
+def test_lists_equal_those_of_torch_on_floats(n: int, columns: int, k: int, copies: int, seed: int) -> None:
+    rows = np.repeat(clustered(n, columns, seed, signed=True), copies, axis=0)
+    assert_equal_but_for_rounding(rows, by_faiss(rows, k), nearest(rows, k))
+
+
+@pytest.mark.usefixtures("faiss")
+@pytest.mark.parametrize("regime", REGIMES)
+def test_lists_equal_those_of_torch_in_all_regimes(regime: str) -> None:
+    rows = REGIMES[regime]().astype(np.float32)[:400]
+    found, expected = by_faiss(rows, 8), nearest(rows, 8)
+    assert_equal_but_for_rounding(rows, found, expected)
+    if regime in ("usual", "signed"):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("faiss")
+def test_tiled_search_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(600)
+    monkeypatch.setattr(neighbours, "_TILE", 128)
+    np.testing.assert_array_equal(by_faiss(rows, 10), nearest(rows, 10))
+
+
+def test_few_rows_are_compared_with_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The candidates of faiss suffice, as a rule; otherwise it would save nothing."""
+    monkeypatch.setitem(sys.modules, "faiss", StandIn())
+    compared: list[int] = []
+    plain = neighbours._plain
+
+    def count(points: Any, rows: Any, k: int) -> Any:
+        compared.append(len(rows))
+        return plain(points, rows, k)
+
+    monkeypatch.setattr(neighbours, "_plain", count)
+    by_faiss(clustered(500, 64), 30)
+    assert sum(compared) < 25
+    monkeypatch.setitem(sys.modules, "faiss", StandIn(noise=0.1))
+    by_faiss(clustered(500, 64), 30)
+    assert compared[-1] == 500
+
+
+@pytest.mark.usefixtures("faiss", "loops")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_jaccard_distances_are_the_same(variant: Any) -> None:
+    rows = clustered(200)
+    expected = dense(jaccard_graph(rows, 20, 6, variant=variant))
+    with neighbours.using(backend="faiss"):
+        found = dense(jaccard_graph(rows, 20, 6, variant=variant))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("faiss")
+def test_reranked_distances_are_the_same() -> None:
+    rows = clustered(200)
+    expected = np.concatenate(list(rerank(rows[:40], rows[40:])))
+    with neighbours.using(backend="faiss"):
+        found = np.concatenate(list(rerank(rows[:40], rows[40:])))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = StandIn()
+    monkeypatch.setitem(sys.modules, "faiss", made)
+    by_faiss(clustered(20), 5)
+    assert made.threads == torch.get_num_threads()
+
+
+def test_long_lists_are_found_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(neighbours, "_LONGEST", 9)
+    assert by_faiss(clustered(30), 10).shape == (30, 10)
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_embeddings_on_a_gpu_are_searched_there_where_faiss_can(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Any = StandIn()
+    moved: list[int] = []
+    if has_gpu:
+        made.StandardGpuResources = object
+        made.index_cpu_to_gpu = lambda resources, device, index: moved.append(device) or index
+    monkeypatch.setitem(sys.modules, "faiss", made)
+
+    class OnGPU:
+        shape = (20, 32)
+        device = torch.device("cuda", 1)
+
+        def cpu(self) -> torch.Tensor:
+            return torch.from_numpy(clustered(20))
+
+    points: Any = types.SimpleNamespace(rows=OnGPU())
+    assert neighbours._candidates(points, 5)[1].shape == (20, 5)
+    assert moved == [1] * has_gpu
+
+
+def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"pip install 'reproduce-reid\[faiss-cpu\]'"):
+        by_faiss(clustered(5), 2)
+    assert nearest(clustered(5), 2).shape == (5, 2)

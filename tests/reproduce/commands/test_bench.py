@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ def test_a_user_pays_for_the_question_about_bfloat16(what: str, size: bench.Size
     assert neighbours.bfloat16_is_fast.cache_info().misses == 0
     work()
     assert neighbours.bfloat16_is_fast.cache_info().misses == 1
+
+
+def test_faiss_is_measured_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert bench.CONTENDERS["neighbours"]["k-NN, faiss"]((40,), 8) is None
+    assert bench.CONTENDERS["neighbours"]["kernel, faiss"]((40,), 8) is None
+    monkeypatch.delitem(sys.modules, "faiss")
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    for name in ("k-NN", "kernel"):
+        theirs = bench.CONTENDERS["neighbours"][f"{name}, faiss"]((400,), 64)
+        ours = bench.CONTENDERS["neighbours"][f"{name}, as shipped"]((400,), 64)
+        assert theirs is not None
+        assert ours is not None
+        np.testing.assert_array_equal(theirs(), ours())
 
 
 def test_a_forced_kernel_leaves_the_choice_as_it_was() -> None:

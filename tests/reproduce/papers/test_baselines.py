@@ -183,6 +183,7 @@ def test_the_provenance_tells_processors_and_what_holds_them_back_apart(tmp_path
         text(CPUINFO, {}, device="NVIDIA H200"),
         arithmetic(provenance(host=Host(cpu="AMD EPYC"))),
         arithmetic(provenance(host=Host(), versions={})),
+        arithmetic(provenance(neighbours="faiss")),
     ]
     assert len(set(told)) == len(told), told
     assert text(CPUINFO, {}, device="NVIDIA H200") == text(ARM, {}, device="NVIDIA H200") == "NVIDIA H200, torch 2.15.0"

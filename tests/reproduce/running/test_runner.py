@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from demo_sources import Mirror, Visited
 from demo_stages import Descent, Number, Tree, Twice, Walk
 
-from reproduce.artifacts import Artifact, Scores
+from reproduce import neighbours
+from reproduce.artifacts import Artifact, Folder, Scores
 from reproduce.data import sampling
 from reproduce.data.domains import Real
 from reproduce.data.manifests import digest
@@ -26,6 +27,7 @@ from reproduce.data.sampling import numpy_generator
 from reproduce.errors import Diverged, UserError
 from reproduce.running.engine import Engine, Job
 from reproduce.running.runner import Site, StageEnv, Store, build
+from reproduce.stage import Env, Stage
 
 
 def quiet(_: Any) -> None:
@@ -51,9 +53,26 @@ def test_an_artifact_comes_back_as_it_was(tmp_path: Path) -> None:
     assert described.spec["before"] == [{"stage": "demo_stages.Number", "key": Number(2.0).key}]
     assert described.provenance.versions["python"]
     assert (described.provenance.device, described.provenance.resumed) == ("cpu", False)
+    assert described.provenance.neighbours == "torch"
     assert store.history(stage) == [{"step": 1, "loss": 7.0}]
     assert not list(store.root.glob(".drafts/*"))
     assert not list(store.root.glob(".scratch/*"))
+
+
+@dataclass(frozen=True)
+class Backend(Stage[Folder]):
+    """What looks for neighbours while it runs."""
+
+    def run(self, env: Env) -> Folder:
+        return Folder(env.folder, {"backend": neighbours._forced.get("backend")})
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("torch", None), ("faiss", "faiss")])
+def test_stages_search_by_the_backend_of_the_run(backend: Any, expected: str | None, tmp_path: Path) -> None:
+    build(Backend(), Site(tmp_path, neighbours=backend), lambda _: None)
+    assert Store(tmp_path).load(Backend()).facts == {"backend": expected}
+    assert Store(tmp_path).record(Backend())["provenance"]["neighbours"] == backend
+    assert "backend" not in neighbours._forced
 
 
 def test_a_tree_of_files_is_an_artifact(tmp_path: Path) -> None:

@@ -853,3 +853,36 @@ def test_a_broken_table_is_one_line_at_collection(suites: Path) -> None:
     assert "demo.toml, table 1, row plain, m2d: rank1 must be a number between 0 and 100" in output
     assert "Traceback" not in output
     assert "tables.py" not in output
+
+
+FAISS = """
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+sys.modules["faiss"] = None
+if {installed}:
+    sys.modules["faiss"] = ModuleType("faiss")
+    sys.modules["faiss"].__spec__ = ModuleSpec("faiss", None)
+"""
+
+
+def test_neighbours_by_faiss_are_provenance_and_no_experiment(suites: Path) -> None:
+    (suites / "conftest.py").write_text(FAISS.format(installed=True))
+    cases = ("-k", "table1 and plain and m2d")
+    code, output = run(suites, *cases, "--neighbours", "faiss")
+    assert code == 0, output
+    assert "neighbours by faiss" in output
+    (path,) = (suites.parent / "build" / "results").glob("*plain*.json")
+    result = json.loads(path.read_text())
+    assert {stage["provenance"]["neighbours"] for stage in result["stages"]} == {"faiss"}
+    code, output = run(suites, *cases)
+    assert code == 0, output
+    assert "1 stage, 1 of them in the store" in output
+    assert json.loads(path.read_text())["identity"] == result["identity"]
+
+
+def test_missing_faiss_is_one_clear_usage_error(suites: Path) -> None:
+    (suites / "conftest.py").write_text(FAISS.format(installed=False))
+    code, output = run(suites, "--neighbours", "faiss")
+    assert code == 4
+    assert "ERROR: --neighbours faiss needs faiss: pip install 'reproduce-reid[faiss-cpu]'" in output
