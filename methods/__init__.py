@@ -1,1 +1,1 @@
-"""Training methods: one module for each paper or component, their networks and losses in `methods.blocks`."""
+"""Training methods: one module per paper or component; networks and losses are in `methods.blocks`."""

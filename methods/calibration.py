@@ -1,8 +1,8 @@
-"""`python -m methods.calibration`: how hard the stand-in world is, and how much of that each of its causes is.
+"""`python -m methods.calibration`: measure how hard the stand-in world is, and how much each cause contributes.
 
 Nothing here adapts to a target. Networks are trained with labels on one drawn domain and tested on it (supervised) and
-on others (direct transfer), at scale `small`, with the world as it is and with one dial after the other at 0. What came
-out stands in docs/calibration.md.
+on others (direct transfer), at scale `small`, in the unchanged world and with each dial in turn at 0. Results are in
+docs/calibration.md.
 """
 
 from __future__ import annotations
@@ -34,27 +34,40 @@ TESTED = {
     "cuhk03": ("cuhk03",),
     "personx": ("personx", "market"),
 }
-"""By domain that is trained on, the domains that are tested on: the tasks that the papers print."""
+"""Test domains of each training domain: the tasks that the papers print."""
 
 PAIR = ("market", "duke")
-"""The domains between which causes are measured, in both directions."""
+"""The domains that causes are measured on, in both directions."""
 
 NETS = {"plain": "resnet50", "IBN": "resnet50_ibn_a"}
 
 
 class Run(NamedTuple):
-    """A network, trained and tested."""
+    """One training and one test."""
 
     net: str
+    """A key of `NETS`."""
     world: int
+    """Seed of the drawn world."""
     seed: int
+    """Training seed."""
     source: str
     target: str
     off: str = ""
+    """The dial at 0; empty for none."""
+
+
+class Result(NamedTuple):
+    """The scores of a run."""
+
+    mAP: float
+    """Percent."""
+    rank1: float
+    """Percent."""
 
 
 def stage(run: Run, setting: Setting) -> Stage[Scores]:
-    """MSPLR's baseline, tested on the target."""
+    """Return the evaluation of MSPLR's baseline on the run's target."""
     train = Train(
         Domain(run.source),
         seed=run.seed,
@@ -68,20 +81,20 @@ def stage(run: Run, setting: Setting) -> Stage[Scores]:
 
 
 def difficulty(nets: Iterable[str], worlds: Iterable[int], seeds: Iterable[int]) -> list[Run]:
-    """Every task in the world as it is."""
+    """List every task in the unchanged world."""
     tasks = [(source, target) for source, targets in TESTED.items() for target in targets]
     return [Run(*run, *task) for run in itertools.product(nets, worlds, seeds) for task in tasks]
 
 
 def causes(nets: Iterable[str], worlds: Iterable[int], seeds: Iterable[int]) -> list[Run]:
-    """Both directions between the pair, and training on each, without each cause."""
+    """List both directions of the pair and supervised training on each, with each cause off."""
     tasks = list(itertools.product(PAIR, PAIR))
-    each = itertools.product(nets, worlds, seeds, tasks, CAUSES)
-    return [Run(net, world, seed, *task, off) for net, world, seed, task, off in each]
+    product = itertools.product(nets, worlds, seeds, tasks, CAUSES)
+    return [Run(net, world, seed, *task, off) for net, world, seed, task, off in product]
 
 
-def measure(runs: Iterable[Run], setting: Setting, *, out: Path, jobs: int) -> Iterator[tuple[Run, float, float]]:
-    """Each run with its mAP and rank-1 (percent), in the order given; what is in the store is not run again.
+def measure(runs: Iterable[Run], setting: Setting, *, out: Path, jobs: int) -> Iterator[tuple[Run, Result]]:
+    """Yield each run with its result, in the order given; stages in the store are not run again.
 
     Raises:
         UserError: a stage failed.
@@ -94,30 +107,30 @@ def measure(runs: Iterable[Run], setting: Setting, *, out: Path, jobs: int) -> I
             if (job := engine.wait(final)).status == "failed":
                 raise UserError(f"{run}: {job.error}")
             scores = engine.store.load(final)
-            yield run, scores.mAP, scores.rank1
+            yield run, Result(scores.mAP, scores.rank1)
     finally:
         engine.close()
 
 
-Measured = Mapping[Run, tuple[float, float]]
-"""Runs with mAP and rank-1 in percent."""
+Measured = Mapping[Run, Result]
 
 
 def write(measured: Measured, path: Path, *, weights: str) -> None:
-    """Keep every number, with the version of the world and what an identity says of the weights."""
-    runs = [{**run._asdict(), "mAP": mAP, "rank1": rank1} for run, (mAP, rank1) in measured.items()]
+    """Write every number, with the version of the world and the identity's entry for the weights."""
+    runs = [{**run._asdict(), **result._asdict()} for run, result in measured.items()]
     lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
     path.write_text(f'{{"world": {WORLD_VERSION}, "weights": {json.dumps(weights)}, "runs": [\n{lines}\n]}}\n')
 
 
 def read(path: Path) -> Measured:
-    """What `write` kept."""
+    """Read the file of `write`."""
     runs = json.loads(path.read_text())["runs"]
-    return {Run(**run): (mAP, rank1) for run in runs for mAP, rank1 in [(run.pop("mAP"), run.pop("rank1"))]}
+    results = [Result(run.pop("mAP"), run.pop("rank1")) for run in runs]
+    return {Run(**run): result for run, result in zip(runs, results, strict=True)}
 
 
 def tables(measured: Measured) -> Iterator[str]:
-    """Markdown: mAP of every task by net and world, mean and standard deviation over training seeds; then `shares`."""
+    """Yield Markdown: mean and standard deviation of mAP over training seeds, by task, net and world; then `shares`."""
     import numpy as np
 
     nets = sorted({run.net for run in measured})
@@ -138,10 +151,10 @@ def tables(measured: Measured) -> Iterator[str]:
 
 
 def shares(measured: Measured) -> Iterator[str]:
-    """Markdown: what direct transfer and supervised training gain without each cause, and the difference.
+    """Yield Markdown: the gain of direct transfer and of supervised training without each cause, and the difference.
 
-    Gains are means over both directions and over both domains, paired by world and training seed; the interval is
-    Student's over these pairs, so it speaks for these worlds.
+    Gains are means over both directions or both domains, paired by world and training seed; the interval is Student's
+    over these pairs, so it holds for these worlds only.
     """
     import numpy as np
     from scipy import stats
@@ -163,25 +176,27 @@ def shares(measured: Measured) -> Iterator[str]:
 
 
 def _mAP(measured: Measured, net: str, off: str, of: Sequence[tuple[str, str]]) -> dict[tuple[int, int], float]:
-    """Mean of tasks by world and training seed, where all of them were measured."""
-    found: dict[tuple[int, int], list[float]] = {}
-    for run, (value, _) in measured.items():
+    """Average mAP over tasks, by world and training seed, where all tasks were measured."""
+    by_seed: dict[tuple[int, int], list[float]] = {}
+    for run, result in measured.items():
         if run.net == net and run.off == off and (run.source, run.target) in of:
-            found.setdefault((run.world, run.seed), []).append(value)
-    return {place: sum(values) / len(values) for place, values in found.items() if len(values) == len(of)}
+            by_seed.setdefault((run.world, run.seed), []).append(result.mAP)
+    return {place: sum(values) / len(values) for place, values in by_seed.items() if len(values) == len(of)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, keep every number in a file, and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m methods.calibration", description="how hard the stand-in world is")
-    parser.add_argument("--worlds", default="1,2", help="seeds of the world (default 1,2)")
+    parser = argparse.ArgumentParser(
+        prog="python -m methods.calibration", description="measure how hard the stand-in world is"
+    )
+    parser.add_argument("--worlds", default="1,2", help="world seeds (default 1,2)")
     parser.add_argument("--seeds", default="1,2,3", help="training seeds (default 1,2,3)")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="default both")
-    parser.add_argument("--no-causes", action="store_true", help="leave out the runs with a dial at 0")
-    parser.add_argument("--weights", help="scratch, or a folder of weights (default: those that are shipped)")
-    parser.add_argument("--jobs", type=int, default=1, help="stages at once (default 1)")
+    parser.add_argument("--no-causes", action="store_true", help="skip the runs with a dial at 0")
+    parser.add_argument("--weights", help="scratch, or a folder of weights (default: the shipped ones)")
+    parser.add_argument("--jobs", type=int, default=1, help="stages to run at once (default 1)")
     parser.add_argument(
-        "--out", type=Path, default=Path("build"), help="folder of its own for store, logs, calibration.json"
+        "--out", type=Path, default=Path("build"), help="folder for store, logs and calibration.json (default build)"
     )
     options = parser.parse_args(arguments)
     try:
@@ -196,11 +211,11 @@ def _run(options: argparse.Namespace) -> None:
     runs += [] if options.no_causes else causes(options.nets, worlds, seeds)
     setting = Setting("small", weights=options.weights)
     weights = setting.identity([stage(runs[0], setting)]).weights
-    measured: dict[Run, tuple[float, float]] = {}
-    for run, mAP, rank1 in measure(runs, setting, out=options.out, jobs=options.jobs):
-        measured[run] = (mAP, rank1)
+    measured: dict[Run, Result] = {}
+    for run, result in measure(runs, setting, out=options.out, jobs=options.jobs):
+        measured[run] = result
         print(f"{len(measured)} of {len(runs)}: {run.net}, world {run.world}, seed {run.seed}", end=" ")
-        print(f"{run.source} to {run.target}{f' without {run.off}' * bool(run.off)}: mAP {mAP:.1f}", flush=True)
+        print(f"{run.source} to {run.target}{f' without {run.off}' * bool(run.off)}: mAP {result.mAP:.1f}", flush=True)
         write(measured, options.out / "calibration.json", weights=weights)
     print("\n" + "\n".join(tables(measured)))
 

@@ -1,8 +1,8 @@
-"""Classification of drawn objects: where nets start from at the scales that cannot use ImageNet's weights.
+"""Classify drawn objects: initial weights for the scales that cannot use ImageNet's.
 
-Source: none; this is ours. What it stands in for is torchvision's ResNet-50, trained on ImageNet.
+Source: our own, in place of torchvision's ResNet-50 trained on ImageNet.
 Deviates:
-    - From that training in all but the loss, cross-entropy over classes. At paper scale nothing starts here.
+    - From that training in all but the loss, cross-entropy over classes. Scale paper never starts from it.
 """
 
 from __future__ import annotations
@@ -29,39 +29,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classify(Trained):
-    """Cross-entropy over the identities of a domain, which of drawn objects are their kinds.
-
-    Attributes:
-        domain: what to train on.
-        seed: of initial weights and batches.
-        backbone: "resnet50" or "resnet50_ibn_a".
-        weights: what the backbone starts from; None for scratch.
-        stem_relu: whether the stem of the backbone ends in a ReLU.
-        last_stride: stride of the backbone's last layer; 2 is a classifier's.
-        input: height and width in pixels.
-        batch: images in a batch.
-        epochs: passes over the images.
-        lr, weight_decay: of AdamW; the rate rises over three tenths of the training and falls to nothing.
-        smoothing: of the labels.
-        precision: "float32", "mixed" or "float64".
-    """
+    """Train with cross-entropy over the identities of a domain; for drawn objects these are their kinds."""
 
     domain: Any = Objects()
+    """The domain to train on."""
     seed: int = 1
+    """Seeds initial weights and batches."""
     backbone: str = role("backbone", "resnet50")
+    """Either "resnet50" or "resnet50_ibn_a"."""
     weights: str | Trained | None = None
+    """Initial weights of the backbone; None for scratch."""
     stem_relu: bool = True
+    """Whether the stem of the backbone ends in a ReLU."""
     last_stride: int = 2
+    """Stride of the backbone's last layer; classifiers use 2."""
     input: tuple[int, int] = role("input", (192, 192))
+    """Height and width in pixels."""
     batch: int = 128
+    """Images per batch."""
     epochs: int = 8
+    """Passes over the images."""
     lr: float = 3e-3
+    """Peak learning rate of AdamW; the rate rises over the first three tenths of training, then falls to nearly 0."""
     weight_decay: float = 0.02
+    """Weight decay of AdamW."""
     smoothing: float = 0.1
+    """Label smoothing."""
     precision: str = role("precision", "float32")
+    """One of "float32", "mixed" or "float64"."""
 
     version: ClassVar[int] = 1
     bn_group: ClassVar[None] = None
+    """Always None: the whole batch shares its statistics."""
 
     @property
     def steady(self) -> bool:
@@ -108,8 +107,8 @@ class Classify(Trained):
 
         held_out = [image for image in data.gallery if image.pid in classes]
         unseen = Images(data.root, held_out, self.input, env.device, resample=self.resample)
-        known = torch.tensor([classes[image.pid] for image in held_out])
-        facts = {"classes": len(classes)} | ({"accuracy": accuracy(net, unseen, known)} if held_out else {})
+        expected = torch.tensor([classes[image.pid] for image in held_out])
+        facts = {"classes": len(classes)} | ({"accuracy": accuracy(net, unseen, expected)} if held_out else {})
         return Training({"last": snapshot(net)}, facts)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
@@ -119,7 +118,7 @@ class Classify(Trained):
 
 
 def accuracy(net: ReID, images: Images, labels: torch.Tensor) -> float:
-    """How many of N images the classifier gives the right label (N,), in percent."""
+    """Compute the percentage of images whose label (N,) the classifier predicts."""
     import torch
 
     net.eval()
@@ -130,14 +129,14 @@ def accuracy(net: ReID, images: Images, labels: torch.Tensor) -> float:
 
 
 UNSEEN = range(100, 120)
-"""Kinds of objects that no training here sees: `Objects` has a hundred."""
+"""Kinds of objects that no training sees: `Objects` has a hundred."""
 
 
 def nearest_mean(backbone: Backbone) -> float:
-    """How well the features of a backbone tell kinds apart that it was not trained on, in percent.
+    """Compute the nearest-mean accuracy of a backbone's features on kinds it was not trained on, in percent.
 
-    For each of twenty kinds, ten pictures of 48 x 48 pixels make a mean, and ten more are classified by the nearest
-    mean: by the cosine of pooled features. Guessing gives 5.
+    For each of twenty kinds, the pooled features of ten pictures of 48 x 48 pixels are averaged; ten more pictures are
+    classified by the mean of highest cosine. Guessing gives 5.
     """
     import torch
     from torch.nn.functional import normalize
@@ -166,7 +165,7 @@ SHIPPED = {
 
 
 def start(backbone: str) -> tuple[Path, str] | Classify:
-    """What stands in for ImageNet's weights of a backbone: a file that is shipped and its SHA-256, else a training."""
+    """Return the stand-in for a backbone's ImageNet weights: a shipped file and its SHA-256, else a training."""
     if backbone in SHIPPED:
         return Path(__file__).with_name("weights") / file_name(backbone, DRAWN), SHIPPED[backbone]
     return Classify(backbone=backbone)

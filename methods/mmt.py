@@ -1,20 +1,20 @@
-"""Mutual Mean-Teaching: two networks learn from pseudo labels of the target and from each other's mean net.
+"""Mutual Mean-Teaching: train two networks on pseudo labels of the target and on each other's mean net.
 
 Paper: Ge, Chen and Li, "Mutual Mean-Teaching: Pseudo Label Refinery for Unsupervised Domain Adaptation on Person
-    Re-identification" (ICLR 2020), section 3. MMT here.
+    Re-identification" (ICLR 2020), section 3, called MMT here.
 Code: yxgeee/MMT.
 Deviates:
     - An epoch has 400 iterations, as in the published scripts; the paper has 800.
-    - With DBSCAN the classifier has a row for each cluster; the published one has a row for each image, of which only
-      those of the clusters count.
-    - A row of the classifier is the mean of the images that k-means ends with in a cluster; the published one is
-      scikit-learn's centre, from which these images were assigned. A cluster without images gets no row.
-    - With fewer clusters than P, or very many of one image, a batch holds as many as fill it in whole normalisation
-      groups; with fewer than two there is nothing to train on, and the method ends as collapsed. The paper and the
-      published code speak of neither.
-    - Both mean nets are compared on the target after every epoch, and the best of all is kept, as in the published
-      code; beside it, mean net 1 after the last epoch is kept, which no test image has chosen.
-    - Random erasing draws at most 20 rectangles for an image, the published code at most 100.
+    - With DBSCAN the classifier has one class per cluster; the published one has one per image, and uses only as many
+      as there are clusters.
+    - With k-means the classifier starts from the means of the final clusters; the published code takes scikit-learn's
+      centres, from which these clusters were assigned. An empty cluster gets no class.
+    - With fewer clusters than P, or too many clusters of a single image, a batch takes as many clusters as fill whole
+      normalisation groups; with fewer than two, training stops as collapsed. Neither the paper nor the published code
+      covers these cases.
+    - Both mean nets are tested on the target after every epoch and the best is kept, as in the published code; mean
+      net 1 after the last epoch, which uses no test image for selection, is kept as well.
+    - Random erasing tries at most 20 rectangles per image; the published code tries up to 100.
 """
 
 from __future__ import annotations
@@ -34,56 +34,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from methods.blocks.labels import PseudoLabels
+
 
 @dataclass(frozen=True)
 class Adapt(Trained):
-    """Fine-tune two source models on pseudo labels of the target, each with the other's mean net as a teacher.
-
-    Attributes:
-        init: what trained the two source models: students 1 and 2, and their mean nets, start as their networks.
-        target: the domain to adapt to; its training labels are read to measure pseudo labels alone: their purity, and
-            `first_labels`, the adjusted Rand index in percent of the first epoch's, each outlier a cluster of its own.
-        cluster: DBSCAN on Jaccard distances (its eps is settled at the first epoch) or k-means.
-        seed: of batches, augmentation and k-means.
-        at: the moment of `init` whose networks are taken.
-        k1, k2: of the Jaccard distances, as in `reproduce.neighbours.jaccard_graph`.
-        epochs: how often images are clustered and trained on.
-        iterations: batches of an epoch.
-        lr, weight_decay: of Adam, one for both students and made anew every epoch; the rate is constant.
-        P, K: pseudo identities in a batch, images of each.
-        smoothing: of the pseudo labels.
-        soft_ce, soft_triplet: the share of the other mean net's soft labels in either loss.
-        alpha: what a mean net keeps of itself, once warm. 0, with no share of soft labels, is the paper's baseline.
-        bn_group: images that share batch statistics, whatever it was in `init`; None for the whole batch. 16 are what
-            each of the published code's four GPUs had.
-        augment: of the training images, drawn twice for each.
-        input: height and width in pixels.
-        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
-    """
+    """Fine-tune two source models on pseudo labels of the target, each with the other's mean net as a teacher."""
 
     version: ClassVar[int] = 2
 
     init: tuple[Any, Any]
+    """The trainings of the two source models; students 1 and 2 and their mean nets start from them."""
     target: Any
+    """The domain to adapt to. Its training labels only measure pseudo labels: purity, and `first_labels`, the adjusted
+    Rand index in percent of the first epoch's labels, with each outlier as its own cluster."""
     cluster: DBSCAN | KMeans
+    """DBSCAN on Jaccard distances, with eps fixed at the first epoch, or k-means."""
     seed: int = 1
+    """Seeds batches, augmentation and k-means."""
     at: str = "best on source"
+    """The moment of `init` to start from."""
     k1: int = 20
+    """k1 of the Jaccard distances; see `reproduce.neighbours.jaccard_graph`."""
     k2: int = 6
+    """k2 of the Jaccard distances."""
     epochs: int = role("epochs", 40)
+    """Rounds of clustering and training."""
     iterations: int = role("iterations", 400)
+    """Batches per epoch."""
     lr: float = role("lr", 3.5e-4)
+    """Constant learning rate of Adam; one optimiser trains both students and is re-created every epoch."""
     weight_decay: float = 5e-4
+    """Weight decay of Adam."""
     P: int = role("batch", 16)
+    """Pseudo identities per batch."""
     K: int = 4
+    """Images per pseudo identity."""
     smoothing: float = 0.1
+    """Smoothing of the pseudo labels."""
     soft_ce: float = 0.5
+    """Weight of the other mean net's soft labels in the cross-entropy, 0 to 1."""
     soft_triplet: float = 0.8
+    """Weight of the other mean net's soft labels in the triplet loss, 0 to 1."""
     alpha: float = role("momentum", 0.999)
+    """Momentum of the mean nets after warm-up. 0, with no soft labels, is the paper's baseline."""
     bn_group: int | None = 16
+    """Images that share batch statistics, whatever `init` used; None for the whole batch. 16 is the batch on each of
+    the published code's four GPUs."""
     augment: Augment = Augment(erase=Erase(when="after"))
+    """Augmentation of the training images, drawn twice per image."""
     input: tuple[int, int] = role("input", (256, 128))
+    """Height and width in pixels."""
     precision: str = role("precision", "float32")
+    """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
 
     @property
     def work(self) -> float:
@@ -124,10 +127,10 @@ class Adapt(Trained):
 
         for epoch in env.epochs(self.epochs, state):
             done, before = epoch + 1, state.labels if epoch else None
-            rows, state.labels, state.eps = self.guess(
-                [embed(net.eval(), images, pixels=self.pixels) for net in state.means], state.eps
-            )
-            state.health = health(state.labels, state.labels, pids.tolist(), before=before, eps=state.eps)
+            embeddings = [embed(net.eval(), images, pixels=self.pixels) for net in state.means]
+            guessed = self.guess(embeddings, state.eps)
+            state.labels, state.eps = guessed.kept, guessed.eps
+            state.health = health(guessed.raw, guessed.kept, pids.tolist(), before=before, eps=guessed.eps)
             env.log(done, **state.health)
             if epoch == 0 and pids.min() >= 0:
                 state.first = {"first_labels": 100 * agreement(alone(state.labels), pids)}
@@ -139,7 +142,7 @@ class Adapt(Trained):
                     f"{state.health['outliers']:.0f} of {len(images)} images outliers: they fill no batch"
                 )
                 break
-            self.classify([*state.students, *state.means], rows, state.labels)
+            self.classify([*state.students, *state.means], guessed.embeddings, state.labels)
             parameters = [parameter for net in state.students for parameter in net.parameters()]
             optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
             batches = camera_aware_batches(
@@ -171,9 +174,9 @@ class Adapt(Trained):
                 losses.append(loss.detach())
 
             env.log(done, loss=torch.stack(losses), lr=self.lr, images=len(batches) * P * self.K)
-            one, two = (retrieval.score(net.eval()) for net in state.means)
-            env.log(done, mAP=one.mAP, rank1=one.rank1, mAP2=two.mAP)
-            for number, scores in enumerate((one, two)):
+            first, second = (retrieval.score(net.eval()) for net in state.means)
+            env.log(done, mAP=first.mAP, rank1=first.rank1, mAP2=second.mAP)
+            for number, scores in enumerate((first, second)):
                 if scores.mAP > state.best.get("mAP", -1):
                     weights = snapshot(state.means[number])
                     state.best = {"mAP": scores.mAP, "net": number, "weights": weights, "health": state.health}
@@ -183,28 +186,30 @@ class Adapt(Trained):
         facts = {name: {moment: net[name] for moment, net in kept.items()} for name in ("net", "health")}
         return Training({moment: net["weights"] for moment, net in kept.items()}, facts)
 
-    def guess(self, embeddings: list[Tensor], eps: float | None) -> tuple[Tensor, NDArray[np.int64], float | None]:
-        """Cluster the embeddings of both mean nets into what was clustered (N, D), labels (N,) and DBSCAN's eps.
+    def guess(self, embeddings: list[Tensor], eps: float | None) -> PseudoLabels:
+        """Cluster the mean of both mean nets' embeddings.
 
         Args:
-            embeddings: of the target's training images, (N, D) of length 1, from each.
-            eps: what the first epoch settled; None at the first epoch.
+            embeddings: (N, D) of length 1, of the target's training images, from each mean net.
+            eps: DBSCAN's, from the first epoch; None at the first epoch.
         """
         from torch.nn.functional import normalize
 
-        from methods.blocks.labels import renumbered
+        from methods.blocks.labels import PseudoLabels, renumbered
         from reproduce.neighbours import jaccard_graph
 
-        rows = (embeddings[0] + embeddings[1]) / 2
+        means = (embeddings[0] + embeddings[1]) / 2
         if isinstance(self.cluster, KMeans):
-            return rows, renumbered(self.cluster.labels(rows, self.seed)), eps
-        rows = normalize(rows)
-        graph = jaccard_graph(rows, self.k1, self.k2, variant="mmt")
-        eps = self.cluster.radius(graph) if eps is None else eps
-        return rows, replace(self.cluster, eps=eps).labels(graph), eps
+            labels = renumbered(self.cluster.labels(means, self.seed))
+        else:
+            means = normalize(means)
+            graph = jaccard_graph(means, self.k1, self.k2, variant="mmt")
+            eps = self.cluster.radius(graph) if eps is None else eps
+            labels = replace(self.cluster, eps=eps).labels(graph)
+        return PseudoLabels(means, labels, labels, eps)
 
     def identities(self, labels: NDArray[np.int64]) -> int:
-        """How many pseudo identities of labels (N,) a batch takes: at most P; 0 where no two fill a batch."""
+        """Count the pseudo identities per batch for labels (N,): at most P, and 0 if fewer than two fill a batch."""
         import numpy as np
 
         counts = np.bincount(labels[labels != OUTLIER])
@@ -213,13 +218,13 @@ class Adapt(Trained):
         most = min(self.P, len(counts), images // self.K)
         return next((P for P in range(most, 1, -1) if group >= P * self.K or P * self.K % group == 0), 0)
 
-    def classify(self, nets: list[Any], rows: Tensor, labels: NDArray[np.int64]) -> None:
-        """Give networks a classifier whose rows are the normalised means of the clusters of rows (N, D)."""
+    def classify(self, nets: list[Any], embeddings: Tensor, labels: NDArray[np.int64]) -> None:
+        """Reset the classifiers of networks to the normalised cluster means of embeddings (N, D)."""
         import torch
         from torch.nn.functional import normalize
 
-        own = torch.from_numpy(labels).to(rows.device)
-        centres = normalize(torch.stack([rows[own == label].mean(0) for label in range(int(labels.max()) + 1)]))
+        own = torch.from_numpy(labels).to(embeddings.device)
+        centres = normalize(torch.stack([embeddings[own == label].mean(0) for label in range(int(labels.max()) + 1)]))
         for net in nets:
             net.renew_classifier(len(centres), seed=self.seed)
             with torch.no_grad():

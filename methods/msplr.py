@@ -1,22 +1,22 @@
-"""Multi-step pseudo-label refinement: cluster the target's images, keep the clusters worth it, fine-tune, and again.
+"""Multi-step pseudo-label refinement: cluster the target's images, keep reliable clusters, fine-tune, repeat.
 
 Paper: Pereira and de Campos, "Learn by Guessing: Multi-step Pseudo-label Refinement for Person Re-Identification"
-    (VISAPP 2022), section 3. MSPLR here.
-Code: none was found.
+    (VISAPP 2022), section 3, called MSPLR here.
+Code: none found.
 Deviates:
-    - The number of steps is fixed (10); the paper goes on "until convergence", which takes test labels to see. `until`
-      ends the steps when the clusters of two agree.
-    - The distance of DBSCAN is not named; it is the cosine distance. k-means clusters the same vectors, of length 1.
-    - The printed eps were tuned for one spread of the data, that of the full method on the published sets. There,
-      rows without camera normalisation take eps from UDAP's rule. On other data every row takes the eps that leaves the
-      most clusters after the full method's selection, searched again at each step.
-    - The 20 frozen epochs come before the 90 of the schedule, which has a warm-up of its own. What is frozen keeps its
-      batch statistics, and the rate meanwhile is the schedule's highest. The text leaves all this open.
-    - Images are not erased at random, in the baseline either; the text does not say. Bag of Tricks erases, but the rows
-      quoted beside are its rows without, and the supervised rows lie far below those with.
-    - The standard deviations of equation 4 have 1e-6 added, so that a constant feature becomes 0.
-    - With fewer clusters than P a batch holds all of them; with fewer than two there is nothing to train on, and the
-      method ends as collapsed. The paper speaks of neither.
+    - The number of steps is fixed (10); the paper iterates "until convergence", which needs test labels to detect.
+      `until` stops once the labels of two consecutive steps agree.
+    - The paper does not name DBSCAN's distance; we use the cosine distance. k-means clusters the same unit vectors.
+    - The printed eps were tuned for the full method on the published data, and so for one spread of the features. On
+      that data, rows without camera normalisation take eps from UDAP's rule. On other data every row takes the eps
+      that leaves the most clusters after the full method's selection, searched again at each step.
+    - The 20 frozen epochs precede the 90 of the schedule, which has its own warm-up. Frozen layers keep their batch
+      statistics, and the learning rate meanwhile is the schedule's highest. The paper specifies none of this.
+    - Images are not erased at random, nor in the baseline; the paper does not say. Bag of Tricks erases, but the paper
+      quotes its rows without erasing, and its supervised rows lie far below those with erasing.
+    - The standard deviations of equation 4 have 1e-6 added, so a constant feature becomes 0.
+    - With fewer clusters than P a batch holds all of them; with fewer than two, training stops as collapsed. The paper
+      covers neither case.
 """
 
 from __future__ import annotations
@@ -35,63 +35,66 @@ from reproduce.stage import Env, added, role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from methods.blocks.labels import PseudoLabels
     from reproduce.data.images import Resample
 
 
 @dataclass(frozen=True)
 class Adapt(Trained):
-    """Fine-tune a source model on pseudo labels of the target, step by step.
-
-    Attributes:
-        init: what trained the source model; its last network is fine-tuned.
-        target: the domain to adapt to; its training labels are read for the purity alone.
-        cluster: DBSCAN (but for `MostClusters`, its eps is settled at the first step) or k-means.
-        seed: of classifiers, centres, batches, augmentation and k-means.
-        by_camera: whether features are normalised by camera before clustering (CN).
-        select: whether small and one-camera clusters are left out; small is less than K images.
-        steps: how often images are clustered and the network fine-tuned.
-        until: stop when the labels of two steps agree this much (adjusted Rand index); None for never.
-        frozen: epochs of a step in which the classifier alone learns.
-        epochs, milestones, warmup: of the rest of a step, as in `supervised.Train`.
-        lr, weight_decay: of Adam, made anew for both parts of a step.
-        P, K: pseudo identities in a batch, images of each.
-        smoothing, margin, centre_weight, centre_lr: of the loss, as in `supervised.Train` (equation 5).
-        augment: of the training images.
-        input: height and width in pixels.
-        resample: how images are brought to that size.
-        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
-    """
+    """Fine-tune a source model on pseudo labels of the target, step by step."""
 
     version: ClassVar[int] = 2
 
     init: Any
+    """The training of the source model, whose last network is fine-tuned."""
     target: Any
+    """The domain to adapt to. Its training labels only measure purity."""
     cluster: DBSCAN | KMeans
+    """DBSCAN, with eps fixed at the first step (except for `MostClusters`), or k-means."""
     seed: int = 1
+    """Seeds classifiers, centres, batches, augmentation and k-means."""
     by_camera: bool = True
+    """Whether features are normalised per camera before clustering (CN)."""
     select: bool = True
+    """Whether small clusters (fewer than K images) and one-camera clusters are dropped."""
     steps: int = role("rounds", 10)
+    """Rounds of clustering and fine-tuning."""
     until: float | None = None
+    """Stop once the labels of two steps agree this much (adjusted Rand index); None to never stop early."""
     frozen: int = role("epochs", 20)
+    """Epochs at the start of a step that train the classifier alone."""
     epochs: int = role("epochs", 90)
+    """Remaining epochs of a step."""
     milestones: tuple[int, ...] = role("milestones", (40, 70))
+    """As in `supervised.Train`, counted within `epochs`."""
     warmup: int = role("milestones", 10)
+    """As in `supervised.Train`, counted within `epochs`."""
     lr: float = role("lr", 3.5e-4)
+    """Learning rate of Adam, which is re-created for both parts of a step."""
     weight_decay: float = 5e-4
+    """Weight decay of Adam."""
     P: int = role("batch", 16)
+    """Pseudo identities per batch."""
     K: int = 4
+    """Images per pseudo identity."""
     smoothing: float = 0.1
+    """Label smoothing of the loss (equation 5)."""
     margin: float = 0.3
+    """Margin of the triplet loss."""
     centre_weight: float = 0.005
+    """Weight of the centre loss."""
     centre_lr: float = 0.5
+    """Learning rate of the centres."""
     augment: Augment = Augment(erase=None)
+    """Augmentation of the training images."""
     input: tuple[int, int] = role("input", (256, 128))
+    """Height and width in pixels."""
     resample: Resample = added("bicubic", "bilinear")
+    """How images are resized to `input`."""
     precision: str = role("precision", "float32")
+    """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
 
     @property
     def work(self) -> float:
@@ -132,16 +135,17 @@ class Adapt(Trained):
         state = SimpleNamespace(net=net, centres=new_centres(1), optimizer=new_optimizer(), health={}, mAP={}, kept={})
         state.labels, state.eps = np.full(len(images), OUTLIER), None
 
-        each = self.frozen + self.epochs
-        for at in env.epochs(self.steps * each, state):
-            step, epoch = divmod(at, each)
+        per_step = self.frozen + self.epochs
+        for at in env.epochs(self.steps * per_step, state):
+            step, epoch = divmod(at, per_step)
             moment, done = f"step {step + 1}", at + 1
             if epoch == 0:
                 before = state.labels if step else None
                 features = embed(BeforeNeck(net.eval()), images, unit=False, pixels=self.pixels)
-                raw, state.labels, state.eps = self.guess(features, camids, state.eps)
+                guessed = self.guess(features, camids, state.eps)
+                state.labels, state.eps = guessed.kept, guessed.eps
                 pids = [image.pid for image in data.train]
-                state.health[moment] = health(raw, state.labels, pids, before=before, eps=state.eps)
+                state.health[moment] = health(guessed.raw, guessed.kept, pids, before=before, eps=guessed.eps)
                 env.log(done, **state.health[moment])
                 if state.labels.max() < 1 or (step and self.until and state.health[moment]["agreement"] >= self.until):
                     break
@@ -175,41 +179,40 @@ class Adapt(Trained):
                 losses.append(loss.detach())
 
             env.log(done, loss=torch.stack(losses), lr=self.lr * rate, images=len(batches) * P * self.K)
-            if epoch == each - 1:
+            if epoch == per_step - 1:
                 scores = retrieval.score(net.eval())
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
                 state.mAP[moment], state.kept[moment] = scores.mAP, snapshot(net)
 
         return self.finished(state)
 
-    def guess(
-        self, features: Tensor, camids: Sequence[int], eps: float | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], float | None]:
-        """Cluster features (N, D) into labels as clustered and labels to train on, each (N,); and DBSCAN's eps.
+    def guess(self, features: Tensor, camids: Sequence[int], eps: float | None) -> PseudoLabels:
+        """Cluster the features of the target's training images and select clusters to train on.
 
         Args:
-            features: of the target's training images, the f of section 3.6: before the neck, of any length.
+            features: (N, D), the f of section 3.6: before the neck, not normalised.
             camids: (N,) cameras.
-            eps: of the step before; None at the first step.
+            eps: DBSCAN's, from the previous step; None at the first step.
         """
         from torch.nn.functional import normalize
 
-        from methods.blocks.labels import normalised_by_camera, renumbered, selected
+        from methods.blocks.labels import PseudoLabels, normalised_by_camera, renumbered, selected
         from reproduce.neighbours import cosine_graph
 
-        rows = normalize(normalised_by_camera(features, camids) if self.by_camera else features)
+        vectors = normalize(normalised_by_camera(features, camids) if self.by_camera else features)
         if isinstance(self.cluster, KMeans):
-            raw = self.cluster.labels(rows, self.seed)
+            raw = self.cluster.labels(vectors, self.seed)
         else:
             settled = None if self.cluster.searched else eps
             cluster = self.cluster if settled is None else replace(self.cluster, eps=settled)
-            graph = cosine_graph(rows, **cluster.reach(len(rows)))
+            graph = cosine_graph(vectors, **cluster.reach(len(vectors)))
             eps = cluster.radius(graph, partial(selected, camids=camids, least=self.K))
             raw = replace(cluster, eps=eps).labels(graph)
-        return raw, selected(raw, camids, self.K) if self.select else renumbered(raw), eps
+        kept = selected(raw, camids, self.K) if self.select else renumbered(raw)
+        return PseudoLabels(vectors, raw, kept, eps)
 
     def finished(self, state: Any) -> Training:
-        """The network after each step, and with the steps that did not come, once the loop has ended early."""
+        """Collect the network of every step; steps skipped by an early end get the last network."""
         best = max(state.mAP, key=state.mAP.get, default="last")
         moments = [f"step {step + 1}" for step in range(self.steps)]
         reached = list(state.health)[-1]

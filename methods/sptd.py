@@ -1,20 +1,21 @@
-"""Self-supervised pre-training on the target domain: a source model that also learns from unlabelled target images.
+"""Self-supervised pre-training on the target domain: train a source model with unlabelled target images as well.
 
 Paper: Zhang et al., "Self-Supervised Pre-training on the Target Domain for Cross-Domain Person Re-identification"
-    (ACM MM 2021), section 3. SPTD here.
-Code: none was found; where the paper refers to MMT, yxgeee/MMT.
+    (ACM MM 2021), section 3, called SPTD here.
+Code: none found; where the paper refers to MMT, yxgeee/MMT.
 Deviates:
-    - Network, source loss and schedule are MMT's, since "details are consistent with MMT": ImageNet weights, the stem
-      without ReLU, a neck, label smoothing, softmax-triplet, 100 iterations an epoch, a warm-up over 10 epochs.
-    - A target batch is 64 images drawn evenly, each at most once a pass; the paper samples them "from T".
-    - The original image is resized and normalised only. Strengths of the four augmentations are not given: flip,
+    - Network, source loss and schedule are MMT's, since "details are consistent with MMT": ImageNet weights, a stem
+      without ReLU, a neck, label smoothing, softmax-triplet, 100 iterations per epoch, 10 epochs of warm-up.
+    - A target batch is 64 images drawn uniformly, each at most once per pass; the paper samples them "from T".
+    - The original image is only resized and normalised. The paper gives no strengths for the four augmentations: flip,
       crop and erasing are MMT's, colour distortion is SimCLR's at strength 0.5.
-    - Nothing says whether the original's distribution R is learnt through; it is not (`Index(detach=False)` does).
+    - The paper does not say whether gradients flow through the original's distribution R; here they do not
+      (`Index(detach=False)` lets them).
     - L_idx has no label smoothing, although the paper writes it as the source's cross-entropy.
-    - Source images pass the network in one batch and both target views in another, as algorithm 1 feeds them; `joint`
-      puts all in one. Batch statistics are those of 16 images, of which MMT's four devices have each.
+    - Source images pass through the network in one batch and both target views in another, as in algorithm 1; `joint`
+      puts all in one. Batch statistics are over 16 images, the batch on each of MMT's four devices.
     - The index classifier is linear without bias on the embedding, from N(0, 0.001) like MMT's, and dropped at the end.
-    - Kept are the last network and the best on the source, as MMT keeps it; the paper names no selection.
+    - The last network and the best on the source are kept, as in MMT; the paper names no selection.
 """
 
 from __future__ import annotations
@@ -40,39 +41,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Index(Guest):
-    """Every target image is a class of its own, and an augmented image is classified as its original is.
-
-    Attributes:
-        original: whether the original learns its index (L_idx, equation 1).
-        consistency: whether the augmented image follows the original (L_SPTD, equation 2).
-        smoothing: of the labels in L_idx.
-        detach: whether the original is left alone by L_SPTD, so that only the augmented image learns from it.
-    """
+    """Classify every target image as its own class, and its augmented view like the original."""
 
     views: ClassVar[tuple[View, ...]] = ("plain", "augmented")
 
     original: bool = True
+    """Whether the original learns its index (L_idx, equation 1)."""
     consistency: bool = True
+    """Whether the augmented image follows the original (L_SPTD, equation 2)."""
     smoothing: float = 0.0
+    """Label smoothing of L_idx."""
     detach: bool = True
+    """Whether L_SPTD sends no gradient to the original, so that only the augmented image learns from it."""
 
     def __post_init__(self) -> None:
-        """Refuse a loss of nothing."""
+        """Require at least one of the two losses."""
         if not (self.original or self.consistency):
-            raise ValueError("an index objective without both its losses is none: give objective=None instead")
+            raise ValueError("an index objective needs at least one of its two losses; for none, pass objective=None")
 
     @property
     def detail(self) -> str:
         return " + ".join(["idx"] * self.original + ["SPTD"] * self.consistency)
 
     def start(self, net: ReID, target: Sightings, seed: int) -> nn.Module:
-        """The index classifier, one row an image."""
+        """Make the index classifier, one class per image."""
         from methods.blocks.contrast import index_classifier
 
         return index_classifier(net, target.images, seed=seed)
 
     def loss(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> Tensor:
-        """Equations 1 and 2, as far as they are asked for."""
+        """Compute equations 1 and 2, whichever are enabled."""
         from methods.blocks.contrast import divergence
         from methods.blocks.losses import smoothed_cross_entropy
 
@@ -88,7 +86,7 @@ class Index(Guest):
 
 @dataclass(frozen=True)
 class Views:
-    """Which augmentations an augmented view has (table 6)."""
+    """Select the augmentations of an augmented view (table 6)."""
 
     flip: bool = True
     """RF, for posture."""
@@ -100,7 +98,7 @@ class Views:
     """CD, for illumination."""
 
     def of(self, full: Distort) -> Distort:
-        """What is left of the full recipe."""
+        """Drop the deselected augmentations from the full recipe."""
         return replace(
             full,
             flip=full.flip if self.flip else 0.0,
@@ -121,68 +119,69 @@ FULL = Distort(erase=Erase(), colour=Colour())
 
 @dataclass(frozen=True)
 class Pretrain(Trained):
-    """Cross-entropy and softmax-triplet on labelled source images, plus an objective on unlabelled target images.
-
-    Attributes:
-        source: the labelled domain.
-        target: the unlabelled one; None for a model of the source alone, whatever the objective.
-        objective: of the target images: `Index`, another `methods.guests.Guest`, or None.
-        views: which augmentations the objective's augmented views have.
-        strengths: all four of them.
-        bn_target: whether target images, augmented like the source's, also pass the network without a loss, after the
-            source's and before the update. MMT's own source models are `objective=None, bn_target=True`.
-        seed: of initial weights, batches and augmentation. MMT takes two models, of seeds 1 and 2.
-        backbone: "resnet50" or "resnet50_ibn_a".
-        weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
-        stem_relu: whether the stem of the backbone ends in a ReLU; None as in MMT, whose IBN variant alone has it.
-        last_stride: stride of the backbone's last layer.
-        input: height and width in pixels.
-        P, K: identities in a source batch, images of each, from other cameras first.
-        target_batch: images in a target batch; the paper gives no number, this is the source's.
-        epochs, iterations: how many epochs, of how many batches; the paper gives no iterations, MMT's script 100.
-        milestones, warmup: as in `supervised.Train`.
-        lr, weight_decay: of Adam, index classifier included.
-        smoothing: of the source's labels.
-        augment: of the source images; no erasing.
-        joint: whether source and target images pass together. Running statistics, which follow the first group of a
-            pass, are then of the source alone; with `bn_group=None` all images share their batch statistics.
-        bn_group: images that share batch statistics; None for all that pass together.
-        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
-        eval_every: epochs between two evaluations on the source.
-    """
+    """Cross-entropy and softmax-triplet on labelled source images, plus an objective on unlabelled target images."""
 
     version: ClassVar[int] = 2
 
     source: Any
+    """The labelled domain."""
     target: Any = None
+    """The unlabelled domain; None trains on the source alone, whatever the objective."""
     objective: Guest | None = Index()
+    """Loss on target images: `Index`, another `methods.guests.Guest`, or None."""
     views: Views = Views()
+    """Augmentations of the objective's augmented views."""
     strengths: Distort = FULL
+    """Strengths of all four augmentations."""
     bn_target: bool = False
+    """Whether target images, augmented like the source's, also pass through the network without a loss, after the
+    source's and before the update. MMT's own source models are `objective=None, bn_target=True`."""
     seed: int = 1
+    """Seeds initial weights, batches and augmentation. MMT takes two models, of seeds 1 and 2."""
     backbone: str = role("backbone", "resnet50")
+    """Either "resnet50" or "resnet50_ibn_a"."""
     weights: str | Trained | None = role("weights", "imagenet")
+    """Initial weights of the backbone: published ones by name, a training that made them, or None for scratch."""
     stem_relu: bool | None = None
+    """Whether the stem of the backbone ends in a ReLU; None as in MMT, where only the IBN variant has one."""
     last_stride: int = 1
+    """Stride of the backbone's last layer."""
     input: tuple[int, int] = role("input", (256, 128))
+    """Height and width in pixels."""
     P: int = role("batch", 16)
+    """Identities per source batch."""
     K: int = 4
+    """Images per identity, from different cameras first."""
     target_batch: int = role("images", 64)
+    """Images per target batch; the paper gives no number, so this is the source's."""
     epochs: int = role("epochs", 80)
+    """Epochs in total."""
     iterations: int = role("iterations", 100)
+    """Batches per epoch; the paper gives no number, MMT's script 100."""
     milestones: tuple[int, ...] = role("milestones", (40, 70))
+    """As in `supervised.Train`."""
     warmup: int = role("milestones", 10)
+    """As in `supervised.Train`."""
     lr: float = role("lr", 3.5e-4)
+    """Learning rate of Adam, index classifier included."""
     weight_decay: float = 5e-4
+    """Weight decay of Adam."""
     smoothing: float = 0.1
+    """Label smoothing on the source."""
     augment: Augment = Augment()
+    """Augmentation of the source images; no erasing."""
     joint: bool = False
+    """Whether source and target images pass through in one batch. Running statistics follow the first group of a pass,
+    which then holds source images only; with `bn_group=None` all images share batch statistics."""
     bn_group: int | None = 16
+    """Images that share batch statistics; None for all of a pass."""
     precision: str = role("precision", "float32")
+    """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
     eval_every: int = role("period", 40)
+    """Epochs between two evaluations on the source."""
 
     def __post_init__(self) -> None:
-        """Refuse target images of no domain."""
+        """Require a target where target images are used."""
         if self.bn_target and self.target is None:
             raise ValueError("bn_target passes target images through the network: name a target")
 
@@ -192,7 +191,7 @@ class Pretrain(Trained):
 
     @property
     def guest(self) -> Guest | None:
-        """The objective, if there is a target to have one."""
+        """Return the objective; None without a target."""
         return None if self.target is None else self.objective
 
     @property
@@ -201,7 +200,7 @@ class Pretrain(Trained):
 
     @property
     def images_an_epoch(self) -> int:
-        """How many images pass the network in an epoch, each view of one counted."""
+        """Count the images that pass through the network in an epoch, every view included."""
         passes = (len(self.guest.views) if self.guest else 0) + self.bn_target
         return self.iterations * (self.P * self.K + self.target_batch * passes)
 
@@ -237,11 +236,11 @@ class Pretrain(Trained):
         if guest or self.bn_target:
             target = env.open(self.target)
             unlabelled = Images(target.root, target.train, self.input, env.device)
-            known = Sightings.of(target.train)
+            sightings = Sightings.of(target.train)
 
         dtype = dtype_of(self.precision)
         net = network(self, len(classes), env).to(env.device)
-        head = guest.start(net, known, self.seed) if guest else torch.nn.Module()
+        head = guest.start(net, sightings, self.seed) if guest else torch.nn.Module()
         learning = [*net.parameters(), *head.parameters()]
         optimizer = torch.optim.Adam(learning, lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, best=-1.0, best_weights={})
@@ -258,7 +257,7 @@ class Pretrain(Trained):
             both = zip(batches, images.batches(batches), others, unlabelled.batches(others), strict=True)
             losses, parts = [], []
             if guest:
-                guest.relabel(head, epoch, lambda: embed(net.eval(), unlabelled, pixels=self.pixels), known)
+                guest.relabel(head, epoch, lambda: embed(net.eval(), unlabelled, pixels=self.pixels), sightings)
             net.train()
             for step, (batch, pixels, indices, seen) in enumerate(both):
                 inputs = augment(pixels, self.augment, generator(self.seed, "augment", epoch, step)).to(dtype)
@@ -297,7 +296,7 @@ class Pretrain(Trained):
         return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
 
     def shown(self, guest: Guest, images: Tensor, epoch: int, step: int) -> list[Tensor]:
-        """Target images (B, 3, H, W) of 0 .. 255 in each of the guest's views."""
+        """Make the guest's views of target images (B, 3, H, W), values 0 .. 255."""
         from methods.blocks.precision import dtype_of
         from reproduce.data.sampling import generator
         from reproduce.data.transforms import augment, normalise

@@ -1,12 +1,12 @@
-"""Supervised training on one domain: the source model of every method, and the upper bound beside it.
+"""Train with labels on one domain: the source model of every method, and the supervised upper bound.
 
 Paper: Luo et al., "A Strong Baseline and Batch Normalization Neck for Deep Person Re-identification" (TMM 2020), called
     BoT here; MSPLR section 3.6.1 trains with it.
 Code: michuanhaohao/reid-strong-baseline.
 Deviates:
-    - The stem has its ReLU; the published code of the plain ResNet-50 has none (`stem_relu=False` gives that).
-    - Images are resized once, before augmentation, and cropped from zero padding as whole batches on the device.
-    - Random erasing draws at most 20 rectangles for an image, the published code at most 100.
+    - The stem has a ReLU; the plain ResNet-50 of the published code has none (`stem_relu=False` matches it).
+    - Images are resized once, before augmentation; zero padding and cropping run on whole batches on the device.
+    - Random erasing tries at most 20 rectangles per image; the published code tries up to 100.
 """
 
 from __future__ import annotations
@@ -28,55 +28,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train(Trained):
-    """Cross-entropy, batch-hard triplet and centre loss on P x K batches of labelled images.
-
-    Attributes:
-        domain: what to train on.
-        seed: of initial weights, batches and augmentation.
-        backbone: "resnet50" or "resnet50_ibn_a".
-        weights: what the backbone starts from: published weights by name, a training that made some, None for scratch.
-        stem_relu: whether the stem of the backbone ends in a ReLU.
-        last_stride: stride of the backbone's last layer.
-        input: height and width in pixels.
-        resample: how images are brought to that size.
-        P, K: identities in a batch, images of each.
-        epochs, milestones, warmup: learning rate times 0.1 from each milestone on (epochs count from 1), after a linear
-            rise to epoch `warmup`.
-        lr, weight_decay: of Adam.
-        smoothing: of the labels.
-        margin: of the triplet loss, on features before the neck.
-        centre_weight, centre_lr: of the centre loss, on the same features.
-        augment: of the training images.
-        bn_group: images that share batch statistics; None for the whole batch.
-        precision: "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons.
-        eval_every: epochs between two evaluations on the domain itself.
-    """
+    """Cross-entropy, batch-hard triplet and centre loss on P x K batches of labelled images."""
 
     version: ClassVar[int] = 2
 
     domain: Any
+    """The domain to train on."""
     seed: int = 1
+    """Seeds initial weights, batches and augmentation."""
     backbone: str = role("backbone", "resnet50")
+    """Either "resnet50" or "resnet50_ibn_a"."""
     weights: str | Trained | None = role("weights", "imagenet")
+    """Initial weights of the backbone: published ones by name, a training that made them, or None for scratch."""
     stem_relu: bool = True
+    """Whether the stem of the backbone ends in a ReLU."""
     last_stride: int = 1
+    """Stride of the backbone's last layer."""
     input: tuple[int, int] = role("input", (256, 128))
+    """Height and width in pixels."""
     resample: Resample = added("bicubic", "bilinear")
+    """How images are resized to `input`."""
     P: int = role("batch", 16)
+    """Identities per batch."""
     K: int = 4
+    """Images per identity."""
     epochs: int = role("epochs", 120)
+    """Epochs in total."""
     milestones: tuple[int, ...] = role("milestones", (40, 70))
+    """Epochs, counted from 1, from which the learning rate is multiplied by 0.1."""
     warmup: int = role("milestones", 10)
+    """Epochs over which the learning rate first rises linearly."""
     lr: float = role("lr", 3.5e-4)
+    """Learning rate of Adam."""
     weight_decay: float = 5e-4
+    """Weight decay of Adam."""
     smoothing: float = 0.1
+    """Label smoothing."""
     margin: float = 0.3
+    """Margin of the triplet loss, on features before the neck."""
     centre_weight: float = 5e-4
+    """Weight of the centre loss, on features before the neck."""
     centre_lr: float = 0.5
+    """Learning rate of the centres."""
     augment: Augment = Augment(erase=Erase())
+    """Augmentation of the training images."""
     bn_group: int | None = None
+    """Images that share batch statistics; None for the whole batch."""
     precision: str = role("precision", "float32")
+    """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
     eval_every: int = role("period", 10)
+    """Epochs between two evaluations on `domain` itself."""
 
     @property
     def steady(self) -> bool:

@@ -1,4 +1,4 @@
-"""What stages make, and how each kind is stored: tensors as safetensors, the rest as JSON. Nothing is pickled."""
+"""Artifacts that stages compute, and how each kind is stored: tensors as safetensors, the rest as JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Artifact:
-    """Something a stage makes. `save` writes files into an empty folder, `load` reads them back."""
+    """Base class of what stages compute. `save` writes files into an empty folder, `load` reads them back."""
 
     kinds: ClassVar[dict[str, type[Artifact]]] = {}
 
@@ -39,16 +39,13 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Training(Artifact):
-    """Networks as a training left them.
-
-    Attributes:
-        checkpoints: weights by moment: "last", "best on source", "best on target", "step 3"; kept in memory on the CPU.
-        facts: what is needed to rebuild the network, such as the number of classes; and under "health", by moment, what
-            `Scores` says of its pseudo labels.
-    """
+    """The networks that a training kept."""
 
     checkpoints: Mapping[str, Weights]
+    """Weights by moment: "last", "best on source", "best on target", "step 3"; in memory on the CPU."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What is needed to rebuild the network, such as the number of classes; and under "health", by moment, the health
+    of its pseudo labels (see `Scores`)."""
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -69,43 +66,44 @@ class Training(Artifact):
 
 @dataclass(frozen=True)
 class Scores(Artifact):
-    """Retrieval quality of one ranking.
-
-    Attributes:
-        mAP, rank1, rank5, rank10, mINP: percent, over the queries that have a match.
-        ap: average precision of each query (Q,), a fraction; NaN where a query has no match.
-        first: rank of each query's first match (Q,), from 1; 0 where a query has no match.
-        queries: how many queries were ranked.
-        unmatched: how many of them have no match in the gallery.
-        pids: identity of each query (Q,).
-        by_query: what else was measured for each query (Q,), in percent, by name; NaN where it is not defined. See
-            `evaluation.evaluate_ranking` and `evaluation.Retrieval.looks`.
-        health: of the pseudo labels that the network was trained on, such as `portion` (percent of the images);
-            empty where there were none.
-        collapsed: why the training could not go on; empty where it could.
-    """
+    """Retrieval quality of one ranking."""
 
     mAP: float
+    """Percent, over queries with a match."""
     rank1: float
+    """Percent, over queries with a match."""
     rank5: float
+    """Percent, over queries with a match."""
     rank10: float
+    """Percent, over queries with a match."""
     mINP: float
+    """Percent, over queries with a match."""
     ap: NDArray[np.float64]
+    """(Q,) average precision, a fraction; NaN for queries without a match."""
     first: NDArray[np.int64]
+    """(Q,) rank of the first match, from 1; 0 for queries without a match."""
     queries: int
+    """Number of queries ranked."""
     unmatched: int
+    """Number of queries without a match in the gallery."""
     pids: NDArray[np.int64]
+    """(Q,) identities."""
     health: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Health of the pseudo labels that the network was trained on, such as `portion` (percent of the images); empty if
+    none."""
     collapsed: str = ""
+    """Why the training could not continue; empty if it could."""
     by_query: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+    """Other measures per query (Q,) by name, in percent; NaN where undefined. See `evaluation.evaluate_ranking` and
+    `evaluation.Retrieval.looks`."""
 
     @property
     def numbers(self) -> dict[str, float | int]:
-        """Every number, and the means of what was measured for each query."""
+        """Return all numbers, including means of the measures per query and the health of pseudo labels."""
         import numpy as np
 
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        numbers = {name: value for name, value in told.items() if isinstance(value, (int, float))}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         matched = self.first[self.first > 0]
         numbers |= {
             name: 100 * float(np.mean(matched <= metric.rank))
@@ -113,7 +111,9 @@ class Scores(Artifact):
             if metric.rank and name not in numbers
         }
         means = {
-            name: float(np.nanmean(values)) for name, values in self.by_query.items() if not np.isnan(values).all()
+            name: float(np.nanmean(measured))
+            for name, measured in self.by_query.items()
+            if not np.isnan(measured).all()
         }
         return numbers | means | dict(self.health)
 
@@ -125,9 +125,9 @@ class Scores(Artifact):
         arrays |= {"ap": np.ascontiguousarray(self.ap, np.float64), "first": np.ascontiguousarray(self.first, np.int64)}
         arrays |= {"pids": np.ascontiguousarray(self.pids, np.int64)}
         save_file(arrays, folder / "queries.safetensors")
-        apart = {"ap", "first", "pids", "by_query"}
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in apart}
-        _write_json(folder / "scores.json", told | {"health": dict(self.health)})
+        rest = {field.name for field in dataclasses.fields(self)} - {"ap", "first", "pids", "by_query"}
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in rest}
+        _write_json(folder / "scores.json", content | {"health": dict(self.health)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -135,22 +135,19 @@ class Scores(Artifact):
 
         arrays: dict[str, Any] = load_file(folder / "queries.safetensors")
         if "pids" not in arrays:
-            raise UserError(f"the scores in {folder} tell no identities of queries: delete that folder, and run again")
-        told = {name: arrays.pop(name) for name in ("ap", "first", "pids")}
-        return cls(**told, by_query=arrays, **_read_json(folder / "scores.json"))
+            raise UserError(f"the scores in {folder} lack the identities of queries: delete that folder and run again")
+        per_query = {name: arrays.pop(name) for name in ("ap", "first", "pids")}
+        return cls(**per_query, by_query=arrays, **_read_json(folder / "scores.json"))
 
 
 @dataclass(frozen=True)
 class Folder(Artifact):
-    """A tree of files that the stage wrote itself, such as a drawn domain.
-
-    Attributes:
-        path: where it is.
-        facts: what the stage wants to remember of it, such as the pixels' digest.
-    """
+    """A tree of files that the stage wrote itself, such as a drawn domain."""
 
     path: Path
+    """The folder."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the stage records about it, such as a digest of the pixels."""
 
     def save(self, folder: Path) -> None:
         _write_json(folder / "folder.json", dict(self.facts))
@@ -162,15 +159,12 @@ class Folder(Artifact):
 
 @dataclass(frozen=True)
 class Drawing(Artifact):
-    """What a figure shows.
-
-    Attributes:
-        facts: what is to be drawn, as plain JSON; see the stages of `reproduce.figures`.
-        pictures: the images that the facts name by their place, (N, height, width, 3); None where none were wanted.
-    """
+    """The content of a figure."""
 
     facts: Mapping[str, Any]
+    """What to draw, as plain JSON; see the stages of `reproduce.figures`."""
     pictures: NDArray[np.uint8] | None = None
+    """(N, height, width, 3) images that the facts refer to by position; None if images are not kept."""
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file
@@ -188,7 +182,7 @@ class Drawing(Artifact):
 
 
 def snapshot(net: nn.Module) -> Weights:
-    """A copy of a network's weights on the CPU."""
+    """Copy a network's weights to the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
 
 

@@ -25,23 +25,20 @@ OUTLIER = -1
 
 @dataclass(frozen=True)
 class Rho:
-    """The eps of UDAP, SSG and MMT: the mean of the lowest share rho of the distances that are not zero.
-
-    Attributes:
-        rho: that share.
-        of: how many images it was meant for: among N the share is rho (of - 1) / (N - 1), so that an image has as many
-            neighbours whatever N is; None for rho as it is.
-    """
+    """The eps of UDAP, SSG and MMT: the mean of the lowest share rho of the distances that are not zero."""
 
     rho: float = 1.6e-3
+    """The share, a fraction."""
     of: int | None = None
+    """Number of images that rho was chosen for: among N the share is rho (of - 1) / (N - 1), so that an image has the
+    same number of neighbours for any N; None to use rho unchanged."""
 
     def share(self, n: int) -> float:
-        """The share of the pairs of n images."""
+        """Compute the share for the pairs of n images."""
         return self.rho if self.of is None else min(1.0, self.rho * (self.of - 1) / max(1, n - 1))
 
     def eps(self, graph: sparse.csr_array) -> float:
-        """The eps for the pairs of a graph (N, N)."""
+        """Compute eps from the pairs of a graph (N, N)."""
         return _mean_of_lowest(graph, self.share(graph.shape[0]), zeros=False)
 
 
@@ -50,35 +47,35 @@ class TopP:
     """The eps of DAAM: the mean of the lowest share p of all distances (section on target domain learning)."""
 
     p: float = 1.6e-3
+    """The share, a fraction."""
 
     def share(self, n: int) -> float:
-        """The share of the pairs of n images."""
+        """Return the share for the pairs of n images."""
         return self.p
 
     def eps(self, graph: sparse.csr_array) -> float:
-        """The eps for the pairs of a graph (N, N)."""
+        """Compute eps from the pairs of a graph (N, N)."""
         return _mean_of_lowest(graph, self.p, zeros=True)
 
 
 @dataclass(frozen=True)
 class MostClusters:
-    """The eps that leaves the most clusters to train on, found anew wherever images are clustered.
+    """The eps that leaves the most clusters to train on, searched again at every clustering.
 
-    Tried are those at which an image has `fewest` to `most` neighbours on average, each `factor` times as many as the
-    one before; of equals the smallest is taken. MSPLR (section 3.3.2) chose its own by a grid search in an early step,
-    "to determine a value that would balance the number of clusters selected and the number of outliers".
-
-    Attributes:
-        fewest, most: neighbours of an image.
-        factor: from one number of neighbours to the next.
+    The grid holds the eps at which an image has `fewest` to `most` neighbours on average, in steps of `factor`; ties go
+    to the smallest. MSPLR (section 3.3.2) chose its eps by a grid search in an early step, "to determine a value that
+    would balance the number of clusters selected and the number of outliers".
     """
 
     fewest: float = 0.5
+    """Neighbours per image at the smallest eps."""
     most: float = 25.0
+    """Neighbours per image at the largest eps."""
     factor: float = 1.1
+    """Ratio between consecutive numbers of neighbours."""
 
     def pairs(self, n: int) -> NDArray[np.int64]:
-        """How many pairs of n images are near, for each eps that is tried."""
+        """Compute the number of pairs of n images within eps, for each eps of the grid."""
         import numpy as np
 
         steps = math.floor(math.log(self.most / self.fewest) / math.log(self.factor) + 1e-9)
@@ -86,54 +83,50 @@ class MostClusters:
         return np.unique(pairs.clip(1, max(1, n * (n - 1) // 2)))
 
     def eps(self, graph: sparse.csr_array, left: Callable[[float], int]) -> float:
-        """The eps for a graph (N, N); `left` tells how many clusters it would leave to train on.
+        """Find the eps for a graph (N, N); `left` counts the clusters that an eps leaves to train on.
 
         Raises:
-            UserError: there are no two images, or none whose distance is stored.
+            UserError: no pair of images has a stored distance.
         """
         import numpy as np
         from scipy import sparse
 
         near = np.sort(sparse.triu(graph, 1, format="coo").data)
         if not len(near):
-            raise UserError(f"{graph.shape[0]} images have no two near each other: give eps as a number")
+            raise UserError(f"of {graph.shape[0]} images no two are near each other: give eps as a number")
         tried = np.unique(near[(self.pairs(graph.shape[0]) - 1).clip(max=len(near) - 1)])
         return float(tried[np.argmax([left(float(eps)) for eps in tried])])
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """An eps that a paper chose for one target. It holds for that data set and network; anywhere else a rule finds one.
+    """An eps that a paper tuned for one target. It holds for that data set and network; elsewhere a rule applies.
 
-    `reproduce.session.setting` puts one or the other in its place.
-
-    Attributes:
-        printed: the paper's eps, or what finds it on the published data.
-        elsewhere: the rule.
+    `reproduce.session.setting` replaces it by one or the other.
     """
 
     printed: float | Rho
+    """The paper's eps, or its rule on the published data."""
     elsewhere: MostClusters | Rho = MostClusters()
+    """The rule for other data."""
 
 
 @dataclass(frozen=True)
 class DBSCAN:
     """Ester et al., "A Density-Based Algorithm for Discovering Clusters" (KDD 1996), on a graph of distances.
 
-    An image that has `min_samples` images within eps, itself among them, is a core. Cores within eps of each other
-    share a cluster; any other image joins the first cluster that has a core within eps of it, or is an outlier.
-    Clusters are numbered by their first cores.
-
-    Attributes:
-        eps: a distance, or the rule that finds it.
-        min_samples: how many images make a core.
+    An image with at least `min_samples` images within eps, itself included, is a core. Cores within eps of each other
+    share a cluster; any other image joins the first cluster with a core within eps of it, or is an outlier. Clusters
+    are numbered by their first cores.
     """
 
     eps: float | Rho | TopP | MostClusters | Tuned = 0.6
+    """A distance, or a rule for it."""
     min_samples: int = 4
+    """Images within eps that make a core."""
 
     def reach(self, n: int) -> dict[str, Any]:
-        """What of the distances of n images it has to see: arguments of `reproduce.neighbours.cosine_graph`."""
+        """Return which distances of n images it needs, as arguments of `reproduce.neighbours.cosine_graph`."""
         if isinstance(self.eps, (Rho, TopP)):
             return {"pairs": math.ceil(self.eps.share(n) * n * (n - 1) / 2) + 1}
         if isinstance(self.eps, MostClusters):
@@ -142,21 +135,21 @@ class DBSCAN:
 
     @property
     def searched(self) -> bool:
-        """Whether eps is found anew wherever images are clustered, and not settled once."""
+        """Whether eps is searched at every clustering instead of being fixed once."""
         return isinstance(self.eps, MostClusters)
 
     def radius(self, graph: sparse.csr_array, kept: Kept | None = None) -> float:
-        """The eps, or what its rule gives for this graph.
+        """Return eps, or compute it for this graph by its rule.
 
         Args:
-            graph: as for `labels`.
-            kept: labels (N,) as clustered to those that are trained on, 0, 1, ...; None where all are.
+            graph: see `labels`.
+            kept: maps labels (N,) as clustered to labels to train on, 0, 1, ...; None if all are trained on.
 
         Raises:
-            UserError: the rule finds no distance to set eps from; eps was left to `reproduce.session.setting`.
+            UserError: the rule finds no distance to set eps from, or `reproduce.session.setting` has not resolved eps.
         """
         if isinstance(self.eps, Tuned):
-            raise UserError(f"eps is {self.eps}, which has to be resolved: give its number or its rule")
+            raise UserError(f"eps is {self.eps}, which is not resolved: give its number or its rule")
         if isinstance(self.eps, MostClusters):
 
             def left(eps: float) -> int:
@@ -167,7 +160,7 @@ class DBSCAN:
         return self.eps.eps(graph) if isinstance(self.eps, (Rho, TopP)) else self.eps
 
     def settled(self, graph: sparse.csr_array) -> DBSCAN:
-        """The same with the number that its rule gives for this graph, for methods that set eps once."""
+        """Replace the rule for eps by its number for this graph, for methods that set eps once."""
         return self if isinstance(self.eps, float) else dataclasses.replace(self, eps=self.radius(graph))
 
     def labels(self, graph: sparse.csr_array) -> NDArray[np.int64]:
@@ -181,7 +174,7 @@ class DBSCAN:
             (N,) labels.
 
         Raises:
-            UserError: eps or min_samples makes no sense, or the rule finds no distance to set eps from.
+            UserError: eps or min_samples is invalid, or the rule finds no distance to set eps from.
         """
         import numpy as np
         from scipy import sparse
@@ -215,19 +208,16 @@ class DBSCAN:
 
 @dataclass(frozen=True)
 class KMeans:
-    """Lloyd's k-means from k-means++ starts, the best of several (scikit-learn's).
-
-    Attributes:
-        k: how many clusters; or
-        images_per_cluster: of N images this many make a cluster on average, k = floor(N / this).
-        n_init: how many starts.
-        seed: of the starts; None for that of the training.
-    """
+    """Lloyd's k-means from k-means++ starts, the best of several runs (scikit-learn's)."""
 
     k: int | None = None
+    """Number of clusters; or give `images_per_cluster`."""
     images_per_cluster: float | None = None
+    """Average images per cluster: k = floor(N / images_per_cluster) for N images."""
     n_init: int = 10
+    """Number of starts."""
     seed: int | None = None
+    """Seeds the starts; None for the training's seed."""
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.images_per_cluster is None):
@@ -238,13 +228,13 @@ class KMeans:
 
         Args:
             embeddings: (N, D).
-            seed: of the training.
+            seed: the training's.
 
         Returns:
             (N,) labels in 0..k-1; no outliers.
 
         Raises:
-            UserError: embeddings that are empty, no matrix of real numbers or not finite; fewer images than clusters.
+            UserError: embeddings are empty, not a matrix of finite real numbers, or fewer than clusters.
         """
         import numpy as np
         from sklearn import cluster
@@ -256,8 +246,8 @@ class KMeans:
         if not 1 <= k <= len(rows):
             raise UserError(f"k is {k} and there are {len(rows)} images; give at least 1 and at most as many as images")
         start = seed if self.seed is None else self.seed
-        found = cluster.KMeans(k, n_init=self.n_init, random_state=start, max_iter=300).fit(rows)
-        return np.asarray(found.labels_, np.int64)
+        fitted = cluster.KMeans(k, n_init=self.n_init, random_state=start, max_iter=300).fit(rows)
+        return np.asarray(fitted.labels_, np.int64)
 
 
 def _mean_of_lowest(graph: sparse.csr_array, share: float, *, zeros: bool) -> float:

@@ -1,4 +1,4 @@
-"""What stages see of a data set: its images, who they show, where and when they were taken."""
+"""Data sets as stages see them: images with identity, camera and time."""
 
 from __future__ import annotations
 
@@ -14,36 +14,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JUNK = -1
-"""Identity of the gallery images that are left out of every ranking."""
+"""Identity of gallery images that every ranking ignores."""
 
 UNKNOWN = -2
-"""Identity of images that nobody labelled."""
+"""Identity of unlabelled images."""
 
 BACKGROUND = 0
-"""Identity that Market-1501 gives to its distractors: many people and false detections under one number."""
+"""Identity of Market-1501's distractors: many people and false detections under one number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of a person.
-
-    Attributes:
-        path: relative to the root of its dataset, with forward slashes.
-        pid: identity; -1 for junk, 0 for the distractors of Market-1501, -2 where nobody labelled it.
-        camid: camera, counted from 0; -1 where the set does not tell it.
-        frame: number of the video frame, where the name tells it.
-        sequence: number of the video sequence or part of a day, where the name tells it.
-    """
+    """One image of a person."""
 
     path: str
+    """Path relative to the root of its data set, with forward slashes."""
     pid: int
+    """Identity; -1 for junk, 0 for the distractors of Market-1501, -2 if unlabelled."""
     camid: int
+    """Camera, counted from 0; -1 if unknown."""
     frame: int | None = None
+    """Number of the video frame, if the file name has it."""
     sequence: int | None = None
+    """Number of the video sequence or part of a day, if the file name has it."""
 
 
 class Unlabelled(Sequence[Image]):
-    """Images without identity or camera, sorted by path and kept as one text: four million of them take 0.2 GB."""
+    """Images without identity or camera, sorted by path and stored as one string: four million take 0.2 GB."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         ordered = sorted(paths)
@@ -71,27 +68,24 @@ class Unlabelled(Sequence[Image]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a domain, each split in the order of file names.
-
-    Attributes:
-        name: of the domain.
-        root: folder that the images' paths start from.
-        train: images to learn from, without junk.
-        query: images to search with, without junk; none of an unlabelled set.
-        gallery: images to search in, with junk (pid -1) and distractors (identities that no query has).
-        variant: the way in which the set is used.
-        version: "V1" or "V2" of MSMT17, where its folder tells.
-        digest: fingerprint of the images, where it is known.
-    """
+    """The images of a domain, each split in the order of file names."""
 
     name: str
+    """Name of the domain."""
     root: Path
+    """The folder that image paths are relative to."""
     train: Sequence[Image]
+    """Images to learn from, without junk."""
     query: Sequence[Image]
+    """Images to search with, without junk; empty for an unlabelled set."""
     gallery: Sequence[Image]
+    """Images to search in, with junk (pid -1) and distractors (identities that no query has)."""
     variant: str = ""
+    """The way the set is used."""
     version: str = ""
+    """Version of MSMT17, "V1" or "V2", if its folder tells."""
     digest: str = ""
+    """Fingerprint of the images, if known."""
 
     @property
     def labelled(self) -> bool:
@@ -100,18 +94,18 @@ class Dataset:
 
     @property
     def train_pids(self) -> tuple[int, ...]:
-        """The identities of the training images, ascending; class i of a classifier is the i-th of them."""
+        """Return the identities of the training images, ascending; class i of a classifier is the i-th."""
         return tuple(sorted({image.pid for image in self.train})) if self.labelled else ()
 
     @property
     def cameras(self) -> tuple[int, ...]:
-        """The cameras of all splits, ascending, counted from 0."""
+        """Return the cameras of all splits, ascending, counted from 0."""
         splits = (self.train, self.query, self.gallery) if self.labelled else ()
         return tuple(sorted({image.camid for split in splits for image in split}))
 
 
 class Sightings(NamedTuple):
-    """Where and when images were taken; not who they show."""
+    """Where and when images were taken, without who they show."""
 
     camids: NDArray[np.int64]
     """(N,) cameras, -1 where unknown."""
@@ -122,13 +116,13 @@ class Sightings(NamedTuple):
 
     @classmethod
     def of(cls, images: Iterable[Image]) -> Sightings:
-        """Those of images, in their order."""
+        """Collect the sightings of images, in their order."""
         import numpy as np
 
-        told = [(image.camid, image.frame, image.sequence) for image in images]
-        return cls(*np.array([[-1 if value is None else value for value in one] for one in told], np.int64).T)
+        sightings = [(image.camid, image.frame, image.sequence) for image in images]
+        return cls(*np.array([[-1 if value is None else value for value in row] for row in sightings], np.int64).T)
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.camids)

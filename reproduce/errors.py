@@ -1,11 +1,11 @@
-"""Errors that a user can mend."""
+"""Errors that a user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend; the message names the thing and the mend."""
+    """An error that the user can fix; the message names the cause and the fix."""
 
 
 class Diverged(UserError):
-    """Training produced a number that is not finite; the message names the step."""
+    """Training produced a non-finite number; the message names the step."""

@@ -1,4 +1,4 @@
-"""How well a ranking retrieves people: CMC, mAP and mINP of single queries."""
+"""Score rankings of people: CMC, mAP and mINP over single queries."""
 
 from __future__ import annotations
 
@@ -26,36 +26,34 @@ if TYPE_CHECKING:
     Labels: TypeAlias = NDArray[Any] | Tensor | Sequence[int]
 
 TEST_SHARE = 0.25
-"""Of the memory that decoded images may take, for each test split: training needs the rest."""
+"""Fraction of the memory for decoded images that each test split may take; training needs the rest."""
 
 FINER = 4
-"""What a drawn image shows is worked out on this many times the rows and columns of an activation map."""
+"""The cover of a drawn image is computed at this multiple of an activation map's height and width."""
 
 IN_THE_WAY = 0.05
-"""Share of an image from which others count as in the way."""
+"""Fraction of an image from which occluders count."""
 
 _CELLS = 1 << 20
-"""Distances checked together: 4 MiB in single precision."""
+"""Distances per block: 4 MiB in single precision."""
 
 _NOTHING = 1e-6
-"""A mean distance that rounding alone may give to equal embeddings."""
+"""Largest mean distance that rounding alone can give equal embeddings."""
 
 _SORTED = 200
-"""Images up to the last match, for each match, from which counting once a match is cheaper than sorting them."""
+"""Images up to the last match, per match, above which one count per match is cheaper than sorting."""
 
 
 @dataclass(frozen=True)
 class Rerank:
-    """k-reciprocal re-ranking, as `reproduce.neighbours.rerank` does it.
-
-    Attributes:
-        k1, k2: lengths of neighbour lists.
-        lambda_: the share of the original distance.
-    """
+    """Parameters of k-reciprocal re-ranking; see `reproduce.neighbours.rerank`."""
 
     k1: int = 20
+    """Length of the first neighbour lists."""
     k2: int = 6
+    """Length of the neighbour lists for query expansion."""
     lambda_: float = 0.3
+    """Weight of the original distance."""
 
 
 def evaluate_ranking(
@@ -65,38 +63,37 @@ def evaluate_ranking(
     query_camids: Labels,
     gallery_camids: Labels,
 ) -> Scores:
-    """Score the ranking of a gallery for each of several queries.
+    """Score the rankings of a gallery by several queries.
 
-    A query ranks the gallery by distance, ties by index. Gallery images of its identity and its camera are left out,
-    and so is junk (identity -1); the other images of its identity are its matches, and everything else, distractors
-    as well, is wrong. A query without a match is counted and plays no other part. With the ranks r_1 < ... < r_m of
-    the matches, counted from 1:
+    A query ranks the gallery by distance, ties by index. Gallery images of its identity and camera are ignored, and so
+    is junk (identity -1); the other images of its identity are its matches, and everything else, including distractors,
+    is wrong. Queries without a match are counted but not scored. With the ranks r_1 < ... < r_m of the matches, from 1:
 
         CMC at k = [r_1 <= k]        AP = mean over i of i / r_i        INP = m / r_m
 
-    and each score is the mean over the queries that have a match. CMC and AP follow Zheng et al., "Scalable Person
+    Each score is the mean over the queries that have a match. CMC and AP follow Zheng et al., "Scalable Person
     Re-identification: A Benchmark" (ICCV 2015), with AP as the plain mean of the precision at each match; INP follows
     Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (TPAMI 2021).
 
-    Beside the ranking, the separation of a query is 1 - (mean distance of its matches) / (mean distance of the images
-    of other identities): at most 1, and 0 where these are as near as the matches, nearer than 1e-6 or not there.
+    The separation of a query is 1 - (mean distance of its matches) / (mean distance of images of other identities): at
+    most 1, and 0 if those images are as near as the matches, nearer than 1e-6 or absent.
 
-    The matrix is read in blocks of queries and not changed. Of a row only what is no farther than the last match is
+    The matrix is read in blocks of queries and not changed. Only images no farther than a query's last match are
     sorted.
 
     Args:
-        distances: (Q, G), smaller is nearer; an array, or a tensor on any device, of any real number type.
+        distances: (Q, G), smaller is nearer; an array, or a tensor on any device, of any real type.
         query_pids: (Q,) identities.
         gallery_pids: (G,) identities, -1 for junk.
         query_camids: (Q,) cameras.
         gallery_camids: (G,) cameras.
 
     Returns:
-        mAP, rank-1, -5, -10 and mINP in percent; and for each query its AP as a fraction, the rank of its first match
-        and its separation in percent. Rank-k of a gallery with fewer than k images takes them all.
+        mAP, rank-1, -5, -10 and mINP in percent; and per query its AP as a fraction, the rank of its first match and
+        its separation in percent. Rank-k of a gallery with fewer than k images takes all of them.
 
     Raises:
-        UserError: a shape, a number type or a value that does not make a ranking, or no query with a match.
+        UserError: a shape, type or value is invalid, or no query has a match.
     """
     shape = tuple(distances.shape)
     if len(shape) != 2 or 0 in shape:
@@ -117,23 +114,23 @@ def evaluate_embeddings(
     metric: Metric = "cosine",
     rerank: Rerank | None = None,
 ) -> Scores:
-    """Score the ranking of a gallery by the distances of embeddings, without ever holding all of them.
+    """Score the ranking of a gallery by the distances of embeddings, without holding all distances at once.
 
     Args:
-        query: (Q, D), an array or a tensor; what the gallery's device can multiply is multiplied there.
+        query: (Q, D), an array or a tensor; products are computed on the gallery's device where it supports them.
         gallery: (G, D).
         query_pids: (Q,) identities.
         gallery_pids: (G,) identities, -1 for junk.
         query_camids: (Q,) cameras.
         gallery_camids: (G,) cameras.
         metric: "cosine" or "euclidean".
-        rerank: re-rank the distances first; None for not.
+        rerank: how to re-rank the distances first; None for no re-ranking.
 
     Returns:
         As `evaluate_ranking`.
 
     Raises:
-        UserError: embeddings, labels or parameters that do not make a ranking, or no query with a match.
+        UserError: embeddings, labels or parameters are invalid, or no query has a match.
     """
     blocks = ranked(query, gallery, metric=metric, rerank=rerank)
     shape = len(query), len(gallery)
@@ -143,7 +140,7 @@ def evaluate_embeddings(
 def ranked(
     query: Embeddings, gallery: Embeddings, *, metric: Metric = "cosine", rerank: Rerank | None = None
 ) -> Iterable[NDArray[Any]]:
-    """The distances (B, G) by which each of several queries ranks a gallery; see `evaluate_embeddings`."""
+    """Yield blocks of distances (B, G) from queries to a gallery; see `evaluate_embeddings`."""
     from reproduce import neighbours
 
     if rerank is None:
@@ -152,15 +149,24 @@ def ranked(
 
 
 class _People:
-    """Who and where queries (Q,) and gallery images (G,) were seen.
+    """Identities and cameras of queries (Q,) and gallery images (G,)."""
 
-    Attributes:
-        query, gallery: identity and camera as one number, -1 for junk in the gallery.
-        by_pid: gallery images that are not junk, by identity.
-        start, stop: (Q,), which of these have the identity of each query.
-        people: (G,), 1 for images that are not junk, else 0.
-        query_pids, gallery_pids: identities.
-    """
+    query: NDArray[np.intp]
+    """(Q,) identity and camera as one number."""
+    gallery: NDArray[np.intp]
+    """(G,) identity and camera as one number; -1 for junk."""
+    by_pid: NDArray[np.intp]
+    """Gallery images except junk, sorted by identity."""
+    start: NDArray[np.intp]
+    """(Q,) first entry of `by_pid` with the identity of each query."""
+    stop: NDArray[np.intp]
+    """(Q,) end of these entries."""
+    people: NDArray[np.float64]
+    """(G,) 0 for junk, else 1."""
+    query_pids: NDArray[np.int64]
+    """(Q,) identities."""
+    gallery_pids: NDArray[np.int64]
+    """(G,) identities."""
 
     def __init__(
         self,
@@ -188,12 +194,12 @@ class _People:
         self.stop = np.searchsorted(pids, self.query_pids, side="right")
 
     def same(self, query: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The images of a query's identity, and those of them that are its matches."""
+        """Return the gallery images of a query's identity, and those of them that are its matches."""
         same = self.by_pid[self.start[query] : self.stop[query]]
         return same, same[self.gallery[same] != self.query[query]]
 
     def separation(self, query: int, row: NDArray[Any], total: float) -> float:
-        """That of a query with a match, by its distances (G,) and their sum over images that are not junk."""
+        """Compute the separation of a query with a match, from its distances (G,) and their sum without junk."""
         same, matches = self.same(query)
         others = len(self.by_pid) - len(same)
         between = (total - float(row[same].sum(dtype=float))) / others if others else 0.0
@@ -201,7 +207,7 @@ class _People:
         return 1 - within / between if between > _NOTHING else 0.0
 
     def ranks(self, query: int, row: NDArray[Any]) -> NDArray[np.intp]:
-        """The ranks of a query's matches, from 1, ascending, by its distances (G,)."""
+        """Compute the ranks of a query's matches, from 1, ascending, from its distances (G,)."""
         import numpy as np
 
         seen = self.query[query]
@@ -221,7 +227,7 @@ class _People:
 
 
 def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
-    """Score blocks of distances (B, G), float32 or float64, which make up all queries in order."""
+    """Score blocks of distances (B, G), float32 or float64, that together hold all queries in order."""
     import numpy as np
 
     queries, images = len(people.query), len(people.gallery)
@@ -230,7 +236,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
     for block in blocks:
         if not np.isfinite(block.sum(axis=1)).all() and not (finite := np.isfinite(block).all(axis=1)).all():
             at = query + int(np.flatnonzero(~finite)[0])
-            raise UserError(f"the distances of query {at} hold NaN or infinity; look at the features behind them")
+            raise UserError(f"the distances of query {at} hold NaN or infinity; check the features they come from")
         totals = block @ people.people.astype(block.dtype)
         for row, total in zip(block, totals, strict=True):
             ranks = people.ranks(query, row)
@@ -243,7 +249,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
 
     matched = ~np.isnan(ap)
     if not matched.any():
-        raise UserError("no query has a match in the gallery: its identity must be there, seen by another camera")
+        raise UserError("no query has a match in the gallery: a match shows the same identity from another camera")
 
     def percent(values: NDArray[Any]) -> float:
         return 100 * float(np.mean(values[matched]))
@@ -264,7 +270,7 @@ def _scores(people: _People, blocks: Iterable[NDArray[Any]]) -> Scores:
 
 
 def _real(block: Any) -> NDArray[Any]:
-    """Distances of any real type as float32 or float64."""
+    """Convert distances of any real type to float32 or float64."""
     import numpy as np
 
     block = _array(block)
@@ -275,19 +281,19 @@ def _real(block: Any) -> NDArray[Any]:
 
 
 def _labels(values: Labels, name: str, length: int) -> NDArray[np.int64]:
-    """Identities or cameras as an integer array of the given length."""
+    """Convert identities or cameras to an integer array and check its length."""
     import numpy as np
 
     array = _array(values)
     if array.shape != (length,):
         raise UserError(f"{name} have shape {array.shape} where the distances need ({length},)")
     if array.dtype.kind not in "iu":
-        raise UserError(f"{name} are of type {array.dtype}; give integers, numbering what is named otherwise")
+        raise UserError(f"{name} are of type {array.dtype}; give integers, numbering names if need be")
     return array.astype(np.int64)
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """An array, a tensor of any device or a sequence as an array; types that numpy lacks become float32."""
+    """Convert an array, a tensor on any device or a sequence to an array; types that numpy lacks become float32."""
     import numpy as np
 
     if hasattr(values, "detach"):
@@ -300,69 +306,69 @@ def _array(values: Any) -> NDArray[Any]:
 
 
 class Trained(Stage[Training]):
-    """A stage that trains a network which embeds images of people."""
+    """Base class of stages that train a network to embed images of people."""
 
     input: tuple[int, int]
     """Height and width of its input, in pixels."""
 
     resample: Resample = "bicubic"
-    """How images are brought to that size; MMT's, unless it is a field."""
+    """How images are resized to `input`; MMT's way, unless it is a field."""
 
     test_views: ClassVar[tuple[str, ...]] = ()
-    """Other ways to test its network, for `Evaluate(view=...)`, such as with the features of two encoders fused."""
+    """Other ways to test the network, for `Evaluate(view=...)`, such as with the fused features of two encoders."""
 
     @property
     def pixels(self) -> Pixels:
-        """Statistics by which its input is normalised; those of its `augment`, else ImageNet's."""
-        found = getattr(getattr(self, "augment", None), "pixels", IMAGENET)
-        assert isinstance(found, Pixels)
-        return found
+        """Return the pixel statistics of its input: those of its `augment`, else ImageNet's."""
+        pixels = getattr(getattr(self, "augment", None), "pixels", IMAGENET)
+        assert isinstance(pixels, Pixels)
+        return pixels
 
     @property
     def steady(self) -> bool:
-        """Whether rounding barely moves its accuracy: the labels it learns from are given, none are guessed."""
+        """Whether rounding barely changes its accuracy, because it learns from given labels, not pseudo labels."""
         return False
 
     @property
     def labelled(self) -> Any:
-        """The domain whose labels it learns; None where it goes on from another training."""
+        """Return the domain whose labels it learns; None if it continues another training."""
         return None
 
     def images(self, dataset: Dataset, device: str) -> Images:
-        """The training images of a domain, as its network takes them."""
+        """Load the training images of a domain in the network's input size."""
         from reproduce.data.images import Images
 
         return Images(dataset.root, dataset.train, self.input, device, resample=self.resample)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
-        """The network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
+        """Restore the network of one moment, in evaluation mode: normalised images (B, 3, H, W) to embeddings (B, D).
 
-        What it has under the name `maps`, images to (B, C, h, w), is shown as where it looks.
+        If it has a method `maps`, images to (B, C, h, w), activation maps are computed from that.
         """
         raise NotImplementedError
 
     def viewed(self, training: Training, at: str, view: str) -> nn.Module:
-        """As `embedder`, in another of its `test_views`."""
+        """Restore the network like `embedder`, in one of the `test_views`."""
         raise NotImplementedError
 
     def start(self, training: Training, at: str) -> nn.Module:
-        """The network of one moment that another training continues from.
+        """Restore the network of one moment that another training continues from.
 
-        Where that is not the network of the test, it is overridden: a method that continues needs what
-        `methods.blocks.heads.ReID` has.
+        Override it if that is not the network under test: a method that continues it needs the interface of
+        `methods.blocks.heads.ReID`.
         """
         return self.embedder(training, at)
 
     def backbone_weights(self, training: Training) -> Mapping[str, Tensor]:
-        """Weights of the last backbone under published names, for a training that takes them as its `weights`."""
+        """Return the last backbone's weights under published names, for a training with these as its `weights`."""
         backbone: nn.Module = self.start(training, "last").get_submodule("backbone")
         return backbone.state_dict()
 
     def at_moment(self, training: Training, at: str, view: str = "") -> nn.Module:
-        """As `embedder` or, where a view is named, `viewed`.
+        """Restore the network with `embedder` or, given a view, with `viewed`.
 
         Raises:
-            UserError: the training kept no network of that moment, or has no such view.
+            UserError: the training has no network of that moment, or no such view.
         """
         self._check(training, at)
         if not view:
@@ -372,10 +378,10 @@ class Trained(Stage[Training]):
         return self.viewed(training, at, view)
 
     def start_at(self, training: Training, at: str) -> nn.Module:
-        """As `start`.
+        """Restore the network with `start`.
 
         Raises:
-            UserError: the training kept no network of that moment.
+            UserError: the training has no network of that moment.
         """
         self._check(training, at)
         return self.start(training, at)
@@ -386,7 +392,7 @@ class Trained(Stage[Training]):
 
 
 class Seen(NamedTuple):
-    """Test images as a `Distance` sees them, without their identities."""
+    """Test images as input to a `Distance`, without identities."""
 
     embeddings: Tensor
     """(N, D) of length 1."""
@@ -397,61 +403,56 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, embeddings: Tensor, images: Sequence[Image]) -> Seen:
-        """The embeddings of images, with what may be known of them."""
-        known = Sightings.of(images)
-        return cls(embeddings, known.camids, known.frames)
+        """Combine embeddings with the cameras and frames of their images."""
+        sightings = Sightings.of(images)
+        return cls(embeddings, sightings.camids, sightings.frames)
 
 
 class Distance(Protocol):
-    """How query and gallery are compared where embeddings are not all, such as with times and cameras.
-
-    A frozen value in `Evaluate.distance`.
-    """
+    """A distance from more than embeddings, such as times and cameras: a frozen dataclass in `Evaluate.distance`."""
 
     def blocks(self, training: Training, query: Seen, gallery: Seen) -> Iterable[NDArray[Any]]:
-        """Distances (B, G) that make up all queries in order; `training` holds what was learnt of cameras and times."""
+        """Yield distances (B, G), all queries in order; `training` holds what was learned of cameras and times."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Scores]):
-    """Rank the gallery of a domain by the cosine distance of embeddings, for every query.
-
-    Attributes:
-        train: what trained the network.
-        on: the domain whose query and gallery are used.
-        at: the moment of the training: "last", "best on source", "best on target" or "step N".
-        flip: whether the embeddings of an image and its mirror image are added.
-        rerank: how distances are re-ranked; None for not.
-        view: which of the training's `test_views` is tested; empty for its embedder.
-        distance: what takes the place of the cosine distance; None for nothing.
-        statistics: "target" to rank once more with batch statistics of the domain's training images, which tells
-            features from statistics. As that adapts, its mAP is kept beside the others, as "renewed". Empty for not.
-    """
+    """Rank the gallery of a domain by the cosine distance of embeddings, for every query."""
 
     version: ClassVar[int] = 4
 
     train: Trained
+    """The training of the network."""
     on: Any
+    """The domain whose query and gallery are used."""
     at: str = "last"
+    """The moment of the training: "last", "best on source", "best on target" or "step N"."""
     flip: bool = False
+    """Whether to add the embedding of the mirror image."""
     rerank: Rerank | None = None
+    """How to re-rank distances; None for no re-ranking."""
     view: str = added("")
+    """The one of the training's `test_views` to test; empty for its embedder."""
     distance: Distance | None = added(None)
+    """Replacement for the cosine distance; None for none."""
     statistics: str = added("")
+    """Pass "target" to rank once more with batch statistics of the domain's training images, which separates the effect
+    of features from that of statistics. As that adapts, its mAP is reported separately, as "renewed". Empty for no
+    second ranking."""
 
     def __post_init__(self) -> None:
-        """Refuse two ways to rank, and statistics of nothing known."""
+        """Reject two ways of ranking at once, and unknown statistics."""
         if self.rerank and self.distance:
-            raise ValueError("re-ranking takes cosine distances: give rerank or distance, not both")
+            raise ValueError("re-ranking uses cosine distances: give rerank or distance, not both")
         if self.statistics not in ("", "target"):
-            raise ValueError(f"statistics are those of the target or, empty, as trained; not {self.statistics!r}")
+            raise ValueError(f'statistics are "target" or, as trained, empty; not {self.statistics!r}')
 
     @property
     def detail(self) -> str:
-        told = {self.at: self.at != "last", "flipped": self.flip, "re-ranked": self.rerank is not None}
-        told |= {self.view: bool(self.view), f"by {type(self.distance).__name__}": self.distance is not None}
-        return " ".join(word for word, holds in told.items() if holds)
+        words = {self.at: self.at != "last", "flipped": self.flip, "re-ranked": self.rerank is not None}
+        words |= {self.view: bool(self.view), f"by {type(self.distance).__name__}": self.distance is not None}
+        return " ".join(word for word, holds in words.items() if holds)
 
     def run(self, env: Env) -> Scores:
         dataset = env.open(self.on)
@@ -479,15 +480,13 @@ class Evaluate(Stage[Scores]):
 class OnSource(Stage[Scores]):
     """Test a network on the domain whose labels it learned, with batch statistics of that domain's training images.
 
-    How well it learned them shows only so: statistics that follow a target, or a mixture, are no fault of the training.
-
-    Attributes:
-        train: what trained the network.
-        at: the moment of the training.
+    Only these statistics show how well it learned: those of a target, or of a mixture, are no fault of the training.
     """
 
     train: Trained
+    """The training of the network."""
     at: str = "last"
+    """The moment of the training."""
 
     def run(self, env: Env) -> Scores:
         train = self.train
@@ -498,25 +497,25 @@ class OnSource(Stage[Scores]):
 
 
 def source_models(evaluated: Stage[Any]) -> list[OnSource]:
-    """The tests, where they learned, of the trainings on labels behind an evaluation; none for another stage."""
+    """List source tests of all supervised trainings that an evaluation depends on; empty for other stages."""
     if not isinstance(evaluated, Evaluate):
         return []
     train = evaluated.train
     if train.labelled is not None:
         return [OnSource(train, evaluated.at)]
     at = getattr(train, "at", "last")
-    behind = [stage for stage in closure([train]) if isinstance(stage, Trained) and stage.labelled is not None]
-    return [OnSource(stage, at) for stage in behind]
+    trainings = [stage for stage in closure([train]) if isinstance(stage, Trained) and stage.labelled is not None]
+    return [OnSource(stage, at) for stage in trainings]
 
 
 def renew_statistics(net: nn.Module, images: Images, pixels: Pixels = IMAGENET, *, batch: int = 64) -> None:
-    """Put means over batches of images in place of a network's batch statistics.
+    """Replace a network's running batch statistics by means over batches of images.
 
     Args:
-        net: in evaluation mode, and left in it.
-        images: the batches are drawn evenly from them, each image at most once.
-        pixels: statistics by which images are normalised.
-        batch: images that are normalised together.
+        net: in evaluation mode, before and after.
+        images: batches are drawn uniformly from them, each image at most once.
+        pixels: statistics to normalise images by.
+        batch: images per batch.
     """
     from functools import partial
 
@@ -528,8 +527,8 @@ def renew_statistics(net: nn.Module, images: Images, pixels: Pixels = IMAGENET, 
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
-        norm.forward = partial(_BatchNorm.forward, norm)  # of whole batches, whatever its groups were in training
+        norm.momentum = None  # plain mean over batches
+        norm.forward = partial(_BatchNorm.forward, norm)  # over whole batches, whatever the groups in training
         norm.train()
     blocks = shuffled_batches(len(images), min(batch, len(images)), seed=1, epoch=0)
     _passed(net, images, lambda inputs: net(inputs)[:0], pixels, blocks)
@@ -540,14 +539,14 @@ def renew_statistics(net: nn.Module, images: Images, pixels: Pixels = IMAGENET, 
 
 
 class Retrieval:
-    """The search that tests a network: query and gallery images of a domain, decoded once for all evaluations.
+    """Query and gallery images of a domain, decoded once to test any number of networks.
 
     Args:
         dataset: the domain.
         size: height and width in pixels.
-        device: where networks are.
-        pixels: statistics by which images are normalised: those of the training.
-        resample: how images are brought to that size: the training's.
+        device: the networks' device.
+        pixels: statistics to normalise images by; those of the training.
+        resample: how images are resized to `size`; as in the training.
     """
 
     def __init__(
@@ -568,22 +567,22 @@ class Retrieval:
 
     @classmethod
     def of(cls, train: Trained, dataset: Dataset, device: str) -> Retrieval:
-        """The search that tests the networks of a training."""
+        """Set up the test of a training's networks."""
         return cls(dataset, train.input, device, train.pixels, train.resample)
 
     def embed(self, net: nn.Module, *, flip: bool = False) -> tuple[Tensor, Tensor]:
-        """Embed query (Q, D) and gallery (G, D), as `embed` does it."""
+        """Embed query (Q, D) and gallery (G, D) with `embed`."""
         query, gallery = (embed(net, images, flip=flip, pixels=self._pixels) for images in self._splits)
         return query, gallery
 
     def ranking(
         self, net: nn.Module, training: Training, *, flip: bool, rerank: Rerank | None, distance: Distance | None
     ) -> Iterable[NDArray[Any]]:
-        """The distances (B, G) by which a network of a training ranks the gallery, as `Evaluate` has it."""
-        rows = self.embed(net, flip=flip)
+        """Yield the distances (B, G) by which a network ranks the gallery; arguments as in `Evaluate`."""
+        embeddings = self.embed(net, flip=flip)
         if distance is None:
-            return ranked(*rows, rerank=rerank)
-        query, gallery = map(Seen.of, rows, (self._dataset.query, self._dataset.gallery))
+            return ranked(*embeddings, rerank=rerank)
+        query, gallery = map(Seen.of, embeddings, (self._dataset.query, self._dataset.gallery))
         return distance.blocks(training, query, gallery)
 
     def score(self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None) -> Scores:
@@ -591,16 +590,16 @@ class Retrieval:
         return self.score_distances(ranked(*self.embed(net, flip=flip), rerank=rerank))
 
     def looks(self, net: Any, drawn: Covered) -> dict[str, NDArray[np.float64]]:
-        """Where in the query images of a drawn domain a network looks: shares of its activation map, in percent (Q,).
+        """Measure how much of a network's activation maps of drawn query images lies on people, in percent (Q,).
 
         Returns:
-            "on_person" and "on_others" (people and things in the way), as `looked_at` has them.
+            "on_person" and "on_others" (occluding people and things); see `looked_at`.
         """
-        person, others = looked_at(activation(net, self._splits[0], self._pixels), drawn, self._dataset.query)
-        return {"on_person": person, "on_others": others}
+        shares = looked_at(activation(net, self._splits[0], self._pixels), drawn, self._dataset.query)
+        return {"on_person": shares.person, "on_others": shares.others}
 
     def score_distances(self, blocks: Iterable[NDArray[Any]]) -> Scores:
-        """Score the distances (B, G) that `ranked` gives of what `embed` gave."""
+        """Score distances (B, G) from `ranked` or `ranking`."""
         query, gallery = self._dataset.query, self._dataset.gallery
         people = _People(
             [image.pid for image in query],
@@ -613,19 +612,24 @@ class Retrieval:
 
 
 def activation(net: Any, images: Images, pixels: Pixels = IMAGENET) -> Tensor:
-    """Activation maps (N, h, w): the sum over channels of a network's squared `maps` of images.
+    """Compute activation maps (N, h, w): the sum over channels of a network's squared `maps`.
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017).
     """
     return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1), pixels)
 
 
-def looked_at(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> tuple[NDArray[np.float64], ...]:
-    """How much of activation maps (N, h, w) of drawn images lies on the person, and on what is in their way.
+class Shares(NamedTuple):
+    """How much of the activation maps of N drawn images lies on what."""
 
-    Returns:
-        Percent (N,) each; the second NaN where others take less than a twentieth of the image.
-    """
+    person: NDArray[np.float64]
+    """(N,) percent on the person."""
+    others: NDArray[np.float64]
+    """(N,) percent on occluders; NaN where they cover less than a twentieth of the image."""
+
+
+def looked_at(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> Shares:
+    """Measure how much of activation maps (N, h, w) of drawn images lies on the person and on occluders."""
     import torch
     from torch.nn.functional import avg_pool2d
 
@@ -635,7 +639,7 @@ def looked_at(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> tuple[ND
     whole = maps.sum((1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
     person, others = (100 * (maps[:, None] * shown).sum((2, 3)) / whole[:, None]).T.numpy()
     others[shown[:, 1].mean((1, 2)).numpy() < IN_THE_WAY] = float("nan")
-    return person, others
+    return Shares(person, others)
 
 
 def embed(
@@ -644,8 +648,8 @@ def embed(
     """Embed images, normalised by the statistics `pixels`, with a network in evaluation mode.
 
     Returns:
-        (N, D) on the images' device, with `flip` the sum of image and mirror image; rows of length 1 with `unit`, else
-        as the network gives them.
+        (N, D) on the images' device, with `flip` the sum over image and mirror image; of length 1 with `unit`, else as
+        the network returns them.
     """
     from torch.nn.functional import normalize
 
@@ -662,7 +666,7 @@ def _passed(
     *,
     batch: int = 128,
 ) -> Tensor:
-    """What is made of normalised images in the network's type, batch by batch; of all in turn without blocks."""
+    """Apply a function to normalised images in the network's type, batch by batch; to all in order without blocks."""
     import torch
 
     from reproduce.data.transforms import normalise
@@ -670,5 +674,5 @@ def _passed(
     dtype = next(net.parameters()).dtype
     blocks = blocks or [range(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     with torch.inference_mode():
-        found = [what(normalise(shown, pixels).to(dtype)) for shown in images.batches(blocks)]
-    return torch.cat(found)
+        outputs = [what(normalise(shown, pixels).to(dtype)) for shown in images.batches(blocks)]
+    return torch.cat(outputs)

@@ -1,6 +1,6 @@
-"""Figures that show what networks make of images: each a stage that draws nothing, but works out what a page draws.
+"""Figures of networks on images: stages that compute what a page draws, and draw nothing themselves.
 
-Which images they show is drawn at random from the seed, the same for every network; nobody picks them by their outcome.
+The seed chooses the images at random, the same for every network; nobody picks them by outcome.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reproduce.dataset import Dataset, Image
 
 MOST_PIXELS = (128, 64)
-"""Height and width of a picture in a figure, or less where the network sees less."""
+"""Largest height and width of a picture in a figure; smaller if the network's input is."""
 
 
 @dataclass(frozen=True)
@@ -39,36 +39,33 @@ class Network:
     distance: Distance | None = added(None)
 
     def restored(self, env: Env) -> nn.Module:
-        """The network on the device, in evaluation mode.
+        """Restore the network on the device, in evaluation mode.
 
         Raises:
-            UserError: the training kept none of that moment.
+            UserError: the training has no network of that moment.
         """
         return self.train.at_moment(env.get(self.train), self.at, self.view).to(env.device)
 
 
 @dataclass(frozen=True)
 class Figure(Stage[Drawing]):
-    """What several networks make of the same test images of a domain.
-
-    Attributes:
-        rows: the networks.
-        on: the domain.
-        seed: of the choice of images.
-        pictures: whether the images themselves are kept.
-    """
+    """Base class of figures that compare several networks on the same test images of a domain."""
 
     KIND: ClassVar[str]
-    """What the facts of its drawing are; see `run`."""
+    """The kind of facts in its drawing; see `run`."""
 
     rows: tuple[Network, ...]
+    """The networks."""
     on: Any
+    """The domain."""
     seed: int = 1
+    """Seeds the choice of images."""
     pictures: bool = False
+    """Whether to keep the images themselves."""
 
     @property
     def at(self) -> str:
-        """The moments of its networks."""
+        """List the moments of its networks."""
         return ", ".join(dict.fromkeys(row.at for row in self.rows))
 
     @property
@@ -77,11 +74,11 @@ class Figure(Stage[Drawing]):
         return all(part.drawn for part in walk(self) if isinstance(part, Source))
 
     def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
-        """What is to be drawn; images become entries of `shown`."""
+        """Compute what to draw; images become entries of `shown`."""
         raise NotImplementedError
 
     def run(self, env: Env) -> Drawing:
-        """Work out the facts: {"kind", "images": [{"name", "pid", "camid"}], ...}, images named by their place."""
+        """Compute the facts: {"kind", "images": [{"name", "pid", "camid"}], ...}; they refer to images by position."""
         data = env.open(self.on)
         shown = Shown()
         facts = {"kind": self.KIND, **self.facts(data, env, shown)}
@@ -91,7 +88,7 @@ class Figure(Stage[Drawing]):
         return Drawing(facts | {"images": images}, pictures)
 
     def chosen(self, count: int, most: int, what: str) -> list[int]:
-        """At most so many of `count` things, in their order."""
+        """Choose at most `most` of `count` things at random, in ascending order."""
         from reproduce.data.sampling import numpy_generator
 
         draw = numpy_generator(self.seed, "figure", what)
@@ -113,7 +110,7 @@ class Shown:
         return list(self._places)
 
     def place(self, image: Image) -> int:
-        """The place of an image among them, from 0."""
+        """Return the position of an image among them, from 0, adding it if new."""
         return self._places.setdefault(image, len(self._places))
 
 
@@ -122,18 +119,16 @@ class RankLists(Figure):
     """The first images of the gallery for a few queries.
 
     Facts: "queries" [image]; "rows" [{"mAP": percent, "lists": [{"AP": percent, "entries": [{"image", "right",
-    "distance"}]}]}], in the order of the queries. Images that do not count (junk, and the query's identity seen by its
-    camera) are left out of a list.
-
-    Attributes:
-        queries: how many, of those that have a match.
-        ranks: length of a list.
+    "distance"}]}]}], in the order of the queries. Lists omit images that are not scored: junk, and images of the
+    query's identity from its camera.
     """
 
     KIND = "rank lists"
 
     queries: int = 5
+    """Number of queries, out of those with a match."""
     ranks: int = 10
+    """Length of a list."""
 
     @property
     def detail(self) -> str:
@@ -178,18 +173,16 @@ class RankLists(Figure):
 
 @dataclass(frozen=True)
 class ActivationMaps(Figure):
-    """Where the last layer of the backbone answers; see `evaluation.activation`.
+    """Activation maps of the last layer of the backbone; see `evaluation.activation`.
 
     Facts: "shown" [image]; "rows" [{"maps": [[[0 .. 255]]]}], in the order of the images: a map's largest value is 255.
-    Of drawn images a row also has "on_person" [percent], how much of each map lies on the person.
-
-    Attributes:
-        number: how many query images.
+    For drawn images a row also has "on_person" [percent], the share of each map on the person.
     """
 
     KIND = "activation maps"
 
     number: int = 8
+    """Number of query images."""
 
     @property
     def detail(self) -> str:
@@ -206,13 +199,13 @@ class ActivationMaps(Figure):
         for row in self.rows:
             net: Any = row.restored(env)
             if not hasattr(net, "maps"):
-                raise UserError(f"the network of {row.train.name} has no `maps`, so nothing shows where it looks")
+                raise UserError(f"the network of {row.train.name} has no `maps`, which activation maps need")
             own = Images(data.root, images, row.train.input, env.device, resample=row.train.resample)
             maps = activation(net, own, row.train.pixels)
             largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
             facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
             if isinstance(self.on, Covered):
-                facts["rows"][-1]["on_person"] = looked_at(maps, self.on, images)[0].round(2).tolist()
+                facts["rows"][-1]["on_person"] = looked_at(maps, self.on, images).person.round(2).tolist()
         return facts
 
 
@@ -221,16 +214,14 @@ class Projection(Figure):
     """The embeddings of a few identities in the plane, by t-SNE (van der Maaten and Hinton, JMLR 2008).
 
     Facts: "people" [identity of each point, from 0]; "rows" [{"x": [], "y": [], "silhouette": -1 .. 1}]. The
-    silhouette is that of the embeddings, not of the points: how much nearer an image is, in cosine distance, to its own
-    identity than to the next one.
-
-    Attributes:
-        identities: how many of the test identities.
+    silhouette is of the embeddings, not of the points: how much nearer an image is, in cosine distance, to its own
+    identity than to the nearest other one.
     """
 
     KIND = "projection"
 
     identities: int = 20
+    """Number of test identities."""
 
     @property
     def detail(self) -> str:
@@ -244,44 +235,42 @@ class Projection(Figure):
         from reproduce.data.images import Images
         from reproduce.evaluation import embed
 
-        known = sorted({image.pid for image in data.query})
-        names = {
-            known[place]: number for number, place in enumerate(self.chosen(len(known), self.identities, "people"))
-        }
+        pids = sorted({image.pid for image in data.query})
+        names = {pids[place]: number for number, place in enumerate(self.chosen(len(pids), self.identities, "people"))}
         images = [image for image in (*data.query, *data.gallery) if image.pid in names]
         people = [names[image.pid] for image in images]
         if not 1 < len(names) < len(images):
-            raise UserError(f"{data.name} has too few test images of too few identities to show them in the plane")
+            raise UserError(f"{data.name} has too few test images or identities for a projection")
         facts: dict[str, Any] = {"people": people, "rows": []}
         for row in self.rows:
             own = Images(data.root, images, row.train.input, env.device, resample=row.train.resample)
-            rows: NDArray[np.float64] = (
+            embeddings: NDArray[np.float64] = (
                 embed(row.restored(env), own, flip=row.flip, pixels=row.train.pixels).double().cpu().numpy()
             )
-            perplexity = min(30.0, (len(rows) - 1) / 3)
-            plane = TSNE(perplexity=perplexity, init="pca", random_state=self.seed).fit_transform(rows)
-            silhouette = float(silhouette_score(rows, people, metric="cosine"))
+            perplexity = min(30.0, (len(embeddings) - 1) / 3)
+            plane = TSNE(perplexity=perplexity, init="pca", random_state=self.seed).fit_transform(embeddings)
+            silhouette = float(silhouette_score(embeddings, people, metric="cosine"))
             x, y = np.round(plane.astype(float), 2).T.tolist()
             facts["rows"].append({"x": x, "y": y, "silhouette": silhouette})
         return facts
 
 
 def of_rows(draw: Draw, rows: Sequence[Stage[Any]], seed: int) -> Figure:
-    """The figure of what rows of a table evaluate.
+    """Make the figure of a table's rows.
 
     Raises:
-        UserError: a row is no evaluation, or the rows are not of one domain.
+        UserError: a row is not an evaluation, or the rows are of several domains.
     """
     evaluated = [row for row in rows if isinstance(row, Evaluate)]
     domains = list(dict.fromkeys(row.on for row in evaluated))
     if len(domains) != 1 or len(evaluated) != len(rows):
-        raise UserError("a figure shows rows that are evaluated on one domain")
+        raise UserError("a figure needs rows that are evaluated on one domain")
     networks = tuple(Network(row.train, row.at, row.flip, row.rerank, row.view, row.distance) for row in evaluated)
     return draw(rows=networks, on=domains[0], seed=seed)
 
 
 def _keeping(blocks: Iterable[NDArray[Any]], rows: Sequence[int], kept: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Pass on the blocks of a matrix, and put copies of some of its rows, ascending, into a list."""
+    """Pass on the blocks of a matrix, and append copies of the given rows, ascending, to a list."""
     start = 0
     for block in blocks:
         kept += [block[row - start].copy() for row in rows if start <= row < start + len(block)]
@@ -290,9 +279,9 @@ def _keeping(blocks: Iterable[NDArray[Any]], rows: Sequence[int], kept: list[NDA
 
 
 def _pixels(data: Dataset, images: Sequence[Image], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Images (N, height, width, 3), as networks see them."""
+    """Decode images (N, height, width, 3) like the input of networks."""
     from reproduce.data.images import Images
 
     [pixels] = Images(data.root, images, size).batches([range(len(images))])
-    found: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return found
+    array: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return array

@@ -1,4 +1,4 @@
-"""How an experiment shrinks: the role of a field and the scale give the field's value."""
+"""Shrink experiments: the role of a field and the scale determine the field's value."""
 
 from __future__ import annotations
 
@@ -12,66 +12,63 @@ from reproduce.data.world import Size
 from reproduce.errors import UserError
 
 STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
-"""The narrow net that stands for a backbone."""
+"""The narrow net that replaces a backbone."""
 
 VERSION = 2
-"""Of the rules by which scales shrink experiments. Since 2 a shortened epoch that is counted in iterations has more of
-them, and mean nets average over as large a part of a training as printed."""
+"""Version of the rules that shrink experiments. Since 2 a shortened epoch that is counted in iterations has more of
+them, and mean nets average over the same fraction of a training as printed."""
 
 TEST_EVERY = 10
-"""A shortened training is not tested more often than every so many epochs, or as often as printed: a test costs as much
+"""Smallest number of epochs between two tests of a shortened training, unless fewer are printed: a test costs as much
 as an epoch or two."""
 
 LUPERSON_IDS = 200_000
 """People in the published LUPerson."""
 
 NARROWER = 16
-"""ResNet-50 ends in 2,048 channels, the narrow net in 128."""
+"""Divisor of widths: ResNet-50 ends in 2,048 channels, the narrow net in 128."""
 
 NARROWEST = 32
-"""Heads of the narrow net are not narrowed below this."""
+"""Smallest width of the narrow net's heads."""
 
 MOST_TEST_IDS = 750
-"""Where a scale has fewer identities than were published, it is a share of at most so many in test: all galleries are
-then of like size, which MSMT17's 3,060 and PersonX's 856 test identities (36 gallery images each) would not be."""
+"""A scale with fewer identities than published takes its share of at most this many test identities, so that galleries
+have similar sizes; MSMT17's 3,060 and PersonX's 856 (36 gallery images each) would make larger ones."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One way to shrink an experiment.
-
-    Attributes:
-        does: what it is for, in one line.
-        shorten: epochs, milestones and evaluation periods are multiplied by this.
-        longest: and epochs and rounds (of labelling and training) are then cut to this many.
-        shrink: the input, and everything counted in pixels, is divided by this.
-        faster: learning rates are multiplied by this where a net starts from weights.
-        from_nothing: and by this where it starts from nothing.
-        narrow: whether the narrow net stands for the backbone; widths of heads and projections are then divided by 16,
-            but not below 32.
-        batch: at most this many identities in a batch; of images without identities four times as many.
-        published: whether published weights are used.
-        ids: a drawn domain has one in this many of the published identities.
-        tested: a drawn domain has this many times as many identities to test on.
-    """
+    """One way to shrink an experiment."""
 
     does: str
+    """Its purpose, in one line."""
     shorten: float = 1.0
+    """Factor on epochs, milestones and evaluation periods."""
     longest: int | None = None
+    """Most epochs and rounds (of labelling and training), after `shorten`; None for no limit."""
     shrink: int = 1
+    """Divisor of the input size and everything counted in pixels."""
     faster: float = 1.0
+    """Factor on learning rates of a net that starts from weights."""
     from_nothing: float = 1.0
+    """Factor on learning rates of a net that starts from scratch."""
     narrow: bool = False
+    """Whether the narrow net replaces the backbone; widths of heads and projections are then divided by 16, but not
+    below 32."""
     batch: int | None = None
+    """Most identities per batch, and four times as many images where images have no identities; None for no limit."""
     published: bool = False
+    """Whether published weights are used."""
     ids: int = 1
+    """A drawn domain has one in this many of the published identities."""
     tested: int = 1
+    """A drawn domain has this many times as many identities to test on."""
 
 
 FASTER = 10.0
-"""What rates of a narrow net are multiplied by where it starts from weights (docs/calibration.md).
+"""Factor on learning rates of a narrow net that starts from weights (docs/calibration.md).
 
-That it is 10 from nothing as well is a coincidence: each was found by itself."""
+From scratch it is 10 as well, by coincidence: each was determined separately."""
 
 SCALES = {
     "smoke": Scale(
@@ -94,26 +91,26 @@ SCALES = {
 
 WEIGHTS = "weights"
 PRECISION = "precision"
-"""The roles that are not a matter of scale alone: see `reproduce.session.setting`."""
+"""The roles that do not depend on scale alone: see `reproduce.session.setting`."""
 
 
 def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any], Any]:
-    """The `by_role` argument of `reproduce.stage.rewrite` for a scale.
+    """Make the `by_role` argument of `reproduce.stage.rewrite` for a scale.
 
-    What most roles do stands at `Scale`. The others:
+    `Scale` documents most roles. The others:
 
     - "iterations" are the batches of an epoch. Their number keeps the printed passes over the data, in fewer epochs
-      over fewer images. "updates" are those of a whole training, or milestones among them; "updates of epochs" are
-      counted in a training whose length is counted in epochs.
-    - A "momentum" is what a mean net keeps of itself at an update. What it forgets is multiplied by printed / actual
-      updates, so that it averages over as large a part of the training as printed.
+      over fewer images. "updates" are those of a whole training, or milestones among them; "updates of epochs" belong
+      to a training whose length is counted in epochs.
+    - A "momentum" is the fraction of itself that a mean net keeps at an update. The fraction that it forgets is
+      multiplied by printed / actual updates, so that it averages over the same fraction of the training as printed.
     - A "queue" of negatives keeps the printed number of entries per person in LUPerson, in whole batches (of its
       owner's field with the role "images") and at least one.
-    - A "rate" is the learning rate of what starts from nothing at all scales, such as a decoder or discriminator, and
-      stays as printed.
+    - A "rate" is the learning rate of a part that starts from scratch at all scales, such as a decoder or
+      discriminator, and is not scaled.
 
     Raises:
-        UserError: (the returned function) a field has a role that there is not.
+        UserError: (the returned function) a field has an unknown role.
     """
 
     def cut(value: int) -> int:
@@ -188,10 +185,10 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
             return of_owner[role](value, owner)
         if role not in rules:
             name = next(field.name for field in fields(owner) if field.metadata.get("role") == role)
-            known = ", ".join(sorted([*rules, *of_owner]))
+            roles = ", ".join(sorted([*rules, *of_owner]))
             raise UserError(
-                f"{type(owner).__qualname__}.{name} has the role {role!r}, and the roles are {known}: "
-                "take one of them, or none for a field that is the same at all scales"
+                f"{type(owner).__qualname__}.{name} has the unknown role {role!r}: choose one of {roles}, "
+                "or none for a field that is the same at all scales"
             )
         return rules[role](value)
 
@@ -199,7 +196,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
 
 def stand_in_size(domain: str, scale: Scale) -> Size:
-    """How large a drawn domain is at a scale: the published proportions, fewer identities, smaller images."""
+    """Compute the size of a drawn domain at a scale: published proportions, fewer identities, smaller images."""
     statistics(domain)
     train, test, extra = known(domain).drawn_ids
     if scale.ids > 1:

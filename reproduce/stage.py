@@ -1,4 +1,4 @@
-"""Stages are values: a frozen dataclass whose fields are the experiment, with one verb, `run`."""
+"""Stages are values: frozen dataclasses whose fields describe an experiment, with one method, `run`."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ KEY_LENGTH = 20
 
 
 class Env(Protocol):
-    """Where a stage runs. Nothing in it changes what is computed, only how fast and with what rounding."""
+    """Where a stage runs. It affects speed and rounding, never what is computed."""
 
     device: str
     folder: Path
-    """An empty folder for a stage whose artifact is a tree of files."""
+    """An empty folder, for a stage whose artifact is a tree of files."""
 
     def get(self, stage: Stage[A]) -> A:
-        """The artifact of a stage that is reachable from the running stage's own fields."""
+        """Load the artifact of a stage reachable from the running stage's fields."""
         ...
 
     def open(self, source: object) -> Dataset:
-        """The images of a `reproduce.data.sources.Source` that the running stage or one upstream of it names."""
+        """Open the images of a `reproduce.data.sources.Source` named by the running stage or one upstream of it."""
         ...
 
     def place(self, digest: str) -> Path:
-        """The folder of the data set with this digest."""
+        """Return the folder of the data set with this digest."""
         ...
 
     def verify(self, dataset: Dataset, digest: str) -> None:
-        """Look whether a data set still has its digest, now and before the stage's artifact is kept.
+        """Check that a data set still has its digest, now and again before the stage's artifact is kept.
 
         Raises:
-            UserError: it has another; the message names what changed.
+            UserError: the digest differs; the message names what changed.
         """
         ...
 
     def weights(self, name: str) -> Path:
-        """The file behind a `Weights` value's digest."""
+        """Return the file of a `Weights` value's digest."""
         ...
 
     def epochs(self, count: int, state: object) -> Iterator[int]:
-        """Yield 0 .. count - 1, from where a killed run stopped; `state` is saved between epochs and read back."""
+        """Yield the epochs still to do of 0 .. count - 1; `state` is saved between epochs, and restored on resume."""
         ...
 
     def steps(self, count: int, state: object) -> Iterator[int]:
-        """As `epochs`, for long runs that are counted in iterations (`sampling.in_step` adds their images)."""
+        """Yield steps like `epochs`, for long runs counted in iterations (`sampling.in_step` adds their images)."""
         ...
 
     def progress(self, done: int, count: int, unit: str) -> None:
-        """Show how far a stage is that is not a training."""
+        """Show the progress of a stage that is not a training."""
         ...
 
     def log(self, step: int, *, images: int = 0, **values: Any) -> None:
-        """Record values of one step (1-based) in the stage's history. Several calls for one step add up.
+        """Record values of one step in the stage's history. Several calls for one step are merged.
 
         Args:
-            step: the epoch or iteration just finished.
-            images: how many images it passed through the network (for the display only).
-            values: numbers, or 1-D tensors, of which the mean is kept.
+            step: the epoch or iteration just finished, counted from 1.
+            images: images it passed through the network, for the display only.
+            values: numbers, or 1-D tensors whose mean is recorded.
 
         Raises:
             Diverged: a value is not finite.
@@ -77,10 +77,10 @@ class Env(Protocol):
 
 
 class Stage(Generic[A]):
-    """One step of an experiment: a frozen dataclass whose fields are the recipe in the paper's symbols."""
+    """Base class of stages: frozen dataclasses whose fields are the recipe in the paper's symbols."""
 
     version: ClassVar[int] = 1
-    """Raised when the same fields should give other numbers."""
+    """Increase it when the same fields give different numbers."""
 
     def run(self, env: Env) -> A:
         """Compute the artifact."""
@@ -88,42 +88,42 @@ class Stage(Generic[A]):
 
     @property
     def work(self) -> float:
-        """Rough size of the work, in images passed through a network; longer stages start first."""
+        """Estimate the work, in images passed through a network; longer stages start first."""
         return 1.0
 
     @property
     def detail(self) -> str:
-        """What tells it from others of its kind on the same data and seed, in a few words; may be empty."""
+        """Describe in a few words how it differs from others of its kind on the same data and seed; may be empty."""
         return ""
 
     @property
     def name(self) -> str:
-        """Module and class, such as `supervised.Train`: the folder in the store."""
+        """Return module and class, such as `supervised.Train`; this names its folder in the store."""
         if "type_name" in vars(type(self)):
             return ".".join(type_name(type(self)).split(".")[-2:])
         return f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__qualname__}"
 
     @cached_property
     def key(self) -> str:
-        """Merkle hash of type name, version, field values and the keys of upstream stages."""
+        """Compute the Merkle hash of type name, version, field values and the keys of upstream stages."""
         text = json.dumps(full_spec(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def role(name: str, default: T) -> T:
-    """A dataclass field that `reproduce.scales` may rewrite: `epochs: int = role("epochs", 90)`."""
+    """Declare a dataclass field that `reproduce.scales` may rewrite: `epochs: int = role("epochs", 90)`."""
     value: T = dataclasses.field(default=default, metadata={"role": name})
     return value
 
 
 def added(was: T, default: Any = dataclasses.MISSING, *, role: str | None = None) -> T:
-    """A dataclass field that its class did not always have: `view: str = added("")`.
+    """Declare a dataclass field that was added later: `view: str = added("")`.
 
     Args:
-        was: what stages did before the field was there. It stays as it is when the default changes: a value with this
-            field equal to it has the key that it had without the field.
+        was: the value that equals the behaviour before the field existed. With it, a stage keeps the key that it had
+            without the field; it never changes, even if the default does.
         default: of the field; `was` if not given.
-        role: as `role` has it.
+        role: see `role`.
     """
     metadata = {"added": was} | ({"role": role} if role else {})
     value: T = dataclasses.field(default=was if default is dataclasses.MISSING else default, metadata=metadata)
@@ -131,13 +131,13 @@ def added(was: T, default: Any = dataclasses.MISSING, *, role: str | None = None
 
 
 _NAMED: dict[str, tuple[str, str]] = {}
-"""Where each class stands whose name was asked for."""
+"""Module and class of every type name used so far."""
 
 
 def type_name(kind: type) -> str:
-    """What keys call a class of stages or of values in them: module and class, such as `methods.supervised.Train`.
+    """Return the name of a class in keys: module and class, such as `methods.supervised.Train`.
 
-    A class that moves or is renamed keeps its keys by writing down the name that it had:
+    A class that moves or is renamed keeps its keys by declaring its old name:
     `type_name: ClassVar[str] = "methods.supervised.Train"`. Subclasses do not inherit it.
 
     Raises:
@@ -147,12 +147,12 @@ def type_name(kind: type) -> str:
     name = str(vars(kind).get("type_name") or ".".join(place))
     other = _NAMED.setdefault(name, place)
     if other != place:
-        raise TypeError(f"{'.'.join(place)} and {'.'.join(other)} are both called {name}: give one another type_name")
+        raise TypeError(f"{'.'.join(place)} and {'.'.join(other)} are both called {name}: change the type_name of one")
     return name
 
 
 def spec(value: object) -> Any:
-    """A value as plain JSON: upstream stages by name and key, added fields only where they change anything."""
+    """Convert a value to plain JSON: upstream stages by name and key; added fields only if they change anything."""
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -165,7 +165,7 @@ def spec(value: object) -> Any:
 
 
 def full_spec(stage: Stage[Any]) -> Any:
-    """A stage's own fields as plain JSON, which its key is made of (`spec` of a stage is only its name and key)."""
+    """Convert a stage's own fields to plain JSON, the input of its key (`spec` gives only its name and key)."""
     return _fields(stage)
 
 
@@ -176,18 +176,18 @@ def _fields(value: Any) -> dict[str, Any]:
     if isinstance(value, Stage):
         described["version"] = value.version
     for field in dataclasses.fields(value):
-        held = getattr(value, field.name)
-        if "added" in field.metadata and held == field.metadata["added"]:
+        content = getattr(value, field.name)
+        if "added" in field.metadata and content == field.metadata["added"]:
             continue
         try:
-            described[field.name] = spec(held)
+            described[field.name] = spec(content)
         except TypeError as error:
             raise TypeError(f"{type(value).__qualname__}.{field.name}: {error}") from None
     return described
 
 
 def walk(value: object) -> Iterator[object]:
-    """Everything inside a value, at any depth: items of tuples, fields of dataclasses; of upstream stages no fields."""
+    """Yield everything inside a value, at any depth: items of tuples, fields of dataclasses, but not of stages."""
     children: Iterable[object] = ()
     if isinstance(value, tuple):
         children = value
@@ -200,12 +200,12 @@ def walk(value: object) -> Iterator[object]:
 
 
 def parents(value: object) -> Iterator[Stage[Any]]:
-    """The stages that the fields of a value name directly."""
+    """Yield the stages that a value's fields name directly."""
     return (part for part in walk(value) if isinstance(part, Stage))
 
 
 def closure(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
-    """The distinct stages needed for `stages`, each after everything it depends on."""
+    """List the distinct stages that `stages` need, themselves included, dependencies first."""
     ordered: dict[str, Stage[Any]] = {}
 
     def visit(stage: Stage[Any]) -> None:
@@ -229,7 +229,7 @@ def rewrite(
     Args:
         value: a stage or any part of one.
         leaf: applied to every dataclass after its fields were rewritten.
-        by_role: applied to every field that declares a role: (the role's name, the field's value, the dataclass).
+        by_role: applied to every field with a role: (name of the role, value of the field, the dataclass).
     """
     if isinstance(value, tuple):
         return tuple(rewrite(item, leaf, by_role) for item in value)

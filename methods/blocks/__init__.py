@@ -1,1 +1,1 @@
-"""What methods are made of: backbones, heads, normalisation, losses and schedules. Every module here imports torch."""
+"""Building blocks of methods: backbones, heads, normalisation, losses and schedules. Every module imports torch."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class IBN(nn.Module):
-    """Instance normalisation of the first half of the channels, batch normalisation of the second half.
+    """Normalise the first half of the channels per instance and the second half per batch.
 
-    That is IBN-a of Pan et al. (ECCV 2018); the instance half has an affine map and no running statistics.
+    IBN-a of Pan et al. (ECCV 2018); the instance half has an affine map and no running statistics.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,12 +32,12 @@ class IBN(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, h, w)."""
         instance, batch = torch.split(maps, [self.IN.num_features, self.BN.num_features], 1)
-        # Instance normalisation answers in the default layout; the layers after it are faster channels-last.
+        # Instance normalisation returns the default layout; the layers after it are faster channels-last.
         return torch.cat([self.IN(instance), self.BN(batch)], 1).contiguous(memory_format=torch.channels_last)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions and a shortcut (He et al., CVPR 2016)."""
+    """Bottleneck block: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut (He et al., CVPR 2016)."""
 
     def __init__(self, inputs: int, width: int, outputs: int, *, stride: int = 1, ibn: bool = False) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
+        """Map (B, inputs, h, w) to (B, outputs, h / stride, w / stride)."""
         shortcut = maps if self.downsample is None else self.downsample(maps)
         maps = self.bn1(self.conv1(maps)).relu_()
         maps = self.bn2(self.conv2(maps)).relu_()
@@ -67,10 +67,10 @@ class Backbone(nn.Module):
 
     Args:
         stem: the first convolution.
-        pool: what follows it, its normalisation and its ReLU.
-        layers: (blocks, width, outputs, stride) of each of the four.
-        ibn: IBN-a, that is `IBN` in place of the first normalisation of every bottleneck in layers 1 to 3.
-        stem_relu: False leaves the stem's ReLU out, as the ResNet-50 of the MMT and Bag of Tricks code does.
+        pool: the pooling after the stem's normalisation and ReLU.
+        layers: (blocks, width, outputs, stride) of each of the four layers.
+        ibn: replace the first normalisation of every bottleneck in layers 1 to 3 by `IBN` (IBN-a).
+        stem_relu: False omits the stem's ReLU, as the ResNet-50 of the MMT and Bag of Tricks code does.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Backbone(nn.Module):
         self.channels = layers[3][2]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) -> maps (B, channels, h, w)."""
+        """Map images (B, 3, H, W) to (B, channels, h, w)."""
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return cast("torch.Tensor", maps)
@@ -122,7 +122,7 @@ class ResNet50(Backbone):
 
 
 class Narrow(Backbone):
-    """A net of 0.1 M parameters for images of a quarter of the usual height and width, which a CPU can train.
+    """A net of 0.1 M parameters that a CPU can train, for images of a quarter of the usual height and width.
 
     Its layers and IBN-a variant mirror `ResNet50`; 64 x 32 images give maps of 128 x 16 x 8 with `last_stride` 1.
     """
@@ -148,15 +148,15 @@ def build(
     stem_relu: bool | None = True,
     weights: Path | Mapping[str, torch.Tensor] | None = None,
 ) -> Backbone:
-    """A backbone with channels-last weights, from scratch or with published ones.
+    """Build a backbone with channels-last weights, from scratch or from published weights.
 
     Args:
         name: one of `NAMES`.
-        seed: of the initial weights.
+        seed: seeds the initial weights.
         last_stride: stride of layer 4.
-        stem_relu: see `Backbone`; None as the MMT and Bag of Tricks code does it, whose IBN-a variant has the ReLU.
-        weights: every weight under torchvision's or IBN-Net's names, or a .safetensors file, or a .pth file with
-            nothing but tensors, that holds them; a classifier (`fc.`) in it is left out.
+        stem_relu: see `Backbone`; None as in the MMT and Bag of Tricks code, where only the IBN-a variant has the ReLU.
+        weights: every weight under torchvision's or IBN-Net's names, or a .safetensors file, or a .pth file of nothing
+            but tensors, that holds them; a classifier (`fc.`) is ignored.
 
     Raises:
         UserError: the name is unknown, or the file cannot be read or belongs to another net.
@@ -177,15 +177,15 @@ def build(
 def initialise(module: nn.Module, seed: int, *where: str) -> None:
     """Set the initial weights of a network of convolutions, linear layers and normalisations.
 
-    Every parameter has a random stream of its own, by its name, so neither the order of construction nor another
-    module changes it. Convolutions, grouped ones too: normal, variance 2 / fan out (He et al., ICCV 2015, as
-    torchvision's ResNet); their biases 0. Linear layers and transposed convolutions: weights and biases uniform within
-    the root of 1 / fan in, as torch's own. Normalisations: 1, 0, and fresh running statistics.
+    Every parameter has its own random stream, named after it, so neither the order of construction nor another module
+    changes it. Convolutions, grouped ones too: normal, variance 2 / fan out (He et al., ICCV 2015, as torchvision's
+    ResNet); their biases 0. Linear layers and transposed convolutions: weights and biases uniform within the root of
+    1 / fan in, torch's default. Normalisations: 1, 0, and fresh running statistics.
 
     Args:
         module: changed in place.
-        seed: of the weights.
-        where: tells apart modules whose parameters have the same names, such as branches.
+        seed: seeds the weights.
+        where: distinguishes modules whose parameters have the same names, such as branches.
 
     Raises:
         TypeError: a layer of another kind holds parameters.
@@ -205,19 +205,19 @@ def initialise(module: nn.Module, seed: int, *where: str) -> None:
         elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)):
             part.reset_parameters()
         elif any(True for _ in part.parameters(recurse=False)):
-            raise TypeError(f"initial weights of {name} ({type(part).__name__}) are not defined here")
+            raise TypeError(f"initial weights of {name} ({type(part).__name__}) are not defined")
 
 
 def _load(net: nn.Module, name: str, weights: Path | Mapping[str, torch.Tensor]) -> None:
     named = weights if isinstance(weights, Mapping) else named_tensors(weights)
-    found = {key: value for key, value in named.items() if not key.startswith("fc.")}
+    given = {key: value for key, value in named.items() if not key.startswith("fc.")}
     wanted = net.state_dict()
     counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}
-    found = counters | found  # files older than the counters have none
-    if wrong := mismatch(found, wanted):
+    given = counters | given  # files older than the counters lack them
+    if wrong := mismatch(given, wanted):
         where = "the training to start from" if isinstance(weights, Mapping) else str(weights)
         raise UserError(
             f"{where} does not hold the weights of {name} ({wrong}): give the file published for this net, "
-            "convert what others have trained with `reproduce data weights`, or start from a training of this backbone"
+            "convert other people's weights with `reproduce data weights`, or start from a training of this backbone"
         )
-    net.load_state_dict(found)
+    net.load_state_dict(given)

@@ -1,4 +1,4 @@
-"""Learning from images without labels: each image against itself and all others, as two views of it."""
+"""Contrastive losses and heads for unlabelled images: each image's two views against all other images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def index_classifier(net: ReID, count: int, *, seed: int) -> nn.Linear:
-    """A classifier of embeddings with a class for each of `count` images: linear, without bias, from N(0, 0.001)."""
+    """Make a classifier of embeddings with one class per image: linear, without bias, from N(0, 0.001)."""
     head = nn.Linear(net.channels, count, bias=False, device="meta")
     weight = 0.001 * normal((count, net.channels), seed, "init", "index classifier")
     head.weight = nn.Parameter(weight.to(net.classifier.weight))
@@ -24,28 +24,29 @@ def index_classifier(net: ReID, count: int, *, seed: int) -> nn.Linear:
 
 
 def divergence(target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of two softmax distributions (SPTD, equation 2).
+    """Compute the Kullback-Leibler divergence of two softmax distributions (SPTD, equation 2).
 
     Args:
         target: logits (B, C) of R.
         prediction: logits (B, C) of Q.
 
     Returns:
-        The mean over the batch of the sum over j of R(j) log(R(j) / Q(j)). The gradient flows to both.
+        The mean over the batch of the sum over j of R(j) log(R(j) / Q(j)). Gradients flow to both.
     """
     return F.kl_div(prediction.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Cross-entropy of each view's other view among all other views (Chen et al., SimCLR, ICML 2020, equation 1).
+    """Compute SimCLR's NT-Xent loss (Chen et al., ICML 2020, equation 1).
 
     Args:
-        first: (B, D) one view of each image; its length does not matter.
-        second: (B, D) the other.
-        temperature: what cosines are divided by.
+        first: (B, D) one view of each image, of any length.
+        second: (B, D) the other view.
+        temperature: divisor of the cosines.
 
     Returns:
-        The mean over the 2B views. Image i's views are each other's only positive; a view is never its own negative.
+        The mean over the 2B views. An image's two views are each other's only positive; a view is never its own
+        negative.
     """
     rows = F.normalize(torch.cat([first, second]))
     itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
@@ -54,9 +55,9 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> to
 
 
 class Projection(nn.Sequential):
-    """SimCLR's head: linear, ReLU, linear, with biases and without normalisation, channels -> channels -> width.
+    """SimCLR's projection head: linear, ReLU, linear, with biases, channels -> channels -> width.
 
-    Weights and biases start as torch's own linear layers do, U(-1, 1) over the root of the inputs.
+    It has no normalisation. Weights and biases start as in torch's linear layers, U(-1, 1) over the root of the inputs.
     """
 
     def __init__(self, channels: int, width: int, *, seed: int) -> None:

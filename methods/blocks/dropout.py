@@ -1,4 +1,4 @@
-"""Dropout whose masks are drawn by address, like every other draw, and so outlive a restart."""
+"""Dropout with masks drawn by address, like every other draw, so that a resumed run repeats them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from reproduce.data.sampling import uniform
 class Dropout(nn.Module):
     """Set each value to 0 with probability p and divide the others by 1 - p, in training; pass all in evaluation.
 
-    Masks are drawn on the CPU from the address that `address` gave, so that of a step does not depend on those before.
-    Passes of one step have masks of their own.
+    Masks are drawn on the CPU from the address set by `address`, so a step's mask does not depend on earlier steps.
+    Each pass of a step has its own mask.
     """
 
     def __init__(self, p: float) -> None:
@@ -24,7 +24,7 @@ class Dropout(nn.Module):
         self._passes = 0
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of any shape.
+        """Drop values of any shape.
 
         Raises:
             RuntimeError: in training, before `address` was called.
@@ -40,7 +40,7 @@ class Dropout(nn.Module):
 
 
 def address(net: nn.Module, seed: int, *where: str | int) -> None:
-    """Tell every `Dropout` in a network where it is: to be called before each step, with epoch and step."""
+    """Set the address of every `Dropout` in a network; call it before each step, with epoch and step."""
     for name, part in net.named_modules():
         if isinstance(part, Dropout):
             part._place, part._passes = (seed, (*where, name)), 0

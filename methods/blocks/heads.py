@@ -1,4 +1,4 @@
-"""The re-identification network: a backbone, pooling, a batch-normalisation neck and a classifier."""
+"""The re-identification network: backbone, pooling, batch-normalisation neck and classifier."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def pool(maps: torch.Tensor) -> torch.Tensor:
-    """Global average pooling: maps (B, C, h, w) -> features (B, C)."""
-    # The mean over a channels-last view has a channels-last gradient; `maps.mean((2, 3))` has not, and the layer before
-    # then takes forty times as long in its backward pass on a CPU.
+    """Average maps (B, C, h, w) over all positions into features (B, C)."""
+    # The mean over a channels-last view has a channels-last gradient; that of `maps.mean((2, 3))` is not, and makes the
+    # backward pass of the layer before forty times as slow on a CPU.
     return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
 
 
 class Output(NamedTuple):
-    """What a network gives in training."""
+    """Training outputs of a network."""
 
     features: torch.Tensor
-    """(B, D) before the neck: for metric losses."""
+    """(B, D) before the neck, for metric losses."""
     embedding: torch.Tensor
-    """(B, D) after the neck: compared at test."""
+    """(B, D) after the neck, compared at test time."""
     logits: torch.Tensor
     """(B, classes) of the embedding."""
 
@@ -45,11 +45,11 @@ Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
 
 
 def together(net: Callable[[torch.Tensor], Outputs], groups: Sequence[torch.Tensor]) -> list[Outputs]:
-    """Pass groups of images through a network in one batch; what it gives in training for each group.
+    """Pass groups of images through a network in one batch, and return its training outputs per group.
 
     Args:
-        net: gives a named tuple of tensors whose first dimension is the batch's, or of such tuples.
-        groups: images (B, 3, H, W) each.
+        net: returns a named tuple of tensors with the batch as first dimension, or of such tuples.
+        groups: images (B, 3, H, W) of each group.
     """
     sizes = [len(group) for group in groups]
 
@@ -62,7 +62,7 @@ def together(net: Callable[[torch.Tensor], Outputs], groups: Sequence[torch.Tens
 
 
 def detached(outputs: Iterable[Outputs]) -> list[Outputs]:
-    """What a network gave, without gradient."""
+    """Detach a network's outputs from the gradient."""
 
     def cut(output: Any) -> Any:
         return output.detach() if isinstance(output, torch.Tensor) else type(output)(*map(cut, output))
@@ -78,8 +78,8 @@ class ReID(nn.Module):
     Args:
         backbone: maps images (B, 3, H, W) to (B, channels, h, w).
         classes: outputs of the classifier.
-        seed: of the classifier's initial weights.
-        neck: False leaves the neck out; features and embedding are then the same.
+        seed: seeds the classifier's initial weights.
+        neck: False omits the neck; features and embedding are then equal.
     """
 
     def __init__(self, backbone: Backbone, classes: int, *, seed: int, neck: bool = True) -> None:
@@ -93,21 +93,21 @@ class ReID(nn.Module):
         self.renew_classifier(classes, seed=seed)
 
     def renew_classifier(self, classes: int, *, seed: int) -> None:
-        """Put a fresh classifier, N(0, 0.001), in place of the old one; optimisers made before do not know it."""
+        """Replace the classifier by a fresh one, N(0, 0.001); existing optimisers do not hold its weight."""
         weight = 0.001 * normal((classes, self.channels), seed, "init", "classifier.weight")
         self.classifier = nn.Linear(self.channels, classes, bias=False, device="meta")
         self.classifier.weight = nn.Parameter(weight.to(next(self.backbone.parameters())))
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """What the backbone makes of images (B, 3, H, W): (B, C, h, w), before pooling."""
+        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W), before pooling."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
             maps: torch.Tensor = self.backbone(images)
         return maps.to(images.dtype)
 
     def freeze_body(self, frozen: bool = True) -> None:
-        """Let the classifier alone learn, the rest keeping its batch statistics, or let everything learn again.
+        """Freeze everything but the classifier, batch statistics included, or unfreeze it again.
 
-        To be called after `train()`, which wakes all batch statistics.
+        Call it after `train()`, which makes all batch statistics move.
         """
         for part in (self.backbone, self.neck):
             part.train(self.training and not frozen).requires_grad_(not frozen)
@@ -115,33 +115,33 @@ class ReID(nn.Module):
             self.neck.bias.requires_grad_(False)
 
     def forward(self, images: torch.Tensor) -> Output | torch.Tensor:
-        """Images (B, 3, H, W) -> `Output` in training, the embedding (B, D), not L2-normalised, in evaluation."""
+        """Map images (B, 3, H, W) to `Output` in training, to embeddings (B, D), not L2-normalised, in evaluation."""
         features = pool(self.maps(images))
         embedding = self.neck(features)
         return Output(features, embedding, self.classifier(embedding)) if self.training else embedding
 
 
 class BeforeNeck(nn.Module):
-    """A network's features before its neck, not L2-normalised: images (B, 3, H, W) -> (B, D)."""
+    """A network cut before its neck: images (B, 3, H, W) -> features (B, D), not L2-normalised."""
 
     def __init__(self, net: ReID) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Pool the maps of (B, 3, H, W)."""
+        """Pool the maps of images (B, 3, H, W)."""
         return pool(self.net.maps(images))
 
 
 def network(recipe: Any, classes: int, env: Env | None = None, *, neck: bool = True) -> ReID:
-    """The network of a training with its initial weights.
+    """Build the network of a training with its initial weights.
 
     Args:
         recipe: the stage, with the fields `backbone`, `weights` (published ones by name, a training that made them, or
             None for scratch), `stem_relu`, `last_stride`, `seed`, `bn_group` and `precision`.
         classes: outputs of the classifier.
-        env: knows the weights; None to do without, where a training is put back anyway.
-        neck: whether there is one before the classifier.
+        env: provides `weights`; None skips them, for a network whose weights are restored anyway.
+        neck: whether the classifier has a neck before it.
     """
     weights: Path | Mapping[str, torch.Tensor] | None = None
     if env and isinstance(recipe.weights, str):
@@ -156,17 +156,17 @@ def network(recipe: Any, classes: int, env: Env | None = None, *, neck: bool = T
 
 
 def restored(recipe: Any, training: Training, at: str, *, neck: bool = True) -> ReID:
-    """The network of one moment of a training in evaluation mode."""
+    """Restore the network of one moment of a training, in evaluation mode."""
     net = network(recipe, training.facts["classes"], neck=neck)
     net.load_state_dict(training.checkpoints[at])
     return net.eval()
 
 
 def in_precision(net: ReID, precision: str) -> ReID:
-    """Let a network compute in a precision; "mixed" runs its backbone in bfloat16 wherever torch's autocast does.
+    """Set the precision of a network; "mixed" runs its backbone in bfloat16 wherever torch's autocast does.
 
-    Pooling, neck, classifier and losses stay in float32, and so do all weights. bfloat16 has the range of float32, so
-    no loss is scaled.
+    Pooling, neck, classifier, losses and all weights stay in float32. bfloat16 has the range of float32, so losses need
+    no scaling.
 
     Args:
         net: changed in place.
@@ -177,7 +177,7 @@ def in_precision(net: ReID, precision: str) -> ReID:
 
 
 def continued(source: Trained, training: Training, at: str, precision: str) -> ReID:
-    """As `restored`, of a training that went on from the network of `source` with other classes and precision."""
+    """Restore a network like `restored`, for a training that continued `source` with its own classes and precision."""
     weights = training.checkpoints[at]
     own = Training({at: weights}, {"classes": len(weights["classifier.weight"])})
     return in_precision(cast("ReID", source.start(own, at)), precision)

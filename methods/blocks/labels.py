@@ -1,9 +1,9 @@
-"""Pseudo labels (N,) of unlabelled images: features before clustering, clusters after it. Outliers are -1."""
+"""Pseudo labels (N,) of unlabelled images: normalise features, select clusters, measure labels. Outliers are -1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,13 +16,26 @@ if TYPE_CHECKING:
     Labels: TypeAlias = NDArray[np.int64]
 
 STEADY = 1e-6
-"""Added to a standard deviation: a camera's only image, or a constant feature, becomes 0."""
+"""Added to every standard deviation, so a camera's only image, or a constant feature, becomes 0."""
+
+
+class PseudoLabels(NamedTuple):
+    """Pseudo labels of N images, with the vectors they were clustered by."""
+
+    embeddings: Tensor
+    """(N, D) vectors that were clustered."""
+    raw: Labels
+    """(N,) labels as clustered."""
+    kept: Labels
+    """(N,) labels to train on; images of dropped clusters are outliers."""
+    eps: float | None
+    """DBSCAN's eps; None if another clustering made the labels."""
 
 
 def normalised_by_camera(features: Tensor, camids: Sequence[int]) -> Tensor:
-    """Features (N, D) less the mean of their camera, over its standard deviation, each dimension by itself.
+    """Normalise features (N, D) per camera and dimension: subtract the mean, divide by the standard deviation.
 
-    MSPLR, equation 4, with the deviation of a population (over n, not n - 1).
+    MSPLR, equation 4, with the population standard deviation (over n, not n - 1).
     """
     import torch
 
@@ -36,7 +49,7 @@ def normalised_by_camera(features: Tensor, camids: Sequence[int]) -> Tensor:
 
 
 def selected(labels: Labels, camids: Sequence[int], least: int) -> Labels:
-    """Labels without the clusters of fewer than `least` images or of one camera (MSPLR, section 3.4)."""
+    """Drop clusters of fewer than `least` images or of one camera (MSPLR, section 3.4)."""
     cameras = np.asarray(camids)
     kept = [
         label
@@ -47,29 +60,30 @@ def selected(labels: Labels, camids: Sequence[int], least: int) -> Labels:
 
 
 def renumbered(labels: Labels) -> Labels:
-    """Labels as 0, 1, ... in the same order, outliers untouched."""
-    found = np.full(len(labels), OUTLIER, np.int64)
-    named = labels != OUTLIER
-    found[named] = np.unique(labels[named], return_inverse=True)[1]
-    return found
+    """Renumber labels as 0, 1, ... in the same order, leaving outliers as they are."""
+    numbered = np.full(len(labels), OUTLIER, np.int64)
+    clustered = labels != OUTLIER
+    numbered[clustered] = np.unique(labels[clustered], return_inverse=True)[1]
+    return numbered
 
 
 def health(
     raw: Labels, kept: Labels, pids: Sequence[int], *, before: Labels | None = None, eps: float | None = None
 ) -> dict[str, float]:
-    """What clustering made of the images, and what selection left of it.
+    """Measure pseudo labels, before and after cluster selection.
 
     Args:
         raw: labels as clustered.
         kept: labels that are trained on.
-        pids: true identities, for the purity alone; negative where nobody knows them.
-        before: what was trained on in the step before; None in the first.
-        eps: of DBSCAN; None for another clustering.
+        pids: true identities, used only for purity; negative if unknown.
+        before: labels trained on in the previous step; None in the first.
+        eps: DBSCAN's; None for another clustering.
 
     Returns:
-        `outliers`: images that clustering set aside; `found`: its clusters; `clusters`: those trained on; `median` and
-        `largest`: their images; `portion`: percent of all images in them; `purity`: percent of these whose identity is
-        the commonest of their cluster; and where they are given `eps` and the `agreement` with the step before.
+        `outliers`: images outside all raw clusters; `found`: number of raw clusters; `clusters`: number of kept
+        clusters; `median` and `largest`: their sizes in images; `portion`: percent of all images in them; `purity`:
+        percent of these that have the most common identity of their cluster; `eps`, if given; and `agreement` with
+        `before`, if given.
     """
     counts = np.bincount(kept[kept != OUTLIER])
     values = {
@@ -81,12 +95,13 @@ def health(
         "portion": 100 * float((kept != OUTLIER).mean()),
     }
     people = np.asarray(pids)
-    known = (kept != OUTLIER) & (people >= 0)
-    if known.any():
+    identified = (kept != OUTLIER) & (people >= 0)
+    if identified.any():
         commonest = sum(
-            np.unique(people[known & (kept == label)], return_counts=True)[1].max() for label in np.unique(kept[known])
+            np.unique(people[identified & (kept == label)], return_counts=True)[1].max()
+            for label in np.unique(kept[identified])
         )
-        values["purity"] = 100 * float(commonest / known.sum())
+        values["purity"] = 100 * float(commonest / identified.sum())
     if eps is not None:
         values["eps"] = eps
     if before is not None:
@@ -95,16 +110,16 @@ def health(
 
 
 def alone(labels: Labels) -> Labels:
-    """Labels with every outlier as a cluster of its own."""
+    """Make every outlier a cluster of its own."""
     return np.where(labels == OUTLIER, len(labels) + np.arange(len(labels)), labels)
 
 
-def agreement(one: Labels, other: Labels) -> float:
-    """The adjusted Rand index of two labellings over the images that have a label in both; 1 where they are the same.
+def agreement(first: Labels, second: Labels) -> float:
+    """Compute the adjusted Rand index of two labellings over the images that are outliers in neither.
 
-    0 is what chance gives, and also where they share no image.
+    1 if they are equal; 0 at chance level, and if no image is labelled in both.
     """
     from sklearn.metrics import adjusted_rand_score
 
-    both = (one != OUTLIER) & (other != OUTLIER)
-    return float(adjusted_rand_score(one[both], other[both])) if both.any() else 0.0
+    both = (first != OUTLIER) & (second != OUTLIER)
+    return float(adjusted_rand_score(first[both], second[both])) if both.any() else 0.0

@@ -14,14 +14,14 @@ from reproduce.data.sampling import normal
 def smoothed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.1, others: Literal["all", "rest"] = "all"
 ) -> torch.Tensor:
-    """Cross-entropy with label smoothing (Szegedy et al., CVPR 2016, section 7).
+    """Compute cross-entropy with label smoothing (Szegedy et al., CVPR 2016, section 7).
 
     Args:
         logits: (B, C).
         labels: (B,), 0 .. C - 1.
         smoothing: the fraction e of the target that is spread evenly.
-        others: over whom: "all" classes, so the label keeps 1 - e + e / C (Bag of Tricks, MMT), or the "rest", so it
-            keeps 1 - e and each other class gets e / (C - 1) (fast-reid).
+        others: the classes it is spread over: "all", so the label keeps 1 - e + e / C (Bag of Tricks, MMT), or the
+            "rest", so it keeps 1 - e and each other class gets e / (C - 1) (fast-reid).
 
     Raises:
         ValueError: a label is out of range.
@@ -34,9 +34,9 @@ def smoothed_cross_entropy(
 
 
 def distances(features: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances (B, B) between features (B, D).
+    """Compute Euclidean distances (B, B) between features (B, D).
 
-    They are roots of squares clamped at 1e-12, so an image lies 1e-6 from itself and equal features get no gradient.
+    Squares are clamped at 1e-12 before the root, so an image is 1e-6 from itself and equal features get no gradient.
     """
     products = features @ features.T
     squares = products.diagonal()
@@ -44,18 +44,20 @@ def distances(features: torch.Tensor) -> torch.Tensor:
 
 
 class Hardest(NamedTuple):
-    """For each anchor the farthest image of its identity and the nearest of another one, and where they are."""
+    """Each anchor's farthest image of its identity and nearest image of another: distances and indices."""
 
     positive: torch.Tensor
-    """(B,) distance; an anchor alone with its label is its own positive."""
+    """(B,) distance; the only image of a label is its own positive."""
     negative: torch.Tensor
-    """(B,) distance; infinite for an anchor without an image of another label."""
+    """(B,) distance; infinite if there is no image of another label."""
     positive_index: torch.Tensor
+    """(B,) position in the batch."""
     negative_index: torch.Tensor
+    """(B,) position in the batch."""
 
 
 def hardest(distances: torch.Tensor, labels: torch.Tensor) -> Hardest:
-    """Mine the hardest pairs of a batch from distances (B, B); of equally hard ones any may be taken."""
+    """Mine the hardest pairs of a batch from distances (B, B); ties are broken arbitrarily."""
     same = labels[:, None] == labels
     positive, positive_index = distances.masked_fill(~same, -torch.inf).max(1)
     negative, negative_index = distances.masked_fill(same, torch.inf).min(1)
@@ -65,7 +67,7 @@ def hardest(distances: torch.Tensor, labels: torch.Tensor) -> Hardest:
 def batch_hard_triplet(
     features: torch.Tensor, labels: torch.Tensor, margin: float | Literal["soft"] = 0.3
 ) -> torch.Tensor:
-    """Triplet loss on the hardest pairs of each anchor (Hermans et al., arXiv 1703.07737, equation 5).
+    """Compute the triplet loss on each anchor's hardest pairs (Hermans et al., arXiv 1703.07737, equation 5).
 
     Args:
         features: (B, D), compared as they are (Euclidean distance, no normalisation).
@@ -82,48 +84,48 @@ def batch_hard_triplet(
 
 
 def soft_cross_entropy(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against the softmax of another network's logits (MMT: Ge et al., ICLR 2020, section 3.2).
+    """Compute cross-entropy against the softmax of another network's logits (MMT: Ge et al., ICLR 2020, section 3.2).
 
     Args:
         logits: (B, C).
-        reference: (B, C), which gets no gradient.
+        reference: (B, C), the other network's; it gets no gradient.
     """
     return F.cross_entropy(logits, reference.detach().softmax(1))
 
 
 def soft_triplet(features: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the softmax over (d_ap, d_an) against another network's (MMT, section 3.2).
+    """Compute cross-entropy of the softmax over (d_ap, d_an) against another network's (MMT, section 3.2).
 
-    The hardest pairs are mined by the features' own distances; the other network's distances are those of the same
-    pairs. Where it is certain (d_an far above d_ap) the rest is `batch_hard_triplet` with margin "soft".
+    The hardest pairs are mined by the features' own distances; the other network's distances are of the same pairs.
+    Where the other network is certain (d_an far above d_ap), this equals `batch_hard_triplet` with margin "soft".
 
     Args:
         features: (B, D), compared as they are (Euclidean distance, no normalisation).
-        reference: (B, D'), the other network's features of the same images, which get no gradient.
+        reference: (B, D'), the other network's features of the same images; they get no gradient.
         labels: (B,).
 
     Returns:
-        The mean over all anchors. One without an image of another label adds 0.
+        The mean over all anchors. An anchor without an image of another label adds 0.
     """
     pairs = hardest(distances(features), labels)
-    known = pairs.negative < torch.inf
+    valid = pairs.negative < torch.inf
     others = distances(reference.detach())
     anchors = torch.arange(len(labels), device=labels.device)
     wanted = (others[anchors, pairs.positive_index] - others[anchors, pairs.negative_index]).sigmoid()
-    excess = (pairs.positive - pairs.negative).masked_fill(~known, 0)
-    return F.binary_cross_entropy_with_logits(excess, wanted, known.to(excess))
+    excess = (pairs.positive - pairs.negative).masked_fill(~valid, 0)
+    return F.binary_cross_entropy_with_logits(excess, wanted, valid.to(excess))
 
 
 class CentreLoss(nn.Module):
     """Mean squared distance of features to the centre of their class (Wen et al., ECCV 2016, without their 1/2).
 
-    The gradient goes to the features alone. The centres move by `step`, which is what separate SGD does in the Bag of
-    Tricks code once the loss weight is divided out: the weight scales the pull on the features and nothing else.
+    Only the features get a gradient. `step` moves the centres like the separate SGD of the Bag of Tricks code once the
+    loss weight is divided out: the weight scales the pull on the features and nothing else.
 
     Args:
         classes: number of centres.
         dim: their length D.
-        seed: of the centres, N(0, 1).
+        seed: seeds the centres, N(0, 1).
     """
 
     def __init__(self, classes: int, dim: int, *, seed: int) -> None:
@@ -132,7 +134,7 @@ class CentreLoss(nn.Module):
         self.register_buffer("centres", normal((classes, dim), seed, "init", "centres").to(torch.get_default_dtype()))
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean over the batch of ||f - c||^2, for features (B, D) and labels (B,).
+        """Compute the batch mean of ||f - c||^2 for features (B, D) and labels (B,).
 
         Raises:
             ValueError: a label is out of range.
@@ -148,7 +150,7 @@ class CentreLoss(nn.Module):
 
 
 def _check(labels: torch.Tensor, classes: int) -> None:
-    """Name a label that is out of range. On a GPU torch's own assertion stands, as looking would stall the queue."""
+    """Reject labels out of range. On a GPU this is left to torch's assertion, as a check would stall the queue."""
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         wrong = labels[(labels < 0) | (labels >= classes)]
         raise ValueError(f"label {int(wrong[0])} is out of range: there are {classes} classes, 0 .. {classes - 1}")

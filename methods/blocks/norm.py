@@ -1,4 +1,4 @@
-"""Batch normalisation over groups of a batch: one device then repeats what several replicas compute."""
+"""Batch normalisation over groups of a batch, so that one device computes what several replicas would."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class GroupedBatchNorm(_BatchNorm):
-    """Batch normalisation that in training takes its statistics over every `group` consecutive images.
+    """Normalise every `group` consecutive images by their own statistics in training.
 
-    In evaluation, and for a batch of one group or less, it is the plain layer. The running statistics follow the first
-    group, as DataParallel keeps them.
+    In evaluation, and for batches of at most one group, it equals the plain layer. The running statistics follow the
+    first group, as in DataParallel.
 
     Args:
-        plain: the layer to stand in for; its parameters and buffers are shared, not copied.
-        group: images that are normalised together.
+        plain: the layer to replace; its parameters and buffers are shared, not copied.
+        group: images that share batch statistics.
     """
 
     def __init__(self, plain: _BatchNorm, group: int) -> None:
         if plain.momentum is None:
-            raise ValueError("normalisation groups need a momentum; this layer keeps a cumulative average (None)")
+            raise ValueError("normalisation groups need a momentum; this layer has None, a cumulative average")
         super().__init__(
             plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats, device="meta"
         )
@@ -38,19 +38,19 @@ class GroupedBatchNorm(_BatchNorm):
         self.group = group
 
     def _check_input_dim(self, batch: torch.Tensor) -> None:
-        """Take (B, C) as well as (B, C, H, W)."""
+        """Accept (B, C) as well as (B, C, H, W)."""
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C) or (B, C, H, W).
 
         Raises:
-            ValueError: the batch is larger than a group and no multiple of it.
+            ValueError: the batch is larger than a group and not a multiple of it.
         """
         if not self.training or len(batch) <= self.group:
             return super().forward(batch)
         if len(batch) % self.group:
-            raise ValueError(f"a batch of {len(batch)} images cannot be cut into groups of {self.group} (bn_group)")
-        # One call a group costs 5 to 20 % on a CPU; one call on a (group, groups * C, ...) view is three times as slow.
+            raise ValueError(f"a batch of {len(batch)} images cannot be split into groups of {self.group} (bn_group)")
+        # A call per group costs 5 to 20 % on a CPU; one call on a (group, groups * C, ...) view is three times as slow.
         groups = torch.split(batch, self.group)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -62,22 +62,22 @@ class GroupedBatchNorm(_BatchNorm):
 
 
 def group_batch_norm(module: M, group: int | None) -> M:
-    """Make every batch normalisation inside a module a `GroupedBatchNorm`.
+    """Replace every batch normalisation in a module by a `GroupedBatchNorm`.
 
     A batch of 64 on four replicas is four groups of 16 consecutive images: outputs, averaged gradients and
-    running statistics are then those of DataParallel. State keys and parameters stay the same.
+    running statistics then equal DataParallel's. State keys and parameters stay the same.
 
     Args:
         module: changed in place.
-        group: images that are normalised together; None leaves the module as it is.
+        group: images that share batch statistics; None leaves the module as it is.
 
     Returns:
-        The module, or what takes its place if it is a batch normalisation itself.
+        The module, or its replacement if it is a batch normalisation itself.
     """
     if group is None:
         return module
     if group < 1:
-        raise ValueError(f"groups of {group} images (bn_group)")
+        raise ValueError(f"groups of {group} images (bn_group): give at least 1")
     if isinstance(module, _BatchNorm):
         return cast("M", GroupedBatchNorm(module, group))
     for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""The precision that a network is trained and run in: a field of every training."""
+"""The precision that a network is trained and run in; every training has it as a field."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _WEIGHTS = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.f
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """What weights, inputs and losses are held in; with "mixed" that is float32.
+    """Return the type of weights, inputs and losses; for "mixed" that is float32.
 
     Raises:
-        UserError: there is no such precision.
+        UserError: the precision is unknown.
     """
     if precision not in _WEIGHTS:
-        raise UserError(f"precision {precision!r} is none of {', '.join(_WEIGHTS)}")
+        raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(_WEIGHTS)}")
     return _WEIGHTS[precision]

@@ -1,7 +1,7 @@
-"""`python -m methods.weights FOLDER`: train the weights that narrow nets start from once more, into a folder.
+"""`python -m methods.weights FOLDER`: retrain the initial weights of the narrow nets and write them to a folder.
 
-They take five minutes on one processor core. Bits differ by processor, so weights that were trained elsewhere are
-other weights, and results from them have another identity: `--weights FOLDER` takes them at the scales smoke and small.
+This takes five minutes on one processor core. Bits differ by processor, so retrained weights give results another
+identity; `--weights FOLDER` uses them at the scales smoke and small.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from reproduce.stage import closure, rewrite
 
 
 def main() -> None:
-    """Train, and write each backbone's weights with a note of what they are beside them."""
+    """Train each narrow backbone, and write its weights with a note beside them."""
     parser = argparse.ArgumentParser(prog="python -m methods.weights", description="train weights on drawn objects")
-    parser.add_argument("folder", type=Path, help="where the weights go")
-    parser.add_argument("--store", type=Path, default=Path("build/store"), help="where finished stages are kept")
+    parser.add_argument("folder", type=Path, help="folder for the weights")
+    parser.add_argument(
+        "--store", type=Path, default=Path("build/store"), help="store of finished stages (default build/store)"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for backbone in STEMS:
@@ -32,7 +34,7 @@ def main() -> None:
 
 
 def write(train: Classify, folder: Path, site: runner.Site) -> Path:
-    """Train, and write the backbone's weights and a note into a folder; gives the file."""
+    """Train, write the backbone's weights and a note into a folder, and return the path of the weights."""
     import torch
     from safetensors.torch import save_file
 

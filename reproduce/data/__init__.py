@@ -1,1 +1,1 @@
-"""Images of people: reading domains, fingerprinting them, decoding, drawing, transforming and sampling."""
+"""Images of people: read, fingerprint, decode, draw, transform and sample them."""

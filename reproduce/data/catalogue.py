@@ -1,4 +1,4 @@
-"""The data sets that the papers use: one declaration each, and whatever knows a set by name asks here."""
+"""Catalogue of the papers' data sets: one declaration per set, for all code that knows sets by name."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from reproduce.errors import UserError
 
 @dataclass(frozen=True)
 class Counts:
-    """How many identities, images and cameras a split has, junk apart; an unlabelled one has no known identities."""
+    """Numbers of identities, images and cameras of a split, without junk."""
 
     ids: int
+    """0 for an unlabelled split."""
     images: int
     cameras: int
+    """0 for an unlabelled split."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a dataset holds.
-
-    Attributes:
-        train, query, gallery: counts of each split; those of the gallery include distractors.
-        distractors: gallery images of identities that no query has.
-        junk: gallery images that every ranking leaves out.
-    """
+    """Counts of a data set's images."""
 
     train: Counts
+    """Counts of the training split."""
     query: Counts
+    """Counts of the query split."""
     gallery: Counts
+    """Counts of the gallery, distractors included."""
     distractors: int
+    """Gallery images of identities that no query has."""
     junk: int
+    """Gallery images that every ranking ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +42,25 @@ class Known:
     """A data set that commands, suites and readers know by name."""
 
     name: str
-    """In commands and suites."""
+    """Name in commands and suites."""
     title: str
-    """In papers."""
+    """Name in papers."""
     letter: str = ""
-    """In tasks such as m2d; empty where no task has it."""
+    """Letter in tasks such as m2d; empty if no task has it."""
     folders: tuple[str, ...]
     """Names of its folder; case and punctuation do not matter. `a/b` is b inside any folder of that set."""
     ask: str
-    """How to get it, in a line."""
+    """How to get it, in one line."""
     variants: Mapping[str, Description | None] = field(default_factory=lambda: {"": None})
-    """What it holds in each way in which it is used, the usual way first; None where no two copies are the same."""
+    """Content of each variant, the usual one first; None if no two copies are equal."""
     withdrawn: bool = False
-    """Whether its makers have withdrawn it: whoever asks today gets none, and nothing here fetches one."""
+    """Whether its makers have withdrawn it: nobody can get it any more, and nothing here fetches it."""
     grammar: str = ""
-    """The spelling of image names that this set alone may have (`reproduce.data.layouts`)."""
+    """Grammar of image names that only this set may have (`reproduce.data.layouts`)."""
     drawn_ids: tuple[int, int, int] = (0, 0, 0)
-    """Identities of its stand-in before any scale: in train, in test, and in the gallery alone."""
+    """Identities of its stand-in before scaling: in train, in test, and in the gallery alone."""
     place: Statistics | None = None
-    """What makes its stand-in; None where none is drawn."""
+    """Parameters of its stand-in; None if none is drawn."""
 
 
 _MSMT17 = Counts(3060, 11659, 15), Counts(3060, 82161, 15), 0, 0
@@ -76,7 +77,7 @@ CATALOGUE: dict[str, Known] = {
             variants={
                 "": Description(Counts(751, 12936, 6), Counts(750, 3368, 6), Counts(751, 15913, 6), 2798, 3819)
             },  # some papers count the gallery with its junk (19,732)
-            drawn_ids=(751, 750, 400),  # nobody counted the people behind its 0000
+            drawn_ids=(751, 750, 400),  # the people under its identity 0000 were never counted
             place=places.MARKET,
         ),
         Known(
@@ -134,7 +135,7 @@ CATALOGUE: dict[str, Known] = {
             title="LUPerson",
             folders=("LUPerson", "LUP"),
             ask="rebuilt from its authors' list of videos (Fu et al., CVPR 2021)",
-            drawn_ids=(2400, 0, 0),  # of 200,000: they make about 48,000 images, and a drawn one has 50,000 at most
+            drawn_ids=(2400, 0, 0),  # of 200,000; they have about 48,000 images, and a drawn set at most 50,000
             place=places.LUPERSON,
         ),
     )
@@ -142,26 +143,26 @@ CATALOGUE: dict[str, Known] = {
 
 
 def known(name: str) -> Known:
-    """The declaration of a data set.
+    """Look up the declaration of a data set.
 
     Raises:
-        UserError: nobody declared it.
+        UserError: the name is unknown.
     """
     if name not in CATALOGUE:
-        raise UserError(f"{name!r} is no data set that is known by name; known are {', '.join(CATALOGUE)}")
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
 
 
 def variants(name: str) -> tuple[str, ...]:
-    """The ways in which a data set is used, the usual one first; ("",) where there is one way."""
+    """List the variants of a data set, the usual one first; ("",) if there is only one."""
     return tuple(CATALOGUE[name].variants) if name in CATALOGUE else ("",)
 
 
 def usual(name: str, variant: str) -> str:
-    """A variant of a data set, the usual one for "".
+    """Resolve the variant of a data set; "" means the usual one.
 
     Raises:
-        UserError: it has no such variant.
+        UserError: the variant is unknown.
     """
     ways = variants(name)
     if variant not in ("", *ways):
@@ -171,32 +172,32 @@ def usual(name: str, variant: str) -> str:
 
 
 def published(name: str, variant: str = "") -> Description | None:
-    """What a data set holds as published; None where nobody can tell."""
+    """Return the published content of a data set; None if unknown."""
     return known(name).variants[usual(name, variant)] if name in CATALOGUE else None
 
 
 def letters() -> dict[str, str]:
-    """The names of data sets by their letters in tasks."""
-    return {each.letter: each.name for each in CATALOGUE.values() if each.letter}
+    """Map letters in tasks to names of data sets."""
+    return {entry.letter: entry.name for entry in CATALOGUE.values() if entry.letter}
 
 
 def withdrawn() -> dict[str, str]:
-    """The titles of data sets that their makers have withdrawn, by name."""
-    return {each.name: each.title for each in CATALOGUE.values() if each.withdrawn}
+    """Map names of withdrawn data sets to their titles."""
+    return {entry.name: entry.title for entry in CATALOGUE.values() if entry.withdrawn}
 
 
 def drawn() -> list[str]:
-    """The names of data sets that have a stand-in, sorted."""
-    return sorted(each.name for each in CATALOGUE.values() if each.place)
+    """List the names of data sets with a stand-in, sorted."""
+    return sorted(entry.name for entry in CATALOGUE.values() if entry.place)
 
 
 def statistics(name: str) -> Statistics:
-    """What makes the stand-in of a data set.
+    """Return the parameters of a data set's stand-in.
 
     Raises:
-        UserError: none is drawn.
+        UserError: there is no stand-in.
     """
     place = CATALOGUE[name].place if name in CATALOGUE else None
     if place is None:
-        raise UserError(f"no stand-in can be drawn for {name!r}, only for {', '.join(drawn())}; bring real data for it")
+        raise UserError(f"no stand-in can be drawn for {name!r}, only for {', '.join(drawn())}; use real data for it")
     return place

@@ -1,4 +1,4 @@
-"""Domains as values: by name, as suites write them, and as data that were read."""
+"""Domains as values: by name, as in suites, and as data read from a folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from reproduce.stage import Env
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain by name, as suites write it; running replaces it by what stands for that name.
-
-    Attributes:
-        name: such as "market" or "duke".
-        variant: one of the ways in which the set is used, by default the usual one; "" where there is one way.
-    """
+    """A domain by name, as in suites; a run replaces it by a stand-in or a real data set."""
 
     name: str
+    """Name, such as "market" or "duke"."""
     variant: str = ""
+    """One of the variants of the set, by default the usual one; "" if there is only one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", usual(self.name, self.variant))
@@ -30,19 +27,16 @@ class Domain:
 
 @dataclass(frozen=True)
 class Real(Source):
-    """A domain that was read from a folder, identified by its content; where the folder is does not matter.
-
-    Attributes:
-        name: such as "market".
-        digest: fingerprint of the whole set (`reproduce.data.manifests.digest`).
-        subset: how many identities of it are used; None for all.
-        variant: the way in which it is used, such as "train+val" of MSMT17.
-    """
+    """A domain read from a folder, identified by its content, not by its location."""
 
     name: str
+    """Name, such as "market"."""
     digest: str
+    """Fingerprint of the whole set (`reproduce.data.manifests.digest`)."""
     subset: int | None = None
+    """Number of identities used; None for all."""
     variant: str = ""
+    """Variant of the set, such as "train+val" of MSMT17."""
 
     @property
     def label(self) -> str:
@@ -55,5 +49,5 @@ class Real(Source):
         return replace(whole if self.subset is None else part(whole, self.subset), digest=self.digest)
 
     def describe(self) -> dict[str, Any]:
-        """As of a folder that nobody has checked; what was found out about it is added by `Setting`."""
+        """Describe it as an unchecked folder; `Setting` adds the results of its checks."""
         return {"kind": FOLDER, "digest": self.digest, **({"variant": self.variant} if self.variant else {})}

@@ -1,11 +1,11 @@
-"""Draws pedestrians: articulated 3-D bodies, seen by a camera, composited as anti-aliased soft shapes.
+"""Draw pedestrians: articulated 3-D bodies, seen by a camera, composited as anti-aliased soft shapes.
 
-Everything visible is a `Bars`: a segment whose flat half-width may differ between its ends, rounded by a corner radius.
-A limb is a bar without flat part (a capsule), a head a short fat one, a rucksack or a door one with a large flat part.
-Bars are ordered from far to near and laid over each other.
+Everything visible is made of `Bars`: segments whose flat half-width may differ between the ends, rounded by a corner
+radius. A limb is a bar without flat part (a capsule), a head a short fat one, a rucksack or a door one with a large
+flat part. Bars are composited from far to near.
 
-Pixels come out of operations that IEEE 754 rounds correctly (+, -, *, /, square root, minimum, maximum, floor), each
-on its own, and no image sees another: they do not depend on the batch, on the number of threads or on vector width.
+Pixels are computed by separate operations that IEEE 754 rounds correctly (+, -, *, /, square root, minimum, maximum,
+floor), image by image: they do not depend on the batch, the number of threads or the vector width.
 
 Units. Bodies live in metres, x to the person's left, y up, z forward, feet at y = 0. Images are one unit high and half
 a unit wide at every resolution: x in [-0.25, 0.25], y in [0, 1] downwards. Colours are fractions. Angles are radians.
@@ -29,15 +29,15 @@ Number = Array | float
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 PIXELS_AT_ONCE = 131072  # on a CPU: small enough for its caches, large enough to hide the cost of a call
-TILE, TEXELS = 1024, 256  # side of a noise tile, and what an image height takes of it
-TRUNK, GROUND = 0.06, -9.0  # lifts: what is worn on the trunk hides what is as near; shadows hide nothing
+TILE, TEXELS = 1024, 256  # side of a noise tile, and texels per image height
+TRUNK, GROUND = 0.06, -9.0  # lifts: clothes on the trunk hide parts at the same depth; shadows hide nothing
 
 
 class Look(NamedTuple):
-    """What a person is: build, clothes and things carried. Shapes (N,), colours (N, 3); flags are 0 or 1."""
+    """A person's build, clothes and luggage. Shapes (N,), colours (N, 3); flags are 0 or 1."""
 
-    build: Array  # width over the average
-    legs: Array  # leg length over the average
+    build: Array  # width relative to the average
+    legs: Array  # leg length relative to the average
     skin: Array
     hair: Array
     long_hair: Array
@@ -46,9 +46,9 @@ class Look(NamedTuple):
     stripes: Array  # bands along the trunk; 0 = none
     columns: Array  # bands across the trunk; 0 = none
     logo: Array
-    open: Array  # worn open over the accent colour
+    open: Array  # upper garment worn open over the accent colour
     sleeves: Array  # long sleeves
-    hem: Array  # how far the upper garment hangs below the hips, metres
+    hem: Array  # length of the upper garment below the hips, metres
     lower: Array
     shorts: Array
     skirt: Array
@@ -61,17 +61,17 @@ class Look(NamedTuple):
 
 
 class View(NamedTuple):
-    """How the person is caught: pose, view point and detection box. Shapes (N,)."""
+    """Pose, viewpoint and detection box of a person. Shapes (N,)."""
 
     phase: Array  # of the gait
-    azimuth: Array  # 0 walks towards the camera, pi away from it
-    elevation: Array  # of the camera over the horizon
+    azimuth: Array  # 0 = walks towards the camera, pi = away from it
+    elevation: Array  # of the camera above the horizon
     distance: Array  # of the camera, metres
     right: Array  # box error, box heights
     down: Array  # box error, box heights
-    zoom: Array  # size of the person over that in a perfect box
-    aspect: Array  # widening of the person
-    present: Array  # 0 = the detector fired at nothing
+    zoom: Array  # size of the person relative to that in a perfect box
+    aspect: Array  # factor on the person's width
+    present: Array  # 0 = false detection without a person
 
 
 class Light(NamedTuple):
@@ -79,24 +79,24 @@ class Light(NamedTuple):
 
     gain: Array  # (N, 3), brightness and colour temperature
     gamma: Array  # (N,), 1 = linear
-    shadow: Array  # (N,), fraction of the light taken away on the shadow's side
+    shadow: Array  # (N,), fraction of the light removed on the shadow's side
     edge: Array  # (N, 3), the shadow's border: a x + b y + c = 0
     side: Array  # (N,), shading from the left (-) or the right (+)
 
 
 class Style(NamedTuple):
-    """A camera: what it does to colours and edges."""
+    """A camera's effect on colours and edges."""
 
     matrix: Array  # (N, 3, 3)
     offset: Array  # (N, 3)
     gamma: Array  # (N,)
     blur: Array  # (N,), width of an edge, image heights
     noise: Array  # (N,), standard deviation
-    grain: Array  # (N, 2), where the noise tile is read, fraction of the tile
+    grain: Array  # (N, 2), position in the noise tile, fraction of the tile
 
 
 class Bars(NamedTuple):
-    """Soft shapes of N images, K each: in the image, or in the body's space where `start` and `end` have 3 columns."""
+    """Soft shapes of N images, K each: in the image, or in the body's space if `start` and `end` have 3 columns."""
 
     start: Array  # (N, K, 2)
     end: Array  # (N, K, 2)
@@ -105,7 +105,7 @@ class Bars(NamedTuple):
     colour: Array  # (N, K, 3)
     opacity: Array  # (N, K)
     garment: Array  # (N, K), 1 = carries the pattern of the upper garment
-    relief: Array  # (N, K), how round it is shaded
+    relief: Array  # (N, K), strength of the round shading
     depth: Array  # (N, K), larger is nearer
 
 
@@ -114,35 +114,35 @@ class Scenery(NamedTuple):
 
     wall: Array  # (N, 3)
     floor: Array  # (N, 3)
-    horizon: Array  # (N,), y where the floor begins
+    horizon: Array  # (N,), y at which the floor starts
     grain: Array  # (N,), strength
-    place: Array  # (N, 2), where the grain tile is read, fraction of the tile
+    place: Array  # (N, 2), position in the grain tile, fraction of the tile
     bars: Bars
 
 
 class Scene(NamedTuple):
-    """Everything that N images are drawn from."""
+    """All parameters of N images."""
 
     look: Look
     view: View
     light: Light
     style: Style
     scenery: Scenery
-    others: Bars  # (N, K) people and things, before or behind the person
+    others: Bars  # (N, K), people and things, in front of or behind the person
 
 
 def rows(table: Rows, index: Any) -> Rows:
-    """Picks rows of a (nested) named tuple of arrays."""
+    """Select rows of a (nested) named tuple of arrays."""
     return type(table)(*(rows(x, index) if isinstance(x, tuple) else x[index] for x in table))
 
 
 def join(tables: Sequence[Rows], how: Callable[[Sequence[Array]], Array] = np.concatenate) -> Rows:
-    """Makes one named tuple of arrays out of many: end to end, or one on the other with `how=np.stack`."""
+    """Join named tuples of arrays into one: concatenated, or stacked with `how=np.stack`."""
     return type(tables[0])(*(how(column) for column in zip(*tables, strict=True)))
 
 
 class _Figure:
-    """Walking bodies under construction: parts in the body's space, ends `(N, 3)` metres."""
+    """Builder of walking bodies: parts in the body's space, with ends `(N, 3)` in metres."""
 
     def __init__(self, look: Look, phase: Array, azimuth: Array) -> None:
         self.look, self.phase, self.azimuth = look, phase, azimuth
@@ -166,7 +166,7 @@ class _Figure:
         return np.stack(np.broadcast_arrays(x, y, z, self.phase)[:3], -1)
 
     def seen(self, across: float, deep: float) -> Array:
-        """Half-width of an elliptic cross-section (half-axes in metres) from where the camera is."""
+        """Compute the half-width of an elliptic cross-section (half-axes in metres) as seen by the camera."""
         width: Array = np.hypot(across * np.cos(self.azimuth), deep * np.sin(self.azimuth))
         return width
 
@@ -183,7 +183,7 @@ class _Figure:
         relief: float = 0.35,
         lift: float = 0.0,
     ) -> None:
-        """Adds a part; `lift` brings it before (or, negative, behind) parts that are as near, metres."""
+        """Add a part; `lift` moves it in front of (or, if negative, behind) parts at the same depth, metres."""
         sizes = np.broadcast_arrays(*flat, radius, shown, garment, relief, lift, self.phase)
         near, far, corner, *others, _ = (size.astype(float) for size in sizes)
         self.parts.append([start, end, np.maximum(np.stack([near, far], -1), 0), corner, colour, *others])
@@ -273,9 +273,9 @@ def _choose(flag: Array, yes: Array, no: Array) -> Array:
 
 
 def _project(body: Bars, view: View) -> Bars:
-    """Sees bodies through a perspective camera and cuts the detection box: bars in image units.
+    """Project bodies through a perspective camera into the detection box: bars in image units.
 
-    The perfect box holds feet, crown and shoulders; `view` displaces and scales it.
+    The perfect box holds feet, crown and shoulders; `view` shifts and scales it.
     """
     cos, sin = np.cos(view.azimuth)[:, None], np.sin(view.azimuth)[:, None]
     up, over = np.cos(view.elevation)[:, None], np.sin(view.elevation)[:, None]
@@ -312,24 +312,24 @@ def _project(body: Bars, view: View) -> Bars:
 
 
 def _sorted(*groups: Bars) -> Bars:
-    """Lays groups of bars together, sorted from far to near."""
+    """Merge groups of bars, sorted from far to near."""
     bars = join(groups, partial(np.concatenate, axis=1))
     order = np.argsort(bars.depth, 1, kind="stable")
     return Bars(*(np.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), 1) for x in bars))
 
 
 def composite(canvas: Tensor, bars: Bars, softness: Tensor, side: Tensor) -> None:
-    """Lays bars over a canvas, in place.
+    """Composite bars over a canvas, in place.
 
     With s along and q across a bar, flat half-width w(s) and corner radius r, let t be s clamped to the bar's length. A
-    point lies d = sqrt(max(|q| - w, 0)^2 + (s - t)^2) off the flat part and is covered by (r - d) / softness + 1/2,
-    clamped to [0, 1]. Where r is less than half an edge, the flat part gives way (in w, and at both ends in s); a bar
-    thinner than an edge is covered less, by 2 (w + r) / softness. The colour is shaded by 1 + n (side - relief n),
-    n = q / (w + r). Both of these take the larger w.
+    point is d = sqrt(max(|q| - w, 0)^2 + (s - t)^2) from the flat part, and its coverage is (r - d) / softness + 1/2,
+    clamped to [0, 1]. If r is less than half an edge, the flat part shrinks (in w, and at both ends in s); the coverage
+    of a bar thinner than an edge is scaled by 2 (w + r) / softness. The colour is shaded by 1 + n (side - relief n),
+    n = q / (w + r). The last two use the larger w.
 
     Args:
-        canvas: `(N, 4, H, W)`: red, green, blue, and how much of the patterned garment is seen.
-        bars: K bars an image, far to near.
+        canvas: `(N, 4, H, W)`: red, green, blue, and coverage of the patterned garment.
+        bars: K bars per image, far to near.
         softness: `(N,)` width of an edge, image heights; at least a pixel.
         side: `(N,)` light from the left (-) or the right (+).
     """
@@ -378,20 +378,20 @@ def composite(canvas: Tensor, bars: Bars, softness: Tensor, side: Tensor) -> Non
 
 
 def pixel_centres(height: int, width: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Image coordinates of pixel centres: x `(1, 1, W)` and y `(1, H, 1)`."""
+    """Compute image coordinates of pixel centres: x `(1, 1, W)` and y `(1, H, 1)`."""
     x = ((torch.arange(width, dtype=torch.float32) + 0.5) / width - 0.5) * 0.5
     y = (torch.arange(height, dtype=torch.float32) + 0.5) / height
     return x.view(1, 1, -1).to(device), y.view(1, -1, 1).to(device)
 
 
 def tensor(x: Array, device: torch.device | str = "cpu", axes: int = 0) -> Tensor:
-    """A float32 tensor of an array, with more axes of size 1 at its end."""
+    """Convert an array to a float32 tensor, with `axes` more axes of size 1 at the end."""
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32).reshape(x.shape + (1,) * axes)).to(device)
 
 
 @cache
 def _tile(cell: int, device: torch.device) -> Tensor:
-    """A periodic tile of smooth noise, `(TILE, TILE)`, standard deviation 1; `cell` texels a grain."""
+    """Make a periodic tile of smooth noise, `(TILE, TILE)`, standard deviation 1, with `cell` texels per grain."""
     noise = np.random.Generator(np.random.PCG64(cell)).standard_normal((TILE // cell,) * 2)
     ramp = ((np.arange(cell) + 0.5) / cell)[:, None]
     for _ in range(2):  # linear between grains, along one axis and then the other
@@ -400,7 +400,7 @@ def _tile(cell: int, device: torch.device) -> Tensor:
 
 
 def _grain(cell: int, place: Array, height: int, width: int, device: torch.device) -> Tensor:
-    """Reads the noise tile from `place` (N, 2) on: `(N, H, W)`, the same grains at every resolution."""
+    """Read the noise tile from `place` (N, 2) on: `(N, H, W)`, the same grains at every resolution."""
     start = torch.from_numpy((place * TILE).astype(np.int64)).to(device)
     y = start[:, :1] + (2 * torch.arange(height, device=device) + 1) * TEXELS // (2 * height)
     x = start[:, 1:] + (2 * torch.arange(width, device=device) + 1) * TEXELS // (4 * width)
@@ -408,7 +408,7 @@ def _grain(cell: int, place: Array, height: int, width: int, device: torch.devic
 
 
 def _pattern(trunk: Bars, look: Look, height: int, width: int, softness: Tensor) -> Tensor:
-    """Pattern of the upper garment in the frame of the trunk (K dropped): `(N, H, W)`, 0 plain to 1 accent."""
+    """Compute the upper garment's pattern in the trunk's frame (without axis K): `(N, H, W)`, 0 plain to 1 accent."""
     load = partial(tensor, device=softness.device, axes=2)
     step = trunk.end - trunk.start
     length = np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-6)
@@ -427,13 +427,13 @@ def _pattern(trunk: Bars, look: Look, height: int, width: int, softness: Tensor)
 
 
 def _bend(image: Tensor, gamma: Tensor) -> Tensor:
-    """Tones v / (v + gamma (1 - v)) in place: a rational stand-in for v ** gamma that keeps 0 and 1."""
+    """Apply the tone curve v / (v + gamma (1 - v)) in place: a rational version of v ** gamma that keeps 0 and 1."""
     image.clamp_(0.0, 1.0)
     return image.div_((1.0 - image).mul_(gamma).add_(image).clamp_min_(1e-6))
 
 
 def _block(scene: Scene, height: int, width: int, device: torch.device) -> Tensor:
-    """Renders one block: uint8 `(N, H, W, 3)`."""
+    """Render one block: uint8 `(N, H, W, 3)`."""
     look, view, light, style, scenery, others = scene
     load = partial(tensor, device=device)
     across, down = pixel_centres(height, width, device)
@@ -469,10 +469,10 @@ def _block(scene: Scene, height: int, width: int, device: torch.device) -> Tenso
 
 
 def cover(scene: Scene, height: int, width: int) -> Tensor:
-    """What shows where: `(N, 2, height, width)`, how much of each pixel is the person, and how much is in their way.
+    """Compute the shares of each pixel that show the person and the others: `(N, 2, height, width)`, fractions.
 
-    In the way may be other people and things, before the person or behind; shadows are neither. Edges are as sharp as
-    pixels allow, whatever the camera does to them.
+    The others are people and things in front of or behind the person; shadows belong to neither. Edges are as sharp as
+    pixels allow, whatever the camera's blur.
     """
     look, view, _, _, scenery, others = scene
     figure = _Figure(look, view.phase, view.azimuth)
@@ -493,7 +493,7 @@ def cover(scene: Scene, height: int, width: int) -> Tensor:
 
 
 def render(scene: Scene, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draws images: uint8 `(N, height, width, 3)` on `device`, the same content at every size."""
+    """Draw images: uint8 `(N, height, width, 3)` on `device`, with the same content at every size."""
     device = torch.device(device)
     count, step = len(scene.view.phase), PIXELS_AT_ONCE if device.type == "cpu" else 64 * PIXELS_AT_ONCE
     step = max(1, step // (height * width))

@@ -1,4 +1,4 @@
-"""Images on a device: decoded and resized as PIL does it, kept there if they fit, streamed by a few threads if not."""
+"""Images on a device, decoded and resized by PIL: kept there if they fit, else streamed by a few threads."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 Resample: TypeAlias = Literal["bicubic", "bilinear"]
 
 AHEAD = 4
-"""Batches that are decoded while one is in use."""
+"""Batches decoded ahead of the one in use."""
 
 _FILTERS = {"bicubic": Pil.Resampling.BICUBIC, "bilinear": Pil.Resampling.BILINEAR}
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 
 class Images:
-    """The images of a split at one size, to be had in batches.
+    """The images of a split at one size, read in batches.
 
-    Both ways give the same pixels: a resident store, where an image is decoded when first asked for and stays on the
-    device, and streaming, where it is decoded each time.
-
-    Attributes:
-        resident: whether decoded images are kept on the device.
+    They are either resident, decoded at first use and kept on the device, or streamed, decoded at every use. Both give
+    the same pixels.
     """
+
+    resident: bool
+    """Whether decoded images are kept on the device."""
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class Images:
         resample: Resample = "bicubic",
         threads: int = 2,
     ) -> None:
-        """Decode nothing yet.
+        """Set up the images without decoding any.
 
         Args:
-            root: folder that the images' paths start from.
-            images: what the indices of batches count.
-            size: (height, width) in pixels; the aspect of an image is not kept.
-            device: where batches are wanted.
-            budget_bytes: memory that a resident store may take, at 3 bytes a pixel; by default half of what is free
-                on a CUDA device, or a quarter of the available main memory.
-            share: of that default.
-            resample: filter of the resizing.
+            root: folder that the images' paths are relative to.
+            images: the images that batches index.
+            size: (height, width) in pixels; the aspect ratio of an image is not kept.
+            device: device of the batches.
+            budget_bytes: memory that resident images may take, at 3 bytes per pixel; by default half of the free memory
+                of a CUDA device, or a quarter of the available main memory.
+            share: fraction of that default to use.
+            resample: filter for resizing.
             threads: images decoded at once.
         """
         self._root = Path(root)
@@ -85,18 +85,18 @@ class Images:
     def batches(self, index_batches: Iterable[Iterable[int]]) -> Iterator[Tensor]:
         """Yield the images of each batch of indices, in order.
 
-        Batches are drawn from `index_batches` up to four before they are due, so an endless one is fine. Threads end
-        with the generator, however it ends.
+        Batches are taken from `index_batches` at most four ahead, so it may be endless. Threads end with the generator,
+        however it ends.
 
         Args:
-            index_batches: indices into the images, from 0, any number a batch; repeats are allowed.
+            index_batches: indices into the images, from 0, any number per batch; repeats are allowed.
 
         Yields:
             (B, 3, height, width) uint8, RGB, on the device; the caller may change it.
 
         Raises:
             UserError: a file is missing or not an image; the message names it.
-            IndexError: there is no such image.
+            IndexError: an index is out of range.
         """
         source = iter(index_batches)
         ahead: deque[tuple[list[int], dict[int, Future[NDArray[np.uint8]]]]] = deque()
@@ -115,7 +115,7 @@ class Images:
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} was asked for, but there are {len(self)}, counted from 0")
+            raise IndexError(f"image {index} is out of range: there are {len(self)}, counted from 0")
         return int(index)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
@@ -134,32 +134,32 @@ class Images:
     def _to_device(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         pinned = self._device.type == "cuda"
         batch = torch.empty((len(pixels), 3, *self._size), dtype=torch.uint8, pin_memory=pinned)
-        for row, image in zip(batch.numpy(), pixels, strict=True):
-            row[...] = image
+        for target, image in zip(batch.numpy(), pixels, strict=True):
+            target[...] = image
         return batch.to(self._device, non_blocking=pinned)
 
 
 def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") -> NDArray[np.uint8]:
     """Read an image file as RGB and resize it.
 
-    Grey images are repeated over the channels, palettes and CMYK converted, transparency dropped; a rotation noted in
-    the file is not applied.
+    Grey images are repeated over the channels, palettes and CMYK are converted, transparency is dropped; the file's
+    rotation tag is ignored.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file, whatever its name ends in.
+        path: a JPEG, PNG, BMP or WebP file, whatever its suffix.
         size: (height, width) in pixels.
-        resample: filter; it averages over all pixels where the image shrinks.
+        resample: filter; it averages over all pixels if the image shrinks.
 
     Returns:
         (3, height, width) uint8.
 
     Raises:
-        UserError: the file is missing, cut short, not an image, or has more than 8 bits a channel.
+        UserError: the file is missing, truncated, not an image, or has more than 8 bits per channel.
     """
     try:
         with Pil.open(path, formats=_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits a channel")
+                raise ValueError("it has more than 8 bits per channel")
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             rgb = opaque.convert("RGB")
     except UnidentifiedImageError:
@@ -175,20 +175,20 @@ def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") ->
 
 
 def encode(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write an image file of pixels (height, width, 3): PNG where its name says so, else JPEG of quality 95."""
+    """Write pixels (height, width, 3) to a file: PNG if its suffix says so, else JPEG of quality 95."""
     kind: dict[str, Any] = {"format": "PNG"} if path.suffix == ".png" else {"format": "JPEG", "quality": 95}
     Pil.fromarray(pixels).save(path, **kind)
 
 
 def _budget(device: torch.device) -> int:
-    """Bytes that a resident store may take by default."""
+    """Compute the default memory for resident images, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 2
     return _available() // 4
 
 
 def _available() -> int:
-    """Bytes of main memory that can be had without swapping, within the limit of a container."""
+    """Compute the bytes of main memory available without swapping, within a container's limit."""
     page = os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -1,7 +1,7 @@
-"""How data sets lie on disk: the names of their folders, their lists, and what the names of their images tell.
+"""Layouts of data sets on disk: names of folders, lists, and the grammar of image names.
 
 Market-1501, DukeMTMC-reID, PersonX, CUHK03-NP and a re-packed MSMT17 are three folders of images; MSMT17 as published
-and CUHK03 as torchreid and fast-reid unpack it are images with lists; LUPerson is images alone.
+and CUHK03 as unpacked by torchreid and fast-reid are images with lists; LUPerson is images alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from reproduce.errors import UserError
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 SPLITS = (TRAIN, QUERY, GALLERY)
-"""The folders of Market-1501's layout."""
+"""Folders of Market-1501's layout."""
 
 COLLECTIONS = ("reid-data", "datasets", "examples/data", "data")
-"""Where the code of the field keeps its data sets, below its own root."""
+"""Folders in which the field's code bases keep data sets, relative to their root."""
 
 TEST_FROM = 10_000
-"""What is added to MSMT17's test identities, which are numbered from 0 as the training ones are."""
+"""Offset of MSMT17's test identities, which are published from 0 like the training ones."""
 
 _HALVES = {"labeled": "labelled", "labelled": "labelled", "detected": "detected"}
 _MATS = {
@@ -52,7 +52,7 @@ _GRAMMARS = {
         _PERSONX: r"(?P<pid>\d+)_c(?P<camera>0?[348]|1[0-2])_.+",
     }.items()
 }
-"""How image names spell what they show. Cameras count from 1; `.jpg.jpg` occurs in Market-1501."""
+"""Grammars of image names. Cameras count from 1; `.jpg.jpg` occurs in Market-1501."""
 
 _MSMT17 = re.compile(
     rf"(?P<pid>\d+)_\d+_(?P<camera>\d+)_(?P<day>{'|'.join(_DAYS)})(?P<part>{'|'.join(_PARTS)})_(?P<frame>\d+)_\d+"
@@ -63,7 +63,7 @@ _CUHK03 = re.compile(rf"[1-5]_\d+_(?P<camera>[12])_\d+{_ENDINGS}", re.IGNORECASE
 
 
 class Splits(NamedTuple):
-    """The images of a set, each split in the order of their paths, junk everywhere it was found."""
+    """The images of a set, each split sorted by path, with junk."""
 
     train: Sequence[Image]
     query: Sequence[Image]
@@ -71,40 +71,39 @@ class Splits(NamedTuple):
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Look for a domain's folder by the names it is known under (`FOLDERS`), as the code of the field lays it out.
+    """Find a domain's folder by its known names (`Known.folders`), where the field's code bases put it.
 
     Args:
-        root: a folder of datasets, such as one with `market1501/Market-1501-v15.09.15` in it; the root of a copy of
+        root: a folder of data sets, such as one with `market1501/Market-1501-v15.09.15` in it; the root of a copy of
             torchreid, MMT and so on with the data inside (`COLLECTIONS`); or the domain's folder itself.
-        name: of the domain. One that is in no catalogue is looked for under its own name.
+        name: of the domain. A domain outside the catalogue is looked for under its own name.
 
     Returns:
-        The folder that holds the splits, or None where there is none. MSMT17_V2 only where there is no V1.
+        The folder that holds the splits, or None. MSMT17_V2 only if there is no V1.
 
     Raises:
-        UserError: `root` cannot be listed, or holds more than one such folder.
+        UserError: `root` cannot be listed, or holds several such folders.
     """
     names = CATALOGUE[name].folders if name in CATALOGUE else (name,)
-    known = {_plain(folder) for folder in names if "/" not in folder}
-    inside = known | {_plain(folder.partition("/")[2]) for folder in names if "/" in folder}
+    outside = {_plain(folder) for folder in names if "/" not in folder}
+    inside = outside | {_plain(folder.partition("/")[2]) for folder in names if "/" in folder}
     root = Path(root).expanduser().absolute()
     if _plain(root.name) in inside and is_layout(root, name):
         return root
     collections = [root, *(root / collection for collection in COLLECTIONS if (root / collection).is_dir())]
-    outer = [folder for place in collections for folder in _folders(place, name) if _plain(folder.name) in known]
+    outer = [folder for place in collections for folder in _folders(place, name) if _plain(folder.name) in outside]
     inner = [folder for parent in outer for folder in _folders(parent, name) if _plain(folder.name) in inside]
     candidates = outer if name == "luperson" else outer + inner
-    found = {folder.resolve(): folder for folder in candidates if is_layout(folder, name)}
-    if any(version(folder, name) != "V2" for folder in found.values()):
-        found = {place: folder for place, folder in found.items() if version(folder, name) != "V2"}
-    if len(found) > 1:
-        folders = " and ".join(sorted(str(folder) for folder in found.values()))
-        raise UserError(f"{name}: found {folders}; name the one to use, with --domain {name}=DIR")
-    return next(iter(found.values()), None)
+    folders = list({folder.resolve(): folder for folder in candidates if is_layout(folder, name)}.values())
+    folders = [folder for folder in folders if version(folder, name) != "V2"] or folders
+    if len(folders) > 1:
+        several = " and ".join(sorted(map(str, folders)))
+        raise UserError(f"{name}: found {several}; name the one to use, with --domain {name}=DIR")
+    return next(iter(folders), None)
 
 
 def is_layout(folder: Path, name: str) -> bool:
-    """Whether a folder is laid out as a data set, be it incomplete; any folder is for LUPerson."""
+    """Whether a folder has the layout of a data set, even if incomplete; for LUPerson any folder does."""
     if name == "luperson":
         return folder.is_dir()
     return (
@@ -115,7 +114,7 @@ def is_layout(folder: Path, name: str) -> bool:
 
 
 def version(root: Path, name: str) -> str:
-    """Which MSMT17: "V1", or "V2" with blurred faces under the same lists; "" where neither name nor layout tells."""
+    """Return the version of MSMT17: "V1", "V2" (blurred faces, same lists), or "" if neither name nor layout tells."""
     if name != "msmt17":
         return ""
     named = _plain(root.name)
@@ -128,7 +127,7 @@ def parse(root: Path, name: str, variant: str) -> Splits:
     """Read the images of a data set from a folder for which `is_layout` holds.
 
     Raises:
-        UserError: something is missing or spelled in no known way; the message tells how to mend it.
+        UserError: something is missing or follows no known grammar; the message says how to fix it.
     """
     if name == "luperson":
         return Splits(_unlabelled(root), (), ())
@@ -155,7 +154,7 @@ def _folders(folder: Path, name: str) -> list[Path]:
 
 
 def _has_lists(folder: Path, name: str) -> bool:
-    """MSMT17 as published, or what is left of it; a re-packing beside such a rest counts as the re-packing."""
+    """Whether a folder is MSMT17 as published, or the rest of it; a re-packing takes precedence over such a rest."""
     if any((folder / file).is_file() for file in _LISTS):
         return True
     return name == "msmt17" and _holds(folder, ("train", "test", *_MASKED)) and not _holds(folder, SPLITS)
@@ -170,7 +169,7 @@ def _has_mats(folder: Path) -> bool:
 
 
 def _image_names(folder: Path, name: str) -> list[str]:
-    """The names of the images in a folder, sorted, without hidden and other files; none if there is no such folder."""
+    """List the names of images in a folder, sorted, without hidden and other files; empty if there is no folder."""
     if not folder.is_dir():
         return []
     try:
@@ -206,12 +205,10 @@ def _by_folders(root: Path, name: str, variant: str) -> Splits:
 
 
 def _half(root: Path, name: str, variant: str) -> str:
-    """The folder inside CUHK03-NP that holds the boxes asked for, with a slash; nothing where `root` is that folder."""
+    """Return the folder of the requested boxes inside CUHK03-NP, with a slash; empty if `root` is that folder."""
     if _holds(root, SPLITS):
         if (own := _HALVES.get(root.name.lower(), variant)) != variant:
-            raise UserError(
-                f"{name}: {root} holds the {own} boxes, and the {variant} ones are asked for: give its parent"
-            )
+            raise UserError(f"{name}: {root} holds the {own} boxes, but the {variant} ones are needed: give its parent")
         return ""
     halves = {meant: word for word, meant in _HALVES.items() if (root / word).is_dir()}
     if variant not in halves:
@@ -220,7 +217,7 @@ def _half(root: Path, name: str, variant: str) -> str:
 
 
 def _grammar(names: Mapping[str, Sequence[str]], root: Path, name: str) -> str:
-    """The one grammar that all names follow: the domain's own, or one of those that are known for all."""
+    """Find the grammar that all names follow: the domain's own, or one of the common ones."""
     own = CATALOGUE[name].grammar if name in CATALOGUE else ""
     titles = list(dict.fromkeys(filter(None, (own, *list(_GRAMMARS)[:2]))))
     files = [f"{split}/{file}" for split, listed in names.items() for file in listed]
@@ -278,7 +275,7 @@ def _by_lists(root: Path, name: str, variant: str) -> Splits:
 
 
 def _listed(file: Path, folder: str, first: int, name: str) -> list[Image]:
-    """The images of one list, lines of "relative/path label"; its labels count from `first`."""
+    """Read the images of one list, lines of "relative/path label"; `first` is added to the labels."""
     images: list[Image] = []
     for number, line in enumerate(_text(file, name).splitlines(), 1):
         if not line.strip():
@@ -313,7 +310,7 @@ def _text(path: Path, name: str) -> str:
 
 
 def _absent(root: Path, paths: Sequence[str]) -> list[str]:
-    """Which files are not there, each folder listed once."""
+    """List the missing files, reading each folder once."""
     there: dict[str, set[str]] = {}
     absent: list[str] = []
     for path in paths:
@@ -326,7 +323,7 @@ def _absent(root: Path, paths: Sequence[str]) -> list[str]:
 
 
 def _by_mat(root: Path, name: str, variant: str) -> Splits:
-    """CUHK03 as torchreid and fast-reid unpack it: images by camera pair, and the new split as a .mat file."""
+    """Read CUHK03 as unpacked by torchreid and fast-reid: images by camera pair, and the new split as a .mat file."""
     folder, mat = (root / part for part in _MATS[variant])
     if not folder.is_dir() or not mat.is_file():
         raise UserError(
@@ -356,7 +353,7 @@ def _mat(path: Path, name: str) -> dict[str, Any]:
     wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
     try:
         fields: dict[str, Any] = loadmat(path, variable_names=wanted)
-    except Exception as error:  # what scipy raises on a damaged file depends on the damage
+    except Exception as error:  # scipy's error depends on the damage
         raise UserError(f"{name}: {path} is not a readable .mat file ({type(error).__name__}); copy it again") from None
     if missing := [field for field in wanted if field not in fields]:
         raise UserError(f"{name}: {path} has no {missing[0]}: it is not the new split of CUHK03; copy it again")
@@ -367,7 +364,7 @@ def _mat(path: Path, name: str) -> dict[str, Any]:
 
 
 def _unlabelled(root: Path) -> Unlabelled:
-    """Every image below a folder, however deep; hidden files and folders are left out."""
+    """List every image below a folder, at any depth, without hidden files and folders."""
     start = len(os.fspath(root)) + 1
 
     def paths() -> Iterable[str]:
@@ -378,9 +375,9 @@ def _unlabelled(root: Path) -> Unlabelled:
                 if not file.startswith(".") and _IMAGE.fullmatch(file):
                     yield f"{prefix}/{file}" if prefix else file
 
-    found = Unlabelled(paths())
-    if not found:
+    images = Unlabelled(paths())
+    if not images:
         packed = any(root.rglob("*.mdb"))
         hint = "it holds an LMDB, which must be unpacked into images first" if packed else "copy the images"
         raise UserError(f"luperson: {root} holds no images (.jpg, .png, .bmp) at any depth; {hint}")
-    return found
+    return images

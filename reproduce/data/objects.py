@@ -1,11 +1,11 @@
-"""Drawn objects: a hundred kinds of things, which stand in for ImageNet where everything else is drawn.
+"""Drawn objects: a hundred kinds of things, the stand-in for ImageNet beside drawn domains.
 
 A kind is an outline, a proportion, two textures and three colours. A picture shows one thing of its kind, turned, moved
-and perhaps mirrored, before two pieces of clutter and a background, in a light of its own; now and then a third
-piece is in front. Nobody walks here: nothing of the pedestrians' world is used.
+and perhaps mirrored, before two pieces of clutter and a background, in its own light; sometimes a third piece is in
+front. Nothing of the pedestrians' world is used.
 
-What a picture shows is drawn in float64; its pixels come out of float32 operations that IEEE 754 rounds correctly, each
-on its own, as in `reproduce.data.drawing`.
+The content of a picture is drawn in float64; its pixels are computed by separate float32 operations that IEEE 754
+rounds correctly, as in `reproduce.data.drawing`.
 
 Units. A picture spans [-1, 1] both ways, x to the right and y downwards. Colours are fractions.
 """
@@ -33,28 +33,25 @@ if TYPE_CHECKING:
 
 OBJECTS_VERSION = 1
 HARMONICS = 3
-"""Of an outline: the second to the fourth."""
+"""Harmonics of an outline: the second to the fourth."""
 TRAIN, HELD_OUT = "train", "val"
-"""Folders, as ImageNet's are usually called; in them is one for each kind."""
+"""Folders, named like ImageNet's usual ones, with one folder per kind."""
 
 
 @dataclass(frozen=True)
 class Objects(Stage[Folder], Source):
-    """Draw objects: a picture's identity is its kind, and the gallery is what was held out from training.
-
-    Attributes:
-        kinds: how many.
-        images: of each kind to learn from.
-        held_out: of each kind to test on.
-        side: height and width, pixels.
-        seed: of the kinds and their pictures.
-    """
+    """Draw objects: a picture's identity is its kind, and the gallery holds the pictures held out from training."""
 
     kinds: int = 100
+    """Number of kinds."""
     images: int = 190
+    """Training pictures per kind."""
     held_out: int = 10
+    """Test pictures per kind."""
     side: int = role("pixels", 192)
+    """Height and width in pixels."""
     seed: int = 1
+    """Seeds kinds and pictures."""
     version: ClassVar[int] = OBJECTS_VERSION
 
     @property
@@ -104,18 +101,18 @@ def _path(split: str, kind: int, number: int) -> str:
 class Shapes(NamedTuple):
     """A thing in each of N pictures."""
 
-    place: Array  # (N, 2)
-    turn: Array  # (N,) radians
+    place: Array  # (N, 2) position
+    turn: Array  # (N,) rotation, radians
     size: Array  # (N,) 1 reaches the border
     mirrored: Array  # (N,) 1 or -1
     harmonics: Array  # (N, HARMONICS, 2) cosine and sine
     aspect: Array  # (N,) width over height
-    textures: Array  # (N, 2, 3) turns along x and y, and their beginning
-    colours: Array  # (N, 3, 3) the thing's own, and those of its textures
+    textures: Array  # (N, 2, 3) periods along x and y, and the phase
+    colours: Array  # (N, 3, 3) of the thing and its two textures
 
 
 def _random_things(random: Any, count: int) -> Shapes:
-    """Things as they come, upright in the middle: what makes a kind, or a thing of none."""
+    """Draw random things, upright in the middle: the prototypes of kinds, or clutter."""
     import numpy as np
 
     z = random.standard_normal
@@ -134,13 +131,13 @@ def _random_things(random: Any, count: int) -> Shapes:
 
 
 def pictures(kind: int, count: int, side: int, *, seed: int = 1) -> npt.NDArray[Any]:
-    """Draws a kind of things: uint8 `(count, side, side, 3)`; more pictures begin with the same ones.
+    """Draw pictures of a kind: uint8 `(count, side, side, 3)`; a larger count starts with the same pictures.
 
     Args:
-        kind: which, from 0.
-        count: how many pictures.
-        side: their height and width, pixels.
-        seed: of kinds and pictures.
+        kind: number of the kind, from 0.
+        count: number of pictures.
+        side: height and width in pixels.
+        seed: seeds kinds and pictures.
     """
     import numpy as np
     import torch
@@ -184,7 +181,7 @@ def pictures(kind: int, count: int, side: int, *, seed: int = 1) -> npt.NDArray[
 
 
 def _backdrop(corners: Array, side: int) -> Tensor:
-    """Colours (N, 3, 3, 3) at three by three points, and linear between them: (N, 3, side, side)."""
+    """Interpolate colours (N, 3, 3, 3) at three by three points linearly: (N, 3, side, side)."""
     import torch
 
     from reproduce.data.drawing import tensor
@@ -199,7 +196,7 @@ def _backdrop(corners: Array, side: int) -> Tensor:
 
 
 def _lay(image: Tensor, shapes: Shapes) -> None:
-    """Lays a thing over each picture, in place; a size of 0 lays nothing."""
+    """Draw a thing over each picture, in place; a size of 0 draws nothing."""
     import numpy as np
     import torch
 

@@ -1,7 +1,7 @@
-"""The domains of the stand-in world as a table: what makes the people, the cameras and the pictures of each.
+"""Parameters of the stand-in world's domains: people, cameras and pictures of each.
 
-All of it is frozen: it was calibrated, and recorded results stand on it. How, and its worth: `docs/calibration.md`.
-A gap comes from what differs between two domains; what differs within one makes supervised training harder too.
+All values are frozen: they were calibrated, and recorded results depend on them; see `docs/calibration.md`. Differences
+between two domains make the gap; differences within a domain make supervised training harder too.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Spread = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What makes a domain. Plain numbers are chances (fractions) or standard deviations, if no unit is given."""
+    """Parameters of a domain. Numbers without a unit are probabilities (fractions) or standard deviations."""
 
     grammar: str  # of folders and file names (`reproduce.data.spelling`)
     cameras: int
-    sequences: int  # recording sessions; frames count anew in each
-    session: int  # frames
-    images: tuple[float, float, int, int]  # of an identity: mean, spread of the logarithm, least, most
+    sequences: int  # recording sessions; frame numbers restart in each
+    session: int  # length of a session, frames
+    images: tuple[float, float, int, int]  # per identity: mean, standard deviation of the logarithm, least, most
     visits: tuple[float, int, int]  # cameras that see an identity: mean, least, most
-    on_top: float  # images that a test identity has more than a training one
-    bystander_images: float  # of a distractor, mean
-    empty: float  # a distractor's box that holds nobody
-    junk: float  # boxes around a part of a test person, mean number per identity
+    on_top: float  # additional images of a test identity
+    bystander_images: float  # mean images per distractor
+    empty: float  # probability that a distractor's box is empty
+    junk: float  # mean number of boxes around parts of a test person
 
     upper: Palette
     lower: Palette
@@ -47,15 +47,15 @@ class Statistics:
     striped: float
     logo: float
     jacket: float
-    hem: Spread  # below the hip, metres
+    hem: Spread  # length below the hip, metres
 
     # camera
     walls: Palette
     floors: Palette
     tint: tuple[float, float, float]  # gain of red, green, blue
-    tint_spread: float  # of the cameras, log
+    tint_spread: float  # between cameras, log
     saturation: Spread
-    hue: float  # turn of all colours about grey, degrees
+    hue: float  # rotation of all colours about grey, degrees
     mixing: float  # between colour channels
     tone: Spread  # log gamma
     haze: Spread  # black level
@@ -64,20 +64,20 @@ class Statistics:
 
     # pose and view
     elevation: Spread  # of the cameras, degrees
-    axis: Spread  # way of who comes towards a camera, off its line of sight, degrees
-    away: float  # chance that somebody walks away from it
-    stroll: float  # of the azimuth around the way, degrees
+    axis: Spread  # angle between the way towards a camera and its line of sight, degrees
+    away: float  # probability of walking away from the camera
+    stroll: float  # deviation of the azimuth from the way, degrees
 
     # detection
     shift: float  # box heights
-    sink: float  # how much too low everybody stands in the box, box heights
+    sink: float  # downward offset of people in the box, box heights
     zoom: Spread  # size of the person in the box, log
     aspect: Spread  # widening of the person, log
-    cut: float  # chance of a box around a part of the person
-    above: float = 0.7  # chance that this is the upper part
+    cut: float  # probability of a box around a part of the person
+    above: float = 0.7  # probability that this is the upper part
 
     # occlusion
-    occluded: float  # chance
+    occluded: float  # probability of occlusion
     obstacles: tuple[float, float, float] = (0.6, 0.2, 0.2)  # shares of people, posts and low things
     post: float = 0.02  # half-width, image heights
     furniture: Palette = field(default_factory=lambda: {"5a5a5a": 100})  # of posts and low things
@@ -86,15 +86,15 @@ class Statistics:
     gain: Spread  # log2
     warmth: Spread  # from blue to red, log
     gamma: Spread  # log
-    shade: float  # chance of a cast shadow
-    dark: tuple[float, float] = (0.2, 0.55)  # light that it takes away, from and to
+    shade: float  # probability of a cast shadow
+    dark: tuple[float, float] = (0.2, 0.55)  # range of the fraction of light that it removes
 
-    # what few domains have
-    even: bool = False  # every camera takes as many images of a person
-    labelled: bool = True  # otherwise there are images to train on, and nothing tells whose they are
+    # special to a few domains
+    even: bool = False  # every camera takes the same number of images of a person
+    labelled: bool = True  # False: training images only, without identities
     clutter: float = 1.0  # posts, doors, kerbs and texture of the background; 0 is plain
-    hue_spread: float = 0.0  # of the cameras, degrees
-    daylight: float = 0.0  # light of a recording session, over what differs from image to image
+    hue_spread: float = 0.0  # between cameras, degrees
+    daylight: float = 0.0  # variation of light between recording sessions, relative to that between images
 
 
 # fmt: off
@@ -181,7 +181,7 @@ CUHK03 = Statistics(
     occluded=0.06,
     gain=(0.0, 0.05), warmth=(0.0, 0.02), gamma=(0.0, 0.05), shade=0.03, even=True,
 )
-    # A game engine: everybody from all sides before plain backgrounds, in clean light; nobody else, and no detector.
+    # A game engine: people from all sides before plain backgrounds, in clean light; no passers-by and no detector.
 PERSONX = Statistics(
     grammar="personx", cameras=6, sequences=1, session=90_000, images=(24.0, 0.0, 24, 42), visits=(6.0, 6, 6),
     on_top=18.0, bystander_images=7.0, empty=0.0, junk=0.0,
@@ -202,7 +202,7 @@ PERSONX = Statistics(
     gain=(0.0, 0.10), warmth=(0.0, 0.015), gamma=(0.0, 0.05), shade=0.0,
     even=True, clutter=0.0,
 )
-    # Street videos of many towns: each camera a world of its own, held low, crowded, with boxes that nobody checked.
+    # Street videos of many towns: very different cameras, held low, crowded, with unchecked boxes.
 LUPERSON = Statistics(
     grammar="luperson", cameras=40, sequences=1, session=45_000, images=(20.0, 0.60, 3, 90), visits=(1.2, 1, 2),
     on_top=0.0, bystander_images=5.0, empty=0.0, junk=0.0,

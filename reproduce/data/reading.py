@@ -1,4 +1,4 @@
-"""The reader of data sets on disk: what a set holds, whatever its layout, and what it should hold."""
+"""Read data sets from disk in any known layout, and compare their counts with the published ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reproduce.dataset import BACKGROUND, JUNK, Dataset, Image, Unlabelled
 from reproduce.errors import UserError
 
 UNLABELLED_PER_IDENTITY = 20
-"""Images that a subset keeps of an unlabelled set for each identity asked for; LUPerson has 4 M of 200,000 people."""
+"""Images per requested identity in a subset of an unlabelled set; LUPerson has 4 M of 200,000 people."""
 
 
 def describe(dataset: Dataset) -> Description:
-    """Count what a dataset holds, to be shown or compared with what was published."""
+    """Count the content of a data set, for display or comparison with the published counts."""
 
     def counts(images: Sequence[Image]) -> Counts:
         return Counts(len({image.pid for image in images}), len(images), len({image.camid for image in images}))
@@ -33,8 +33,8 @@ def describe(dataset: Dataset) -> Description:
     )
 
 
-def differences(found: Description, published: Description) -> list[str]:
-    """What a dataset has more or less of than the published one: "train images 12,935, not 12,936 (1 fewer)"."""
+def differences(counted: Description, published: Description) -> list[str]:
+    """List deviations from the published counts: "train images 12,935, not 12,936 (1 fewer)"."""
 
     def numbers(description: Description) -> dict[str, int]:
         splits = {split: getattr(description, split) for split in ("train", "query", "gallery")}
@@ -44,39 +44,39 @@ def differences(found: Description, published: Description) -> list[str]:
     wanted = numbers(published)
     return [
         f"{what} {count:,}, not {wanted[what]:,} ({abs(gap):,} {'more' if gap > 0 else 'fewer'})"
-        for what, count in numbers(found).items()
+        for what, count in numbers(counted).items()
         if (gap := count - wanted[what])
     ]
 
 
 def read(root: Path, name: str, *, variant: str = "", subset: int | None = None) -> Dataset:
-    """Read a data set from a folder, in whichever layout it is (`reproduce.data.layouts`).
+    """Read a data set from a folder in any known layout (`reproduce.data.layouts`).
 
-    The layout is seen from the folder, and how names are spelled from the names: a folder in Market-1501's layout can
-    be any domain. Junk in the training and query folders is left out. MSMT17's test identities count from 10,000, since
-    as published they have the same numbers as its training identities.
+    The folder shows the layout, and the names show their grammar: a folder in Market-1501's layout can be any domain.
+    Junk in the training and query folders is skipped. MSMT17's test identities count from 10,000, since the published
+    ones repeat the numbers of its training identities.
 
     Args:
         root: the data set's folder, or one for `find` to search.
-        name: of the domain; any name will do for a folder given directly.
+        name: of the domain; any name is allowed for a folder given directly.
         variant: see `Domain`.
-        subset: as `part` has it; None for all.
+        subset: number of identities, see `part`; None for all.
 
     Returns:
-        The images, in the order of their names.
+        The images, sorted by name.
 
     Raises:
-        UserError: the folder is missing, incomplete or not in such a layout; the message tells how to mend it.
+        UserError: the folder is missing, incomplete or in an unknown layout; the message says how to fix it.
     """
     variant = usual(name, variant)
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{name}: there is no folder {root}; give the one that holds {TRAIN}, {QUERY} and {GALLERY}")
     if not is_layout(root, name):
-        found = find(root, name)
-        if found is None:
+        folder = find(root, name)
+        if folder is None:
             raise UserError(f"{name}: {root} holds neither {TRAIN}, {QUERY} and {GALLERY} nor a known folder that does")
-        root = found
+        root = folder
 
     splits = parse(root, name, variant)
     if isinstance(splits.train, Unlabelled):
@@ -99,16 +99,17 @@ def read(root: Path, name: str, *, variant: str = "", subset: int | None = None)
 
 
 def part(dataset: Dataset, count: int) -> Dataset:
-    """Some identities to train on and as many to search for, always the same, with junk and distractors in proportion.
+    """Take a fixed subset: `count` training and `count` test identities, with junk and distractors in proportion.
 
-    A smaller part is in a larger one.
+    Smaller subsets are contained in larger ones.
 
     Args:
-        dataset: the whole.
-        count: of identities; more than there are: all. Of an unlabelled set, `UNLABELLED_PER_IDENTITY` images for each.
+        dataset: the whole set.
+        count: number of identities, or all if there are fewer; for an unlabelled set, `UNLABELLED_PER_IDENTITY` images
+            per identity.
 
     Raises:
-        UserError: the part would be empty.
+        UserError: the subset would be empty.
     """
     if count < 1:
         raise UserError(f"{dataset.name}: a subset of {count} identities is empty; give 1 or more")
@@ -121,7 +122,7 @@ def part(dataset: Dataset, count: int) -> Dataset:
     test = _first(searched, count)
     others = {image.pid for image in dataset.gallery} - searched - {JUNK, BACKGROUND}
     test |= _first(others, round(share * len(others)))
-    for pid in {JUNK, BACKGROUND} - searched:  # not one person each, so kept in part
+    for pid in {JUNK, BACKGROUND} - searched:  # many people under one number, so only a share is kept
         crowd = [image.path for image in dataset.gallery if image.pid == pid]
         test |= _first(crowd, round(share * len(crowd)))
     return replace(
@@ -133,5 +134,5 @@ def part(dataset: Dataset, count: int) -> Dataset:
 
 
 def _first(items: Iterable[int | str], count: int) -> set[int | str]:
-    """Some items, scattered, always the same ones; fewer are part of more."""
+    """Choose a fixed, scattered selection of items; smaller selections are contained in larger ones."""
     return set(sorted(items, key=lambda item: hashlib.sha256(str(item).encode()).digest())[:count])

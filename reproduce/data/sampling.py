@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import index
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, overload
 
 from reproduce.errors import UserError
 
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 def generator(seed: int, *where: str | int) -> torch.Generator:
-    """A CPU generator that belongs to one place of one experiment.
+    """Make the CPU generator of one place in an experiment.
 
     Args:
         seed: the experiment's seed.
-        where: the place, such as `("augment", epoch, iteration, view)`; other places get unrelated streams.
-            (torch seeds its CPU generator with 32 bits, so any two places share a stream once in 4e9.)
+        where: the place, such as `("augment", epoch, iteration, view)`; different places get unrelated streams.
+            (torch seeds its CPU generator with 32 bits, so two places share a stream with probability 1 in 4e9.)
     """
     import torch
 
@@ -36,14 +36,14 @@ def generator(seed: int, *where: str | int) -> torch.Generator:
 
 
 def numpy_generator(seed: int, *where: str | int) -> np.random.Generator:
-    """As `generator`, in numpy; the torch and the numpy stream of one place are unrelated."""
+    """Make the numpy generator of one place, like `generator`; the two streams of a place are unrelated."""
     import numpy as np
 
     return np.random.default_rng(int.from_bytes(_hash(seed, where), "big"))
 
 
 def normal(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
-    """Standard normal numbers of one place, on the CPU.
+    """Draw standard normal numbers of one place, on the CPU.
 
     They are float64, because torch draws float32 ones by another formula on processors with AVX2.
     """
@@ -53,7 +53,7 @@ def normal(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
 
 
 def uniform(shape: Sequence[int], seed: int, *where: str | int) -> torch.Tensor:
-    """Numbers of one place between 0 and 1, on the CPU, in float64."""
+    """Draw uniform numbers between 0 and 1 of one place, on the CPU, in float64."""
     import torch
 
     return torch.rand(tuple(shape), generator=generator(seed, *where), dtype=torch.float64)
@@ -67,18 +67,19 @@ def _hash(seed: int, where: tuple[str | int, ...]) -> bytes:
 def identity_batches(
     pids: Sequence[int], P: int, K: int, *, seed: int, epoch: int, iterations: int | None = None
 ) -> Batches:
-    """Batches of P identities with K images each, as RandomIdentitySampler of Bag of Tricks draws them.
+    """Draw batches of P identities with K images each, like RandomIdentitySampler of Bag of Tricks.
 
-    A pass cuts every identity's shuffled images into groups of K (a rest is left out; an identity with fewer than K
-    images gives one group, drawn with replacement), then takes groups of P random identities while P have one left.
+    A pass splits every identity's shuffled images into groups of K (the remainder is dropped; an identity with fewer
+    than K images gives one group, drawn with replacement), then combines groups of P random identities while P of them
+    have groups left.
 
     Args:
-        pids: identity or pseudo label of each image; images with a negative one are left out.
-        P: identities in a batch.
-        K: images of each.
-        seed: with `epoch`, all that the draw depends on.
-        epoch: as above.
-        iterations: number of batches, from as many passes as it takes; None: one pass.
+        pids: identity or pseudo label of each image; images with a negative one are skipped.
+        P: identities per batch.
+        K: images per identity.
+        seed: the draw depends on `seed` and `epoch` only.
+        epoch: see `seed`.
+        iterations: number of batches, over as many passes as needed; None for one pass.
 
     Returns:
         Batches of P * K positions in `pids`, identity by identity.
@@ -116,21 +117,22 @@ def identity_batches(
 def camera_aware_batches(
     pids: Sequence[int], camids: Sequence[int], P: int, K: int, *, seed: int, epoch: int, iterations: int | None = None
 ) -> Batches:
-    """Batches of P identities with K images each, other cameras first: RandomMultipleGallerySampler of MMT and SpCL.
+    """Draw batches of P identities with K images each, other cameras first, like MMT's RandomMultipleGallerySampler.
 
-    A pass visits every identity once, in random order: one random image, then K - 1 of its images from other cameras,
-    or of its other images when all are from one camera. These are drawn without replacement where there are at least K
-    to choose from. An identity with one image gives that image only, so a pass is cut into batches by position; with
-    two images or more for every identity each batch is P x K. An incomplete last batch is dropped.
+    SpCL has the same sampler. A pass visits every identity once, in random order: one random image, then K - 1 of its
+    images from other cameras, or of its other images if all are from one camera. These are drawn without replacement if
+    there are at least K to choose from. An identity with one image gives only that image, so a pass is split into
+    batches by position; if every identity has two images or more, each batch is P x K. An incomplete last batch is
+    dropped.
 
     Args:
-        pids: identity or pseudo label of each image; images with a negative one are left out.
+        pids: identity or pseudo label of each image; images with a negative one are skipped.
         camids: camera of each image.
-        P: identities in a batch.
-        K: images of each.
-        seed: with `epoch`, all that the draw depends on.
-        epoch: as above.
-        iterations: number of batches, from as many passes as it takes; None: one pass.
+        P: identities per batch.
+        K: images per identity.
+        seed: the draw depends on `seed` and `epoch` only.
+        epoch: see `seed`.
+        iterations: number of batches, over as many passes as needed; None for one pass.
 
     Returns:
         Batches of P * K positions in `pids`.
@@ -171,22 +173,22 @@ def camera_aware_batches(
 
 
 def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None) -> ShuffledBatches:
-    """Batches of `size` of the positions 0 .. count - 1, each at most once a pass; an incomplete last one is dropped.
+    """Draw batches of the positions 0 .. count - 1, each at most once per pass; an incomplete last one is dropped.
 
     Args:
         count: number of images.
-        size: images in a batch.
-        seed: with `epoch`, all that the draw depends on.
-        epoch: as above.
-        iterations: number of batches, from as many passes as it takes; None: one pass.
+        size: images per batch.
+        seed: the draw depends on `seed` and `epoch` only.
+        epoch: see `seed`.
+        iterations: number of batches, over as many passes as needed; None for one pass.
 
     Raises:
-        UserError: there are fewer images than a batch takes.
+        UserError: there are fewer images than a batch needs.
     """
     if count < size:
         raise UserError(f"{count} images do not fill a batch of {size}: lower the batch size or bring more images")
 
-    @lru_cache(2)  # images are read a few batches ahead, across the end of a pass
+    @lru_cache(2)  # batches are read ahead across the end of a pass
     def one_pass(number: int) -> Ints:
         return numpy_generator(seed, "shuffled batches", epoch, number).permutation(count)
 
@@ -194,9 +196,9 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations
 
 
 class ShuffledBatches(Sequence[list[int]]):
-    """Batches that are drawn when they are asked for: batch t is a function of t, so `batches[t:]` is what follows it.
+    """Batches drawn on demand: batch t is a function of t, so `batches[t:]` continues at step t.
 
-    A pass is one permutation, 8 bytes an image, drawn when one of its batches is asked for; two are kept.
+    A pass is one permutation, 8 bytes per image, drawn when one of its batches is requested; two are cached.
     """
 
     def __init__(self, one_pass: Callable[[int], Ints], per_pass: int, size: int, steps: range) -> None:
@@ -220,25 +222,36 @@ class ShuffledBatches(Sequence[list[int]]):
 
 
 def in_step(steps: Iterator[int], stream: Callable[[int], Iterable[T]]) -> Iterator[tuple[int, T]]:
-    """Pair steps with a stream that begins at the first of them, which in a resumed run is not 0.
+    """Pair steps with a stream that starts at the first of them, which in a resumed run is not 0.
 
         batches = shuffled_batches(len(images), 256, seed=1, epoch=0, iterations=count)
         for step, pixels in in_step(env.steps(count, state), lambda first: images.batches(batches[first:])):
             ...
 
     Args:
-        steps: what `Env.steps` or `Env.epochs` gives.
-        stream: the items for a given step and all that follow it.
+        steps: from `Env.steps` or `Env.epochs`.
+        stream: returns the items from a given step on.
 
     Raises:
-        ValueError: the stream ends before the steps do, or after them.
+        ValueError: stream and steps differ in length.
     """
     for first in steps:
         yield from zip(chain([first], steps), stream(first), strict=True)
 
 
-def _identities(pids: Sequence[int], P: int) -> tuple[Ints, Ints, Ints]:
-    """Positions of the images with a label, the number of their identity in 0 .. n - 1, and images per identity."""
+class _Identities(NamedTuple):
+    """The images that have a label, by identity."""
+
+    kept: Ints
+    """Positions of these images."""
+    owner: Ints
+    """Number of their identity, 0 .. n - 1."""
+    counts: Ints
+    """(n,) images per identity."""
+
+
+def _identities(pids: Sequence[int], P: int) -> _Identities:
+    """Group the images that have a label by identity."""
     import numpy as np
 
     labels = np.asarray(pids)
@@ -246,7 +259,7 @@ def _identities(pids: Sequence[int], P: int) -> tuple[Ints, Ints, Ints]:
     _, owner, counts = np.unique(labels[kept], return_inverse=True, return_counts=True)
     if len(counts) < P:
         raise UserError(f"{len(counts)} identities, but a batch takes P = {P}: lower P or bring more identities")
-    return kept, owner, counts
+    return _Identities(kept, owner, counts)
 
 
 def _cut(line: Ints, size: int) -> Batches:

@@ -1,10 +1,10 @@
-"""Contact sheets: each domain of the stand-in world on a page, each dial, and drawn objects."""
+"""Contact sheets of the stand-in world: one page per domain, per dial, and for drawn objects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reproduce.data.catalogue import drawn, statistics
 from reproduce.data.world import CAUSES, Dials, Person, Walk, look, shoot, stage, station
@@ -26,18 +26,18 @@ GAP = 2
 def contact_sheet(
     name: str, *, seed: int = 1, dials: Dials | None = None, height: int = 128, people: int = 8
 ) -> PIL.Image.Image:
-    """Shows a domain on one page: a row a person and a column a camera; then a row a dial, at 0, 0.5, 1 and 2.
+    """Show a domain on one page: a row per person and a column per camera; then a row per dial, at 0, 0.5, 1 and 2.
 
-    A dial's row shows the first person twice at each level; nothing but that dial differs from the first two pictures.
-    Of many cameras the first 15 are shown.
+    A dial's row shows the first person twice at each level; only that dial differs from the first two pictures. At most
+    15 cameras are shown.
     """
     import numpy as np
 
     dials, count = dials or Dials(), min(statistics(name).cameras, MOST_CAMERAS)
-    shots, looks, stations = _sightings(name, seed, people, np.arange(count))
+    seen = _sightings(name, seed, people, np.arange(count))
 
     def strip(images: slice, at: Dials) -> list[Array]:
-        return list(_pictures(name, shots, images, looks, stations, at, height))
+        return list(_pictures(name, seen, images, at, height))
 
     page = [(f"person {k + 1}", strip(slice(k * count, (k + 1) * count), dials)) for k in range(people)]
     for cause in CAUSES:
@@ -49,10 +49,10 @@ def contact_sheet(
 def dial_sheet(
     cause: str, *, seed: int = 1, height: int = 128, people: int = 2, sightings: int = 24, domains: Sequence[str] = ()
 ) -> PIL.Image.Image:
-    """Shows what a dial does on one page: a row a person, of every domain, and three pictures at each of 0, 0.5, 1, 2.
+    """Show a dial's effect on one page: a row per person of every domain, three pictures at each of 0, 0.5, 1 and 2.
 
-    Many disturbances are rare, so of 24 sightings those three are shown that the dial changes most, more than three
-    quarters of them, and more than half of them.
+    Many disturbances are rare, so of 24 sightings it shows the one that the dial changes most, one that it changes more
+    than three quarters of them, and one more than half of them.
     """
     import numpy as np
 
@@ -60,27 +60,38 @@ def dial_sheet(
     page = []
     for name in domains or drawn():
         cameras = np.arange(sightings) % statistics(name).cameras
-        shots, looks, stations = _sightings(name, seed, people, cameras)
+        seen = _sightings(name, seed, people, cameras)
         for k in range(people):
             mine = np.arange(k * sightings, (k + 1) * sightings)
-            off, most = (_pictures(name, shots, mine, looks, stations, at, 32) for at in (levels[0], levels[-1]))
+            off, most = (_pictures(name, seen, mine, at, 32) for at in (levels[0], levels[-1]))
             moved = np.argsort(-np.abs(most.astype(float) - off).mean((1, 2, 3)), kind="stable")
             shown = mine[moved[[0, sightings // 4, sightings // 2]]]
-            strips = [_pictures(name, shots, shown, looks, stations, at, height) for at in levels]
+            strips = [_pictures(name, seen, shown, at, height) for at in levels]
             page.append((f"{name} {k + 1}", [image for strip in strips for image in strip]))
     return _page(page, height, [f"{cause} {level:g}" for level in LEVELS])
 
 
 def object_sheet(*, seed: int = 1, side: int = 96, kinds: int = 16, count: int = 14) -> PIL.Image.Image:
-    """Shows drawn objects on one page: a row a kind."""
+    """Show drawn objects on one page, a row per kind."""
     from reproduce.data.objects import pictures
 
     page = [(f"kind {kind + 1}", list(pictures(kind, count, side, seed=seed))) for kind in range(kinds)]
     return _page(page, side, width=side)
 
 
-def _sightings(name: str, seed: int, people: int, cameras: Array) -> tuple[Shots, Look, Station]:
-    """Everybody seen by the same cameras, in the same order."""
+class _Seen(NamedTuple):
+    """People seen by cameras."""
+
+    shots: Shots
+    """One row per image."""
+    looks: Look
+    """One row per person."""
+    stations: Station
+    """One row per camera."""
+
+
+def _sightings(name: str, seed: int, people: int, cameras: Array) -> _Seen:
+    """Let the same cameras see every person, in the same order."""
     import numpy as np
 
     from reproduce.data.drawing import join
@@ -92,22 +103,22 @@ def _sightings(name: str, seed: int, people: int, cameras: Array) -> tuple[Shots
     way = Walk(cameras, cameras, cameras, away, progress)
     shots = join([shoot(person, seed, way, row) for row, person in enumerate(crowd)])
     stations = [station(name, camera, seed) for camera in range(cameras.max() + 1)]
-    return shots, join([look(person, seed) for person in crowd], np.stack), join(stations, np.stack)
+    return _Seen(shots, join([look(person, seed) for person in crowd], np.stack), join(stations, np.stack))
 
 
-def _pictures(
-    name: str, shots: Shots, images: slice | Array, looks: Look, stations: Station, dials: Dials, height: int
-) -> Array:
+def _pictures(name: str, seen: _Seen, images: slice | Array, dials: Dials, height: int) -> Array:
     from reproduce.data.drawing import render, rows
 
-    pixels: Array = render(stage(name, rows(shots, images), looks, stations, dials), height, height // 2).numpy()
+    pixels: Array = render(
+        stage(name, rows(seen.shots, images), seen.looks, seen.stations, dials), height, height // 2
+    ).numpy()
     return pixels
 
 
 def _page(
     strips: Sequence[tuple[str, Sequence[Array]]], height: int, heads: Sequence[str] = (), *, width: int | None = None
 ) -> PIL.Image.Image:
-    """Lays labelled strips of pictures below each other, under heads of equal width."""
+    """Stack labelled strips of pictures under headings of equal width."""
     import PIL.Image
     import PIL.ImageDraw
 

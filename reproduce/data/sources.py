@@ -1,4 +1,4 @@
-"""Where images come from: published sets, drawn domains, images that a stage made, data sets of other packages."""
+"""Sources of images: published sets, drawn domains, images made by a stage, data sets of other packages."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REAL, STAND_IN, FOLDER, MADE, OUTSIDE = "real", "stand-in", "folder", "made", "outside"
-"""Kinds of images: a published set that was checked, drawn, in an unchecked folder, made by a stage, of a package."""
+"""Kinds of sources: checked published set, drawn, unchecked folder, made by a stage, other package."""
 
 
 class Source(ABC):
-    """Images that a stage reads: a frozen dataclass among its fields, also inside tuples and other dataclasses.
+    """Base class of sources: frozen dataclasses in a stage's fields, also inside tuples and other dataclasses.
 
-    A package brings a data set of its own by deriving from this; `open` is all that it must say.
+    A package adds its own data set by a subclass with the method `open`.
     """
 
     @property
     def label(self) -> str:
-        """The name of its images in results and output, such as "market"; other images need another name."""
+        """Return the name of its images in results and output, such as "market"; other images need another name."""
         return _type_name(self)
 
     @property
     def detail(self) -> str:
-        """What tells it from others with its label, in a few words for output; may be empty."""
+        """Describe in a few words what distinguishes it from others with its label, for output; may be empty."""
         return ""
 
     @property
     def drawn(self) -> bool:
-        """Whether a program drew all of its images, so that they show nobody."""
+        """Whether a program drew all of its images, so that they show no real people."""
         return False
 
     @abstractmethod
     def open(self, env: Env) -> Dataset:
-        """Read the images. Their fingerprint is `Dataset.digest` or, if that is left empty, the one of the files."""
+        """Read the images. Their fingerprint is `Dataset.digest` or, if that is empty, the digest of the files."""
 
     def describe(self) -> dict[str, Any]:
-        """What the identity of a result says of it, as JSON: its kind, and what tells its images from others.
+        """Describe it for the identity of a result, as JSON: its kind, and what distinguishes its images from others.
 
-        Places, training seeds and keys do not belong there. Only `Setting` says that images are `REAL`, of sets that it
-        has checked; results on all others are not comparable with printed numbers.
+        Paths, training seeds and keys do not belong there. Only `Setting` declares images `REAL`, for sets that it has
+        checked; results on all others are not comparable with printed numbers.
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(cast(Any, self))}
-        told = {name: spec(value) for name, value in fields.items() if not any(parents((value,)))}
-        return {**told, "kind": OUTSIDE, "by": _type_name(self)}
+        described = {name: spec(value) for name, value in fields.items() if not any(parents((value,)))}
+        return {**described, "kind": OUTSIDE, "by": _type_name(self)}
 
 
 class ImageStage(Stage[Folder], Source):
-    """A stage that makes images for other stages to read, such as source images in the style of the target.
+    """Base class of stages that make images for other stages, such as source images in the style of the target.
 
     `run` writes them under `env.folder` and returns `Folder(env.folder)`: `bounding_box_train`, `query` and
-    `bounding_box_test`, with identity and camera in the names as Market-1501 spells them (`0002_c1s1_000451_03.png`).
-    An image made from one of such a name keeps it; what is not made anew, such as test images, is copied. Other
-    layouts that `reading.read` knows by a domain's name take that name as the `label`.
+    `bounding_box_test`, with identity and camera in Market-1501's grammar of names (`0002_c1s1_000451_03.png`). An
+    image made from one with such a name keeps the name; unchanged images, such as test images, are copied. For other
+    layouts that `reading.read` knows by a domain's name, use that name as the `label`.
     """
 
     @property
@@ -73,7 +73,7 @@ class ImageStage(Stage[Folder], Source):
 
     @property
     def drawn(self) -> bool:
-        """Whether it was made of drawn images alone."""
+        """Whether all images that it was made from are drawn."""
         made_of = [source for source in sources([self]) if source != self]
         return bool(made_of) and all(source.drawn for source in made_of)
 
@@ -83,33 +83,33 @@ class ImageStage(Stage[Folder], Source):
         return read(env.get(self).path, self.label)
 
     def describe(self) -> dict[str, Any]:
-        """What made the images; the identity also lists the sources that they were made of."""
+        """Describe the stage that made the images; the identity also lists the sources that it used."""
         return {"kind": MADE, "by": self.name, "version": self.version}
 
 
 @runtime_checkable
 class Covered(Protocol):
-    """A source that knows for every pixel whether it shows the person."""
+    """A source that knows which pixels show the person."""
 
     def cover(self, images: Sequence[Image], height: int, width: int) -> Tensor:
-        """How much of each pixel shows the person, and how much what is in their way: (N, 2, height, width)."""
+        """Compute the shares of each pixel that show the person and occluders: (N, 2, height, width), fractions."""
         ...
 
 
 def sources(stages: Iterable[Stage[Any]]) -> list[Source]:
-    """The distinct sources that stages and all upstream of them name, at whatever depth of their fields."""
+    """List the distinct sources of stages and all stages upstream, at any depth of their fields."""
     parts = (part for stage in closure(stages) for part in (stage, *walk(stage)))
     return list(dict.fromkeys(part for part in parts if isinstance(part, Source)))
 
 
 def enter(entries: dict[str, T], name: str, entry: T) -> None:
-    """Add an entry under a name or, where another entry has that, under the name and a number."""
+    """Add an entry under a name; if another entry has the name, append a number."""
     for number in count(1):
         if entries.setdefault(f"{name} ({number})" if number > 1 else name, entry) == entry:
             return
 
 
 def _type_name(source: Source) -> str:
-    """Package and class: a source may move inside its package."""
+    """Return package and class, without the module, as a source may move inside its package."""
     kind = type(source)
     return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"

@@ -1,7 +1,7 @@
-"""How drawn images are named: the folders, name grammars, numbers and lists of the real data sets.
+"""Names of drawn images: folders, name grammars, numbers and lists of the real data sets.
 
-The other side of `reproduce.data.layouts`, which reads them. Most sets have a folder for each split; MSMT17 has one for
-each identity, and lists; LUPerson has one for each video, by country and city, as its makers' packing script expects.
+`reproduce.data.layouts` reads them. Most sets have a folder per split; MSMT17 has one per identity, and lists; LUPerson
+has one per video, by country and city, as its makers' packing script expects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PLACES = {
 }
 DAY_PARTS = [f"{day}{part}" for day in ("0113", "0114", "0302", "0303") for part in ("morning", "noon", "afternoon")]
 FRAME_GROUP = 50
-"""Frames to one step of MSMT17's time: its names reach 1,946 within a part of a day, which here is an hour."""
+"""Frames per time step of MSMT17: its names reach 1,946 within a part of a day, which here is an hour."""
 
 PERSONX_CAMERAS = (3, 4, 8, 10, 11, 12)
 VIDEOS, CITIES = 4, 2
@@ -25,17 +25,17 @@ VIDEOS, CITIES = 4, 2
 
 
 class Caption(NamedTuple):
-    """What the name of one image may tell."""
+    """Information in the name of one image."""
 
     split: str  # "train", "val", "query" or "gallery"
     pid: int
     camera: int  # from 0
     sequence: int  # from 1
     frame: int
-    box: int  # of the frame
+    box: int  # number of the box in its frame
     number: int  # of the person's images, from 0
     total: int  # of the set's images so far
-    odd: bool  # spelled as only some names are: .jpg.jpg in Market-1501, _ex in MSMT17
+    odd: bool  # a rare spelling: .jpg.jpg in Market-1501, _ex in MSMT17
 
 
 def _market(of: Caption) -> str:
@@ -75,15 +75,15 @@ SPELL: Mapping[str, Callable[[Caption], str]] = {
     "personx": _personx,
     "luperson": _luperson,
 }
-"""The path of an image in each grammar. A frame too late is spelled where that name is taken (`world.plan`)."""
+"""Functions from a caption to a path, by grammar. `world.plan` increases the frame number if a path is taken."""
 
 
 def lists(grammar: str, images: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The lists that lie beside the images, by name: those of MSMT17, lines of "PPPP/name label".
+    """Make the lists that accompany the images, by file name: MSMT17's, with lines of "PPPP/name label".
 
     Args:
-        grammar: of the domain.
-        images: path and split of each.
+        grammar: the domain's.
+        images: path and split of each image.
     """
     if grammar != "msmt17":
         return {}

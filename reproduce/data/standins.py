@@ -1,4 +1,4 @@
-"""A drawn domain as a stage: what a suite's `Domain` becomes when no real data set is given for it."""
+"""Drawn domains as stages: they replace a suite's `Domain` if no real data set is given."""
 
 from __future__ import annotations
 
@@ -22,19 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StandIn(Stage[Folder], Source):
-    """Draw a domain of the stand-in world in the layout of the data set that it stands for.
-
-    Attributes:
-        domain: the data set it stands for, such as "market".
-        size: identities and pixels.
-        seed: of the world; training seeds do not touch it.
-        dials: strength of each disturbance.
-    """
+    """Draw a domain of the stand-in world in the layout of the data set it replaces."""
 
     domain: str
+    """The data set it replaces, such as "market"."""
     size: Size
+    """Identities and pixels."""
     seed: int = 1
+    """Seed of the world, independent of training seeds."""
     dials: Dials = Dials()
+    """Strength of each disturbance."""
     version: ClassVar[int] = WORLD_VERSION
 
     @property
@@ -43,7 +40,7 @@ class StandIn(Stage[Folder], Source):
 
     @property
     def detail(self) -> str:
-        """Its world, where that is not the usual one."""
+        """Describe its world if it is not the usual one."""
         world = [f"world {self.seed}"] if self.seed != 1 else []
         return ", ".join([*world, *(f"no {cause}" for cause, dial in vars(self.dials).items() if not dial)])
 
@@ -69,7 +66,7 @@ class StandIn(Stage[Folder], Source):
         return {"kind": STAND_IN, **drawn}
 
     def cover(self, images: Sequence[Image], height: int, width: int) -> Tensor:
-        """How much of each pixel shows the person, and how much what is in their way: (N, 2, height, width)."""
+        """Compute the shares of each pixel that show the person and occluders: (N, 2, height, width), fractions."""
         from reproduce.data.world import cover
 
         paths = [image.path for image in images]

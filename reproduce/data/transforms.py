@@ -1,4 +1,4 @@
-"""Augmentation as frozen recipes, applied to a whole batch at once; each image has its own draw."""
+"""Augmentation recipes as values, applied to whole batches with a separate draw per image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Pixels:
-    """Mean and standard deviation of the pixels a network was first trained on, for values between 0 and 1."""
+    """Statistics of the pixels that a network was first trained on, for values between 0 and 1."""
 
     mean: RGB
+    """Mean."""
     std: RGB
+    """Standard deviation."""
 
 
 IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -29,24 +31,24 @@ LUPERSON = Pixels(mean=(0.3525, 0.3106, 0.3140), std=(0.2660, 0.2522, 0.2505))
 
 @dataclass(frozen=True)
 class Erase:
-    """Random erasing (Zhong et al., AAAI 2020): a rectangle of one colour; the defaults are those of Bag of Tricks."""
+    """Random erasing of a rectangle (Zhong et al., AAAI 2020); the defaults are those of Bag of Tricks."""
 
     p: float = 0.5
     """Probability that an image is erased."""
     area: tuple[float, float] = (0.02, 0.4)
-    """Area of the rectangle, drawn evenly between these fractions of the image."""
+    """Area of the rectangle, drawn uniformly between these fractions of the image."""
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
-    """Height over width of the rectangle, drawn evenly between these."""
+    """Height over width of the rectangle, drawn uniformly between these."""
     log_aspect: bool = False
-    """Draw the logarithm of the aspect evenly instead, as torchvision does."""
+    """Draw the logarithm of the aspect uniformly instead, like torchvision."""
     when: Literal["before", "after"] = "after"
-    """Whether `fill` is put in before normalisation (a colour between 0 and 1) or after it (a normalised value)."""
+    """Whether to write `fill` before normalisation (a colour between 0 and 1) or after it (a normalised value)."""
     fill: RGB = IMAGENET.mean
-    """What the rectangle holds. The default is the colour ImageNet's mean, which the original code writes into
-    normalised images: there it is a light grey, and (0, 0, 0) would be the mean."""
+    """Value of the rectangle. The default is ImageNet's mean colour, which the original code writes into normalised
+    images: there it is a light grey, and (0, 0, 0) would be the mean."""
 
     def __post_init__(self) -> None:
-        """Refuse what no rectangle can be drawn from."""
+        """Reject invalid probabilities, ranges and moments."""
         ranges = 0 <= self.p <= 1 and 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]
         if not ranges or self.when not in ("before", "after"):
             raise ValueError(f"not a recipe for random erasing: {self}")
@@ -59,13 +61,14 @@ class Augment:
     flip: float = 0.5
     """Probability of mirroring left and right."""
     pad: int = role("pixels", 10)
-    """Black pixels added on each side before the crop; 0 leaves the crop out."""
+    """Black pixels added on each side before the crop; 0 for no crop."""
     erase: Erase | None = None
+    """Random erasing; None for none."""
     pixels: Pixels = IMAGENET
-    """Statistics for the normalisation."""
+    """Statistics for normalisation."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability and no width."""
+        """Reject invalid probabilities and widths."""
         if not 0 <= self.flip <= 1 or self.pad < 0:
             raise ValueError(f"not a recipe for augmentation: {self}")
 
@@ -74,25 +77,25 @@ class Augment:
 class Colour:
     """Colour distortion: jitter, then grey, of SimCLR (Chen et al., ICML 2020, appendix A).
 
-    The defaults are SimCLR's strength 0.5, which is also MoCo v2's. A jittered image takes the four changes once each,
-    in an order drawn for it. Values are cut to 0 .. 255 after each and rounded after none.
+    The defaults are SimCLR's strength 0.5, which is also MoCo v2's. A jittered image gets each of the four changes
+    once, in random order. Values are clipped to 0 .. 255 after each change, and never rounded.
     """
 
     p: float = 0.8
     """Probability that an image is jittered."""
     brightness: float = 0.4
-    """The factor on all values is drawn evenly between 1 - this, but not below 0, and 1 + this; so for the next two."""
+    """The factor on all values is uniform between max(0, 1 - this) and 1 + this; likewise for the next two."""
     contrast: float = 0.4
-    """Of the factor on the differences to the mean grey of the image."""
+    """Strength of the factor on differences to the image's mean grey."""
     saturation: float = 0.4
-    """Of the factor on the differences to the grey of the pixel."""
+    """Strength of the factor on differences to the pixel's grey."""
     hue: float = 0.1
-    """The hue is turned by at most this part of the circle, either way."""
+    """Largest rotation of the hue in either direction, as a fraction of the circle."""
     grey: float = 0.2
     """Probability that an image, jittered or not, loses its colours (luma of ITU-R BT.601)."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability and no strength."""
+        """Reject invalid probabilities and strengths."""
         chances = 0 <= self.p <= 1 and 0 <= self.grey <= 1
         if not chances or min(self.brightness, self.contrast, self.saturation) < 0 or not 0 <= self.hue <= 0.5:
             raise ValueError(f"not a recipe for colour distortion: {self}")
@@ -100,27 +103,28 @@ class Colour:
 
 @dataclass(frozen=True)
 class Distort(Augment):
-    """As `Augment`, with colours distorted between the crop and the normalisation."""
+    """Like `Augment`, with colour distortion between crop and normalisation."""
 
     colour: Colour | None = None
+    """Colour distortion; None for none."""
 
 
 TRIES = 20
-"""Rectangles drawn for an image; the first that fits is erased, and if none does the image stays whole. The original
-draws up to 100; with 256 x 128 images and the default recipe all of 20 fail once in 1e25."""
+"""Rectangles drawn per image; the first that fits is erased, and none if none fits. The original draws up to 100; with
+256 x 128 images and the default recipe all 20 fail once in 1e25."""
 
 _FLIP, _TOP, _LEFT, _ERASE, _ERASE_TOP, _ERASE_LEFT, _TRIES = range(7)
 _JITTER = _TRIES + 2 * TRIES
 _FACTORS, _ORDER, _GREY = _JITTER + 1, _JITTER + 5, _JITTER + 9
 COLUMNS = 64
-"""Numbers drawn for an image, used or not: a recipe without erasing flips and crops as one with it, and a transform
-that takes spare columns leaves the draws of the others alone."""
+"""Numbers drawn per image, used or not: recipes with and without erasing flip and crop alike, and a new transform can
+use spare columns without changing the draws of the others."""
 
 
 def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
-    """Images (B, 3, H, W) of 0 .. 255 as float32 with the mean and the standard deviation of `pixels` taken out.
+    """Normalise images (B, 3, H, W) of 0 .. 255 by the mean and standard deviation of `pixels`, as float32.
 
-    The result lies channels-last in memory, as the backbones like it.
+    The result is channels-last in memory, which is fastest for the backbones.
     """
     import torch
 
@@ -128,15 +132,15 @@ def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -> torch.Tensor:
-    """Each image mirrored, moved, distorted in colour, normalised and erased at random.
+    """Flip, crop, distort, normalise and erase each image at random.
 
-    All numbers are drawn on the CPU in one (B, 64) table, so image i's depend on the generator's state and on i
-    alone, whatever the batch size and the device.
+    All numbers are drawn on the CPU in one (B, 64) table, so those of image i depend only on the generator's state and
+    on i, whatever the batch size and the device.
 
     Args:
         images: uint8 (B, 3, H, W), on any device.
-        recipe: what to do how often and how strongly.
-        generator: a CPU generator; it moves on by one table.
+        recipe: probabilities and strengths.
+        generator: a CPU generator, advanced by one table.
 
     Returns:
         float32 (B, 3, H, W), normalised, channels-last, on the images' device.
@@ -174,7 +178,7 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
 
 
 def _both(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Where rows (B, H) and columns (B, W) are both true, as (B, 1, H, W)."""
+    """Combine masks of rows (B, H) and columns (B, W) by "and": (B, 1, H, W)."""
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
@@ -186,7 +190,7 @@ def _normalised(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
 
 
 def _distorted(images: torch.Tensor, draws: torch.Tensor, recipe: Colour) -> torch.Tensor:
-    """Images (B, 3, H, W) of 0 .. 255 in other colours, as float32."""
+    """Distort the colours of images (B, 3, H, W) of 0 .. 255, as float32."""
     import torch
 
     output = images.float()
@@ -218,7 +222,7 @@ def _saturated(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(images: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-    """Hue, saturation and value with the hue turned by parts (B, 1, 1, 1) of the circle, back as colours."""
+    """Rotate the hue by fractions (B, 1, 1, 1) of the circle, at constant saturation and value."""
     import torch
 
     red, green, blue = torch.split(images, 1, 1)
@@ -232,7 +236,7 @@ def _turned(images: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
-    """Luma (B, 1, H, W) of images (B, 3, H, W)."""
+    """Compute the luma (B, 1, H, W) of images (B, 3, H, W)."""
     import torch
 
     red, green, blue = torch.split(images, 1, 1)
@@ -240,7 +244,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 
 def _boxes(draws: torch.Tensor, recipe: Erase | None, height: int, width: int) -> torch.Tensor:
-    """Rectangles to erase (B, 4): first row, end row, first column, end column; empty where nothing is erased."""
+    """Compute rectangles to erase (B, 4): first row, end row, first column, end column; empty if nothing is erased."""
     import torch
 
     if recipe is None:

@@ -1,11 +1,11 @@
-"""The stand-in world: drawn pedestrians for whoever has no data.
+"""The stand-in world: drawn pedestrians, for use without real data.
 
 A domain, such as "market", is a population and a set of cameras. People walk from camera to camera; each sighting is
-an image with a pose, a detection box, occlusion and illumination of its own, in the style of its camera. `Dials` scale
-these causes one by one. Images are written in the layout and under the name grammar of the real data set.
+an image with its own pose, detection box, occlusion and illumination, in the style of its camera. `Dials` scale these
+causes one by one. Images are written in the layout and name grammar of the real data set.
 
 Every draw is addressed by (world seed, domain, who, cause): a dial scales draws and never reshuffles them, and a
-smaller world shows the same people as a larger one. What differs between domains is a table, `reproduce.data.places`.
+smaller world shows the same people as a larger one. `reproduce.data.places` lists what differs between domains.
 """
 
 from __future__ import annotations
@@ -35,81 +35,84 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 WORLD_VERSION = 4
-FPS = 25  # frames a second
+FPS = 25  # frames per second
 USUAL = radians(12)  # elevation of all cameras with the pose dial at 0
-STEEPEST = radians(70)  # elevation that a camera may have
-FALL = 1.4  # of the horizon in image heights for each radian of elevation
-BLOCK = 256  # images staged together; without effect on the pixels
+STEEPEST = radians(70)  # largest elevation of a camera
+FALL = 1.4  # drop of the horizon in image heights per radian of elevation
+BLOCK = 256  # images staged together; does not affect pixels
 
 
 @dataclass(frozen=True)
 class Dials:
     """Strength of each cause of variation: 0 switches it off, 1 is the calibrated strength."""
 
-    pose: float = 1.0  # gait, walking direction, distance, and from where the cameras look
-    detection: float = 1.0  # shift, size and aspect of the box, boxes around a part
-    occlusion: float = 1.0  # people and things in the way
-    illumination: float = 1.0  # brightness, tones, colour temperature, shadows
-    camera: float = 1.0  # colours, sharpness, noise and background of each camera
-    time: float = 1.0  # what the time between two cameras tells of the way between them; without effect on pictures
+    pose: float = 1.0
+    """Gait, walking direction, distance and viewpoint of the cameras."""
+    detection: float = 1.0
+    """Shift, size and aspect of the box, and boxes around parts of people."""
+    occlusion: float = 1.0
+    """People and things in the way."""
+    illumination: float = 1.0
+    """Brightness, tones, colour temperature and shadows."""
+    camera: float = 1.0
+    """Colours, sharpness, noise and background of each camera."""
+    time: float = 1.0
+    """How far the time between two cameras reflects the distance between them; pictures do not depend on it."""
 
 
 CAUSES = tuple(field.name for field in fields(Dials) if field.name != "time")
-"""Dials that pictures show."""
+"""Dials that change pictures."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much to draw. Images per identity, cameras and junk follow from the domain.
-
-    Attributes:
-        train_ids: people of the training split.
-        test_ids: people of query and gallery; none of LUPerson, which has no test split.
-        distractor_ids: people of the gallery alone; DukeMTMC-reID has 408 beside 702 test identities, and Market-1501's
-            identity 0000 amounts to about 400 beside 750.
-        height: of the images, pixels.
-        width: of the images, pixels; their content is drawn for half the height.
-    """
+    """The amount to draw. The domain determines images per identity, cameras and junk."""
 
     train_ids: int
+    """People in the training split."""
     test_ids: int
+    """People in query and gallery; 0 for LUPerson, which has no test split."""
     distractor_ids: int
+    """People in the gallery only; DukeMTMC-reID has 408 beside 702 test identities, and Market-1501's identity 0000
+    amounts to about 400 beside 750."""
     height: int
+    """Height of the images in pixels."""
     width: int
+    """Width of the images in pixels; their content is drawn for half the height."""
 
 
 # -- people and their walks --------------------------------------------------------------------------------------------
 
 
 class Person(NamedTuple):
-    """Somebody: role is "train", "test", "junk" (parts of that test person) or "distractor"; numbers count from 0."""
+    """A person of a domain."""
 
-    name: str
-    role: str
-    number: int
+    name: str  # of the domain
+    role: str  # "train", "test", "junk" (boxes around parts of the test person of this number) or "distractor"
+    number: int  # from 0
 
 
 class Network(NamedTuple):
-    """The cameras of a domain on the ground."""
+    """Positions of a domain's cameras, and ways between them."""
 
     place: Array  # (C, 2) metres
-    facing: Array  # (C,) direction of sight, radians
+    facing: Array  # (C,) viewing direction, radians
     transit: Array  # (C, C) seconds from leaving one camera to entering another, for an average walker
-    chance: Array  # (C, C) that a walk goes there next; rows sum to 1
+    chance: Array  # (C, C) probability of the next camera of a walk; rows sum to 1
 
 
 class Walk(NamedTuple):
-    """Sightings of one person in order of time, (n,) each."""
+    """Sightings of one person in temporal order, (n,) each."""
 
     camera: Array  # from 0
     sequence: Array  # recording session, from 1
     frame: Array
     away: Array  # 1 = walks away from the camera
-    progress: Array  # through the camera's view, fraction
+    progress: Array  # position along the way through the camera's view, fraction
 
 
 def look(person: Person, seed: int) -> Look:
-    """Draws what a person looks like: one row of a `Look`."""
+    """Draw a person's appearance: one row of a `Look`."""
     import numpy as np
 
     from reproduce.data.drawing import Look
@@ -124,7 +127,7 @@ def look(person: Person, seed: int) -> Look:
         return np.clip(_entry(palette, numbers.random()) + spread * (brightness + 0.5 * hue), 0.02, 0.98)
 
     upper, accent = dyed(domain.upper), dyed(domain.upper)
-    if np.abs(upper - accent).sum() < 0.5:  # a pattern that could not be seen
+    if np.abs(upper - accent).sum() < 0.5:  # the pattern would be invisible
         accent = np.clip(upper + (0.5 if upper.mean() < 0.5 else -0.45), 0.02, 0.98)
     striped, jacket = chance(domain.striped), chance(domain.jacket)
     skirt, rucksack = chance(domain.skirt), chance(domain.rucksack)
@@ -157,7 +160,7 @@ def look(person: Person, seed: int) -> Look:
 
 
 def _entry(palette: Palette, quantile: Array | float) -> Array:
-    """Colours (..., 3) of a palette at quantiles (...) in [0, 1)."""
+    """Look up colours (..., 3) of a palette at quantiles (...) in [0, 1)."""
     import numpy as np
 
     shares = np.cumsum(list(palette.values()))
@@ -166,7 +169,7 @@ def _entry(palette: Palette, quantile: Array | float) -> Array:
 
 
 def network(name: str, seed: int) -> Network:
-    """Lays out the cameras of a domain, on a rough circle of 35 to 80 metres."""
+    """Place the cameras of a domain on a rough circle of 35 to 80 metres."""
     import numpy as np
 
     numbers, count = numpy_generator(seed, "world", name, "network"), statistics(name).cameras
@@ -179,31 +182,31 @@ def network(name: str, seed: int) -> Network:
 
 
 def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
-    """Walks a person from camera to camera; a walker's speed is 0.75 to 1.35 times the average.
+    """Walk a person from camera to camera, at 0.75 to 1.35 times the average speed.
 
-    Training and test people are seen by two cameras or more (but in LUPerson), a test person at least twice by each.
-    With a dial of `time` at 0 people take whatever time they like from any camera to any other.
+    Two cameras or more see each training and test person (except in LUPerson), each of them a test person at least
+    twice. With the dial `time` at 0 the time between two cameras is random and independent of the way.
     """
     import numpy as np
 
     domain, numbers = statistics(person.name), numpy_generator(seed, "world", *person, "walk")
     if person.role in ("train", "test"):
-        each = 2 if person.role == "test" else 1
+        per_camera = 2 if person.role == "test" else 1
         mean, spread, least, most = domain.images
         mean += domain.on_top * (person.role == "test")
         count = mean * np.exp(spread * numbers.standard_normal() - spread**2 / 2)
-        count = int(np.clip(round(count), max(least, 2 * each), most))
+        count = int(np.clip(round(count), max(least, 2 * per_camera), most))
         seen, few, many = domain.visits
-        visits = min(few + numbers.binomial(many - few, (seen - few) / max(many - few, 1)), count // each)
+        visits = min(few + numbers.binomial(many - few, (seen - few) / max(many - few, 1)), count // per_camera)
     else:
-        each = visits = 1
+        per_camera = visits = 1
         count = 1 + numbers.poisson((domain.junk if person.role == "junk" else domain.bystander_images) - 1)
     path = [int(numbers.integers(domain.cameras))]
-    while len(path) < visits + 1:  # one more than is recorded: where the last sighting heads for
+    while len(path) < visits + 1:  # one more than recorded: the destination after the last sighting
         open_ = np.delete(np.arange(domain.cameras), path if len(path) < domain.cameras else path[-1])
         chance = roads.chance[path[-1], open_]
         path.append(int(numbers.choice(open_, p=chance / chance.sum())))
-    stays = each + numbers.multinomial(count - each * visits, numbers.dirichlet(np.full(visits, 3.0)))
+    stays = per_camera + numbers.multinomial(count - per_camera * visits, numbers.dirichlet(np.full(visits, 3.0)))
     if domain.even:
         stays = count // visits + (np.arange(visits) < count % visits)
     speed = np.clip(np.exp(0.12 * numbers.standard_normal()), 0.75, 1.35)
@@ -230,7 +233,7 @@ def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
 
 
 class Station(NamedTuple):
-    """A camera as it is at dial 1: what it does to colours, and what it looks at. Rows of cameras, when stacked."""
+    """A camera at dial 1: its effect on colours, its view and its background. Stacked, a row per camera."""
 
     tint: Array  # (3,) log gain
     saturation: Array
@@ -240,42 +243,42 @@ class Station(NamedTuple):
     blur: Array
     noise: Array
     elevation: Array  # radians
-    axis: Array  # azimuth of people who come towards it, radians
+    axis: Array  # azimuth of people who walk towards it, radians
     wall: Array  # (3,)
     floor: Array  # (3,)
     horizon: Array
     grain: Array
-    props: Array  # (J, 9): posts, doors, kerbs: x, y of both ends, half-width, corner, colour
+    props: Array  # (J, 9) posts, doors and kerbs: x, y of both ends, half-width, corner, colour
 
 
 class Shots(NamedTuple):
-    """Images that will be drawn, N of them; `stage` makes a `Scene` of them under given dials."""
+    """N images to draw; `stage` turns them into a `Scene` under given dials."""
 
     person: Array  # row in the table of looks
     camera: Array
     away: Array
     progress: Array
-    fragment: Array  # 1 = a box around a part of a person
-    bystander: Array  # 1 = a distractor, perhaps nobody
+    fragment: Array  # 1 = box around a part of a person
+    bystander: Array  # 1 = distractor, possibly an empty box
     uniform: Array  # (N, causes, 8)
     normal: Array  # (N, causes, 8)
 
     def draws(self, cause: str) -> tuple[Array, Array]:
-        """Uniform and normal numbers of a cause, (N, 8) each."""
+        """Return the uniform and normal numbers of a cause, (N, 8) each."""
         return self.uniform[:, CAUSES.index(cause)], self.normal[:, CAUSES.index(cause)]
 
 
 def station(name: str, camera: int, seed: int) -> Station:
-    """Sets up one camera of a domain; cameras count from 0.
+    """Set up one camera of a domain; cameras count from 0.
 
-    What tells cameras apart is spread evenly over those of a domain, so that all worlds are about as hard.
+    Differences between cameras are spread evenly over those of a domain, so that all worlds are about equally hard.
     """
     import numpy as np
 
     domain, numbers = statistics(name), numpy_generator(seed, "world", name, "camera", camera)
     z, u = numbers.standard_normal, numbers.random
     shared = numpy_generator(seed, "world", name, "cameras")
-    quantiles = iter(_evenly(domain.cameras, 14, shared)[camera])  # as many as are taken below
+    quantiles = iter(_evenly(domain.cameras, 14, shared)[camera])  # as many as are used below
 
     def own(spread: Spread = (0.0, 1.0)) -> float:
         return float(_around(spread, NormalDist().inv_cdf(next(quantiles))))
@@ -313,7 +316,7 @@ def station(name: str, camera: int, seed: int) -> Station:
 
 
 def _evenly(rows: int, columns: int, numbers: Any) -> Array:
-    """Uniform numbers (rows, columns), those of a column spread evenly over 0 to 1 (Latin hypercube sampling)."""
+    """Draw uniform numbers (rows, columns) with each column spread evenly over 0 to 1 (Latin hypercube sampling)."""
     import numpy as np
 
     ranks = numbers.permuted(np.tile(np.arange(rows)[:, None], (1, columns)), axis=0)
@@ -321,12 +324,12 @@ def _evenly(rows: int, columns: int, numbers: Any) -> Array:
 
 
 def _around(spread: Spread, normal: Any) -> Any:
-    """Normal numbers with the mean and the standard deviation of a spread."""
+    """Scale normal numbers to the mean and standard deviation of a spread."""
     return spread[0] + spread[1] * normal
 
 
 def _turn(angle: float) -> Array:
-    """The rotation of colours about grey (3, 3), which turns hues and leaves greys as they are."""
+    """Compute the rotation of colours about grey (3, 3), which changes hues and keeps greys."""
     import numpy as np
 
     part = sin(angle) / sqrt(3) * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
@@ -334,14 +337,14 @@ def _turn(angle: float) -> Array:
 
 
 def stage(name: str, shots: Shots, looks: Look, stations: Station, dials: Dials) -> Scene:
-    """Puts people before cameras: what the renderer draws.
+    """Combine people and cameras into a scene for the renderer.
 
     Args:
         name: the domain.
         shots: N images.
-        looks: a row for each person.
-        stations: a row for each camera.
-        dials: scale the draws, each those of its cause.
+        looks: one row per person.
+        stations: one row per camera.
+        dials: each scales the draws of its cause.
     """
     from reproduce.data.drawing import Scene, rows
 
@@ -446,7 +449,7 @@ def _scenery(domain: Statistics, shots: Shots, at: Station, dials: Dials) -> Sce
 
 
 def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
-    """Somebody passing (before or, less often, behind), a post or a low thing: 8 bars an image, most of them unseen."""
+    """Make a passer-by (in front or, less often, behind), a post or a low thing: 8 bars per image, most unseen."""
     import numpy as np
 
     from reproduce.data.drawing import Bars
@@ -491,7 +494,7 @@ def _others(domain: Statistics, shots: Shots, dial: float) -> Bars:
 
 
 class Plan(NamedTuple):
-    """A domain before a pixel is drawn: N images in the order of their paths."""
+    """A domain before drawing: N images sorted by path."""
 
     paths: list[str]
     shots: Shots
@@ -500,12 +503,12 @@ class Plan(NamedTuple):
 
 
 def plan(name: str, *, seed: int, size: Size, time: float = 1.0) -> Plan:
-    """Casts, dresses and walks everybody, and names the images; `time` is the dial of that name."""
+    """Plan all people, their looks and walks, and the names of images; `time` is the dial of that name."""
     return _plan(name, seed, size, time)[0]
 
 
 def _plan(name: str, seed: int, size: Size, time: float) -> tuple[Plan, list[str]]:
-    """A plan, and the split of each image."""
+    """Return the plan, and the split of each image."""
     import numpy as np
 
     from reproduce.data.drawing import join, rows
@@ -520,7 +523,7 @@ def _plan(name: str, seed: int, size: Size, time: float) -> tuple[Plan, list[str
         shots.append(shoot(person, seed, way, len(looks) - 1))
         for caption in _captions(domain, person, pid, odd, way, seed):
             while (path := SPELL[domain.grammar](caption._replace(total=len(splits)))) in splits:
-                caption = caption._replace(frame=caption.frame + 1)  # strangers under one number meet in a frame
+                caption = caption._replace(frame=caption.frame + 1)  # several people under one number may share a frame
             splits[path] = caption.split
     names = list(splits)
     order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
@@ -531,13 +534,13 @@ def _plan(name: str, seed: int, size: Size, time: float) -> tuple[Plan, list[str
 
 
 def _captions(domain: Statistics, person: Person, pid: int, odd: bool, way: Walk, seed: int) -> Iterator[Caption]:
-    """What the names of a person's images tell."""
+    """Yield the captions of a person's images."""
     import numpy as np
 
     count, numbers = len(way.frame), numpy_generator(seed, "world", *person, "names")
     boxes, few = numbers.integers(1, 5, count), np.full(count, odd)
     splits = ["train" if person.role == "train" else "gallery"] * count
-    if person.role == "test":  # one query a camera
+    if person.role == "test":  # one query per camera
         for camera in np.unique(way.camera):
             splits[numbers.choice(np.flatnonzero(way.camera == camera))] = "query"
     if domain.grammar == "msmt17":
@@ -550,8 +553,16 @@ def _captions(domain: Statistics, person: Person, pid: int, odd: bool, way: Walk
         yield Caption(split, pid, *place, int(boxes[k]), k, 0, bool(few[k]))
 
 
-def _cast(name: str, seed: int, size: Size) -> list[tuple[Person, int, bool]]:
-    """Everybody, with identity and whether the names are spelled oddly; junk follows its test person."""
+class _Member(NamedTuple):
+    """A person of the cast."""
+
+    person: Person
+    pid: int
+    odd: bool  # whether image names have the rare spelling
+
+
+def _cast(name: str, seed: int, size: Size) -> list[_Member]:
+    """List everybody in a domain; junk follows its test person."""
     domain = statistics(name)
     counts = {"train": size.train_ids, "test": size.test_ids, "distractor": size.distractor_ids}
     if min(counts.values()) < 0 or sum(counts.values()) > 9999:
@@ -562,24 +573,24 @@ def _cast(name: str, seed: int, size: Size) -> list[tuple[Person, int, bool]]:
         raise UserError(f"{name}: an unlabelled set has people to train on and no others, not {counts}")
     market = domain.grammar == "market"
     pids = iter(1 + numpy_generator(seed, "world", name, "pids").permutation(sum(counts.values())))
-    cast: list[tuple[Person, int, bool]] = []
+    cast: list[_Member] = []
     for role, count in counts.items():
         for number in range(count):
-            # Market-1501 has 22 names with a double ending: of one test identity, and a few distractors.
+            # Market-1501 has 22 names with a double suffix: those of one test identity and a few distractors.
             odd = market and role != "train" and number == count - 1
             pid = int(next(pids))
             if domain.grammar == "msmt17":  # both halves count from 0
                 pid = number + size.test_ids * (role == "distractor")
-            cast.append((Person(name, role, number), 0 if market and role == "distractor" else pid, odd))
+            cast.append(_Member(Person(name, role, number), 0 if market and role == "distractor" else pid, odd))
             if role == "test" and domain.junk:
-                cast.append((Person(name, "junk", number), -1, False))
-    if domain.grammar == "cuhk03":  # its images are numbered through in the order of identities
-        cast.sort(key=lambda entry: entry[1])
+                cast.append(_Member(Person(name, "junk", number), -1, False))
+    if domain.grammar == "cuhk03":  # its images are numbered consecutively, sorted by identity
+        cast.sort(key=lambda member: member.pid)
     return cast
 
 
 def shoot(person: Person, seed: int, way: Walk, row: int) -> Shots:
-    """Draws the parameters of the images of a walk; `row` is the person's in the table of looks."""
+    """Draw the parameters of the images of a walk; `row` is the person's row in the table of looks."""
     import numpy as np
 
     n = len(way.frame)
@@ -587,7 +598,7 @@ def shoot(person: Person, seed: int, way: Walk, row: int) -> Shots:
     uniform = np.stack([numbers.random((n, 8)) for numbers in streams], 1)
     normal = np.stack([numbers.standard_normal((n, 8)) for numbers in streams], 1)
     enters = np.flatnonzero(np.diff(way.camera, prepend=-1))
-    entry = np.repeat(enters, np.diff(enters, append=n))  # light changes little while somebody passes
+    entry = np.repeat(enters, np.diff(enters, append=n))  # light changes little during one pass
     light = CAUSES.index("illumination")
     normal[:, light] = 0.8 * normal[entry, light] + 0.6 * normal[:, light]
     if daylight := statistics(person.name).daylight:
@@ -607,13 +618,13 @@ def shoot(person: Person, seed: int, way: Walk, row: int) -> Shots:
 
 
 def cover(name: str, paths: Sequence[str], height: int, width: int, *, seed: int, size: Size, dials: Dials) -> Tensor:
-    """What `reproduce.data.drawing.cover` says of images of a domain as `draw` makes it, (N, 2, height, width).
+    """Compute `reproduce.data.drawing.cover` for images of a domain drawn by `draw`: (N, 2, height, width).
 
     Args:
         name: the domain.
         paths: N of the paths that `draw` writes.
-        height, width: of the answer, whatever the files have.
-        seed, size, dials: as `draw` takes them.
+        height, width: of the result, whatever the size of the files.
+        seed, size, dials: as given to `draw`.
     """
     import numpy as np
     import torch
@@ -638,28 +649,28 @@ def draw(
     dials: Dials,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Draws a domain into a folder, in the layout of the real data set: JPEG files of quality 95, or PNG for CUHK03.
+    """Draw a domain into a folder, in the layout of the real data set: JPEG files of quality 95, or PNG for CUHK03.
 
     Args:
-        folder: receives what the real data set's own folder holds.
-        name: such as "market".
-        seed: of the world; another one has other people and other cameras.
-        size: people, and pixels of the files.
+        folder: receives the files, like the real data set's own folder.
+        name: of the domain, such as "market".
+        seed: of the world; different seeds have different people and cameras.
+        size: number of people, and size of the files in pixels.
         dials: strength of each cause of variation.
-        progress: called with the images done and the images there will be.
+        progress: called with the number of images done and in total.
 
     Returns:
-        The sha256 of all pixels before they were coded, in the order of the files' paths.
+        The sha256 of all pixels before encoding, sorted by path.
 
     Raises:
-        UserError: for a domain that has no stand-in, too many people, or none in a split that needs some.
+        UserError: the domain has no stand-in, too many people, or a split without the people it needs.
     """
     from reproduce.data.drawing import render, rows
     from reproduce.data.images import encode
 
     world, splits = _plan(name, seed, size, dials.time)
-    for each in {path.rpartition("/")[0] for path in world.paths}:
-        (folder / each).mkdir(parents=True, exist_ok=True)
+    for inner in {path.rpartition("/")[0] for path in world.paths}:
+        (folder / inner).mkdir(parents=True, exist_ok=True)
     for file, lines in lists(statistics(name).grammar, zip(world.paths, splits, strict=True)).items():
         (folder / file).write_text(lines)
 

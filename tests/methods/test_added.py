@@ -1,4 +1,4 @@
-"""Fields that came later: at the value written here stages have the keys that they had before."""
+"""Fields added later: with the value listed here, stages keep the keys that they had before."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ADDED = {
     ("reproduce.figures.Network", "view"): "",
     ("reproduce.figures.Network", "distance"): None,
 }
-"""What each stood for before it was a field. An entry never changes."""
+"""The value each field had implicitly before it existed. An entry never changes."""
 
 
 def dataclasses_here() -> Iterator[type[Any]]:
     for package in (methods, reproduce):
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if found.name not in ("reproduce.__main__", "reproduce.compiled"):  # runs; needs numba, and holds none
-                module = importlib.import_module(found.name)
-                yield from (each for each in vars(module).values() if dataclasses.is_dataclass(each))
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if info.name not in ("reproduce.__main__", "reproduce.compiled"):  # runs on import; needs numba
+                module = importlib.import_module(info.name)
+                yield from (value for value in vars(module).values() if dataclasses.is_dataclass(value))
 
 
-def test_every_field_that_was_added_is_written_down() -> None:
+def test_every_added_field_is_listed() -> None:
     marked = {
-        (f"{each.__module__}.{each.__qualname__}", field.name): field.metadata["added"]
-        for each in dataclasses_here()
-        if isinstance(each, type)
-        for field in dataclasses.fields(each)
+        (f"{kind.__module__}.{kind.__qualname__}", field.name): field.metadata["added"]
+        for kind in dataclasses_here()
+        if isinstance(kind, type)
+        for field in dataclasses.fields(kind)
         if "added" in field.metadata
     }
     assert {place: spec(was) for place, was in marked.items()} == ADDED

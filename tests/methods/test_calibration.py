@@ -1,4 +1,4 @@
-"""How the difficulty of the drawn world is planned and told; nothing is trained here."""
+"""Planning and reporting the difficulty of the drawn world, without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from loading import suite
 from scipy import stats
 
-from methods.calibration import NETS, PAIR, TESTED, Run, causes, difficulty, main, read, stage, tables, write
+from methods.calibration import NETS, PAIR, TESTED, Result, Run, causes, difficulty, main, read, stage, tables, write
 from methods.classify import SHIPPED
 from reproduce.data.domains import Domain
 from reproduce.data.standins import StandIn
@@ -27,30 +27,30 @@ WORLDS, SEEDS = (1, 2), (1, 2, 3)
 M2D, D2M, M2M, D2D = ("market", "duke"), ("duke", "market"), ("market", "market"), ("duke", "duke")
 
 
-def measured(net: str = "IBN", off: str = "pose", seeds: tuple[int, ...] = SEEDS) -> dict[Run, tuple[float, float]]:
-    """Numbers that anybody can look at: mAP is 40 between domains and 80 within, and a little else in each run."""
+def measured(net: str = "IBN", off: str = "pose", seeds: tuple[int, ...] = SEEDS) -> dict[Run, Result]:
+    """Make up results: mAP is about 40 between domains and 80 within, with noise."""
     numbers = np.random.default_rng(5)
-    found = {}
+    results = {}
     for world, seed, task, dial in itertools.product(WORLDS, seeds, (M2D, D2M, M2M, D2D), ("", off)):
         own = task[0] == task[1]
         mAP = (80.0 if own else 40.0) + (0.0 if not dial else 2.0 if own else 9.0) + numbers.normal()
-        found[Run(net, world, seed, *task, dial)] = (float(mAP), 99.0)
-    return found
+        results[Run(net, world, seed, *task, dial)] = Result(float(mAP), 99.0)
+    return results
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def split(values: dict[Run, tuple[float, float]]) -> tuple[list[str], list[str]]:
-    """The lines of both tables."""
+def split(values: dict[Run, Result]) -> tuple[list[str], list[str]]:
+    """Split the output into the lines of its two tables."""
     lines = list(tables(values))
     at = lines.index("")
     return lines[:at], lines[at + 1 :]
 
 
-def test_each_task_has_its_mean_and_spread_by_net_and_world() -> None:
-    values = measured() | {run: (mAP + 5, 0.0) for run, (mAP, _) in measured("plain").items()}
+def test_tables_show_mean_and_spread_by_task_net_and_world() -> None:
+    values = measured() | {run: Result(mAP + 5, 0.0) for run, (mAP, _) in measured("plain").items()}
     first, _ = split(values)
     assert cells(first[0]) == ["task", "IBN, world 1", "IBN, world 2", "plain, world 1", "plain, world 2"]
     rows = {cells(line)[0]: cells(line)[1:] for line in first[2:]}
@@ -61,8 +61,8 @@ def test_each_task_has_its_mean_and_spread_by_net_and_world() -> None:
             assert cell == f"{np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f}"
 
 
-def test_what_a_cause_takes_is_told_with_students_interval() -> None:
-    """Of six differences, one a world and seed: what direct transfer gains by its absence, less what training does."""
+def test_share_of_a_cause_has_students_interval() -> None:
+    """There are six differences, one per world and seed: the gain of direct transfer less that of training."""
     values = measured()
     _, second = split(values)
     assert len(second) == 3, "the other causes were not measured"
@@ -83,35 +83,33 @@ def test_what_a_cause_takes_is_told_with_students_interval() -> None:
     assert [direct, labelled] == [f"{across.mean():.1f}", f"{own.mean():.1f}"]
     interval: Any = stats.ttest_1samp(across - own, 0).confidence_interval(0.95)
     assert difference == f"{(across - own).mean():.1f}, {interval.low:.1f} to {interval.high:.1f}"
-    assert interval.low < 7 < interval.high, "as it was made"
+    assert interval.low < 7 < interval.high, "7 was made up"
     assert enough == "yes"
 
 
 @pytest.mark.parametrize(("gain", "spread", "enough"), [(3.0, 0.1, "yes"), (1.5, 0.1, "no"), (3.0, 20.0, "no")])
-def test_a_cause_carries_enough_where_its_share_is_two_points_and_surely_above_none(
-    gain: float, spread: float, enough: str
-) -> None:
+def test_cause_is_enough_at_two_points_significantly_above_zero(gain: float, spread: float, enough: str) -> None:
     noise = spread * np.random.default_rng(3).normal(size=6)
     values = {}
     for (world, seed), more in zip(itertools.product(WORLDS, SEEDS), noise - noise.mean(), strict=True):
         for task, dial in itertools.product((M2D, D2M, M2M, D2D), ("", "pose")):
             raised = (gain + more) * (dial == "pose" and task[0] != task[1])
-            values[Run("IBN", world, seed, *task, dial)] = (50.0 + float(raised), 99.0)
+            values[Run("IBN", world, seed, *task, dial)] = Result(50.0 + float(raised), 99.0)
     assert cells(split(values)[1][2])[-1] == enough
 
 
-def test_a_cause_is_told_where_everything_it_needs_was_measured() -> None:
-    """A world and seed that lacks one of its eight runs counts for nothing; below two there is no interval."""
+def test_share_of_a_cause_needs_all_its_runs() -> None:
+    """A world and seed that lacks one of its eight runs is ignored; below two there is no interval."""
     values = measured()
     del values[Run("IBN", 2, 3, *D2D, "pose")]
     kept = {run: value for run, value in values.items() if (run.world, run.seed) != (2, 3)}
     assert split(values)[1] == split(kept)[1] != split(measured())[1]
     alone = {run: value for run, value in values.items() if (run.world, run.seed) == (1, 1)}
-    assert len(split(alone)[1]) == 2, "nothing but the heads"
+    assert len(split(alone)[1]) == 2, "headers only"
     assert "±" not in "".join(split(alone)[0])
 
 
-def test_a_task_that_was_not_measured_leaves_a_gap() -> None:
+def test_unmeasured_task_leaves_an_empty_cell() -> None:
     values = {
         run: value for run, value in measured().items() if not (run.world == 2 and (run.source, run.target) == M2D)
     }
@@ -120,14 +118,14 @@ def test_a_task_that_was_not_measured_leaves_a_gap() -> None:
     assert all(cell for name, row in rows.items() for cell in row if name != "market to duke")
 
 
-def test_every_line_of_a_table_has_as_many_cells() -> None:
+def test_all_lines_of_a_table_have_the_same_number_of_cells() -> None:
     values = measured() | measured("plain", "camera")
     for table in split(values):
         assert len({line.count("|") for line in table}) == 1
         assert all(line.startswith("|") and line.endswith("|") for line in table)
 
 
-def test_difficulty_is_every_task_that_the_papers_print() -> None:
+def test_difficulty_covers_every_printed_task() -> None:
     tables = (table for paper in read_all(ROOT / "suites").values() for table in paper.tables.values())
     names = {column for table in tables for row in table.rows for column in row.printed}
     tasks = [Task(name) for name in names if re.fullmatch("[a-z]2[a-z]", name)]
@@ -140,7 +138,7 @@ def test_difficulty_is_every_task_that_the_papers_print() -> None:
     assert {run.off for run in runs} == {""}
 
 
-def test_causes_are_measured_between_and_on_the_pair() -> None:
+def test_causes_are_measured_across_and_within_the_pair() -> None:
     runs = causes(["IBN"], [1], [1])
     assert len(runs) == len(set(runs)) == 4 * len(CAUSES)
     assert {run.off for run in runs} == set(CAUSES)
@@ -148,29 +146,29 @@ def test_causes_are_measured_between_and_on_the_pair() -> None:
 
 
 @pytest.mark.parametrize(("net", "backbone"), [("plain", "narrow"), ("IBN", "narrow_ibn_a")])
-def test_a_run_is_a_training_and_a_test_in_its_world(net: str, backbone: str) -> None:
-    found: Any = stage(Run(net, 2, 3, "market", "msmt17", "camera"), Setting("small"))
-    assert (found.train.backbone, found.train.weights, found.train.seed) == (backbone, SHIPPED[backbone], 3)
-    assert [(each.domain, each.seed, each.dials.camera) for each in (found.train.domain, found.on)] == [
+def test_stage_trains_and_tests_in_the_world_of_the_run(net: str, backbone: str) -> None:
+    made: Any = stage(Run(net, 2, 3, "market", "msmt17", "camera"), Setting("small"))
+    assert (made.train.backbone, made.train.weights, made.train.seed) == (backbone, SHIPPED[backbone], 3)
+    assert [(domain.domain, domain.seed, domain.dials.camera) for domain in (made.train.domain, made.on)] == [
         ("market", 2, 0.0),
         ("msmt17", 2, 0.0),
     ]
-    assert isinstance(found.on, StandIn)
+    assert isinstance(made.on, StandIn)
     plain: Any = stage(Run(net, 1, 3, "market", "market"), Setting("small"))
     assert plain.on == plain.train.domain, "supervised training is tested on the domain that it learned"
     assert set(vars(plain.on.dials).values()) == {1.0}
 
 
-def test_numbers_come_back_from_a_file(tmp_path: Path) -> None:
+def test_results_survive_a_round_trip(tmp_path: Path) -> None:
     write(measured(), tmp_path / "numbers.json", weights="drawn objects 123")
     assert read(tmp_path / "numbers.json") == measured()
     assert json.loads((tmp_path / "numbers.json").read_text())["world"] == WORLD_VERSION
 
 
-def test_the_page_shows_what_was_measured() -> None:
+def test_page_matches_the_measured_numbers() -> None:
     page, numbers = (ROOT / "docs" / f"calibration.{ending}" for ending in ("md", "json"))
     kept = json.loads(numbers.read_text())
-    assert kept["world"] == WORLD_VERSION, "the world has changed: measure it again"
+    assert kept["world"] == WORLD_VERSION, "the world has changed: measure again"
     shipped = Setting("small")
     run = next(iter(read(numbers)))
     assert kept["weights"] == shipped.identity([stage(run, shipped)]).weights
@@ -178,8 +176,8 @@ def test_the_page_shows_what_was_measured() -> None:
         assert line in page.read_text(), f"the page should hold:\n{line}"
 
 
-def test_the_baseline_is_that_of_msplr() -> None:
-    """But for the net, and for tests on the way, which nobody reads here."""
+def test_training_equals_the_msplr_baseline() -> None:
+    """It differs only in the net, and in evaluations during training, which are unused here."""
     theirs = suite("msplr").baseline(Domain("market"), 3)
     setting = Setting("small")
     ours: Any = stage(Run("IBN", 1, 3, "market", "duke"), setting)
@@ -187,7 +185,7 @@ def test_the_baseline_is_that_of_msplr() -> None:
     assert dataclasses.replace(ours.train, eval_every=resolved.eval_every) == resolved
 
 
-def test_bad_weights_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_weights_exit_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--weights", str(tmp_path), "--out", str(tmp_path)])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""The classification of drawn objects, and the weights that it left."""
+"""Classifying drawn objects, and the shipped weights."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def tiny(**changes: Any) -> Classify:
 
 
 def weights_of(stage: Classify, setting: Setting, root: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = run(stage, setting, root).checkpoints["last"]
-    return found
+    weights: dict[str, torch.Tensor] = run(stage, setting, root).checkpoints["last"]
+    return weights
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
@@ -53,22 +53,22 @@ def test_golden(setting: Setting, tmp_path: Path) -> None:
 
 
 def test_two_builds_have_equal_bits(setting: Setting, tmp_path: Path) -> None:
-    one, two = (weights_of(tiny(), setting, tmp_path / name) for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (weights_of(tiny(), setting, tmp_path / name) for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
     other = weights_of(tiny(seed=2), setting, tmp_path / "one")
-    assert not torch.equal(one["backbone.layer4.0.conv1.weight"], other["backbone.layer4.0.conv1.weight"])
+    assert not torch.equal(first["backbone.layer4.0.conv1.weight"], other["backbone.layer4.0.conv1.weight"])
 
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.01), (4, 0.0)])
-def test_killed_at_any_step_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     killed_equals_uncut(setting.resolve(tiny(batch=16, epochs=4)), setting.paths(), message, later)
 
 
-def test_it_learns(setting: Setting, tmp_path: Path) -> None:
-    """Of pictures that it has not seen it tells most; guessing gives 12.5 %."""
+def test_loss_falls_and_accuracy_rises(setting: Setting, tmp_path: Path) -> None:
+    """Most held-out pictures are classified correctly; guessing gives 12.5 %."""
     stage = tiny(domain=replace(FOUR, kinds=8, images=40, held_out=10), batch=32, epochs=8)
     facts = run(stage, setting, tmp_path).facts
     assert facts["classes"] == 8
@@ -80,7 +80,7 @@ def test_it_learns(setting: Setting, tmp_path: Path) -> None:
 
 
 def accuracy_slowly(net: Any, stage: Classify, root: Path) -> float:
-    """An image at a time, of the files that were held out."""
+    """Compute the accuracy on the held-out files, one image at a time."""
     import numpy as np
     import PIL.Image
 
@@ -96,7 +96,7 @@ def accuracy_slowly(net: Any, stage: Classify, root: Path) -> float:
 
 
 def test_accuracy_counts_every_image_once() -> None:
-    """Also of the last, incomplete batch."""
+    """Images of the last, incomplete batch count as well."""
 
     class Tell(torch.nn.Module):
         def __init__(self) -> None:
@@ -117,15 +117,15 @@ def test_accuracy_counts_every_image_once() -> None:
     assert accuracy(net, images, torch.zeros(300, dtype=torch.long)) == pytest.approx(200 / 3)
 
 
-def test_its_network_is_a_classifier_without_a_neck(setting: Setting, tmp_path: Path) -> None:
+def test_network_has_no_neck(setting: Setting, tmp_path: Path) -> None:
     net = tiny().embedder(run(tiny(epochs=1), setting, tmp_path), "last")
     assert isinstance(net, ReID)
     assert isinstance(net.neck, torch.nn.Identity)
     assert net.backbone(torch.zeros(1, 3, 24, 24)).shape == (1, 128, 3, 3), "the last layer has stride 2"
 
 
-def test_others_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
-    """As whole nets do at scale medium."""
+def test_other_trainings_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
+    """Full-size nets do this at scale medium."""
     first = tiny(epochs=1)
     train = supervised.Train(
         Domain("market"), weights=first, backbone="narrow", input=(32, 16), P=6, epochs=1, eval_every=1, lr=0.0
@@ -139,32 +139,33 @@ def test_others_start_from_its_backbone(setting: Setting, tmp_path: Path) -> Non
 
 
 def note(net: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(start(net)[0].with_suffix(".json").read_text())  # type: ignore[index]
-    return told
+    path: Any = start(net)[0]  # type: ignore[index]
+    content: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    return content
 
 
 def shipped(net: str) -> Any:
-    """A backbone with the weights that are shipped."""
+    """Build a backbone with its shipped weights."""
     recipe = Classify()
     file: Any = start(net)
     return build(net, seed=1, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, weights=file[0])
 
 
-def test_every_narrow_net_has_weights_and_no_whole_one() -> None:
+def test_only_narrow_nets_have_shipped_weights() -> None:
     assert set(SHIPPED) == set(STEMS.values())
     for net in STEMS:
         assert start(net) == Classify(backbone=net)
 
 
 @pytest.mark.parametrize("net", SHIPPED)
-def test_shipped_files_are_those_that_were_written_down(net: str) -> None:
+def test_shipped_files_have_the_listed_digests(net: str) -> None:
     path, sha256 = start(net)  # type: ignore[misc]
     assert path == Path(classify.__file__).parent / "weights" / f"{net}-objects.safetensors"
     assert weights.sha256(path) == sha256 == SHIPPED[net]
 
 
 @pytest.mark.parametrize("net", SHIPPED)
-def test_shipped_weights_are_those_of_their_net(net: str) -> None:
+def test_shipped_weights_fit_their_net_alone(net: str) -> None:
     path: Any = start(net)[0]  # type: ignore[index]
     tensors, loaded = load_file(path), shipped(net).state_dict()
     assert tensors.keys() == {name for name in loaded if "num_batches" not in name}
@@ -177,8 +178,10 @@ def test_shipped_weights_are_those_of_their_net(net: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [None, "scratch"])
-def test_a_training_at_a_smaller_scale_starts_from_them(asked: str | None, tiny_domain: Path, tmp_path: Path) -> None:
-    """All the way from the setting to the network, which at a rate of 0 keeps what it started from."""
+def test_trainings_at_smaller_scales_start_from_shipped_weights(
+    asked: str | None, tiny_domain: Path, tmp_path: Path
+) -> None:
+    """Check from the setting to the network, which keeps its initial weights at a rate of 0."""
     setting = Setting("smoke", {"market": tiny_domain}, weights=asked)
     left = run(supervised.Train(Domain("market"), lr=0.0), setting, tmp_path).checkpoints["last"]
     path: Any = start("narrow")[0]  # type: ignore[index]
@@ -187,24 +190,24 @@ def test_a_training_at_a_smaller_scale_starts_from_them(asked: str | None, tiny_
 
 
 @pytest.mark.parametrize("net", SHIPPED)
-def test_shipped_weights_tell_kinds_apart_that_they_have_not_seen(net: str) -> None:
+def test_shipped_weights_separate_unseen_kinds(net: str) -> None:
     assert not set(UNSEEN) & set(range(Objects().kinds))
     assert nearest_mean(shipped(net)) > 80
-    assert nearest_mean(build(net, seed=1, last_stride=2)) < 40, "which takes training"
+    assert nearest_mean(build(net, seed=1, last_stride=2)) < 40, "an untrained net cannot"
 
 
 @pytest.mark.parametrize("net", SHIPPED)
-def test_shipped_weights_do_what_their_note_says(net: str) -> None:
-    """Two pictures of two hundred may be told otherwise where sums are rounded otherwise."""
-    told = note(net)
-    assert told["sha256"] == SHIPPED[net]
-    assert nearest_mean(shipped(net)) == pytest.approx(told["nearest_mean"], abs=1.0)
-    assert told["accuracy"] > 90, "of a hundred kinds"
+def test_shipped_weights_match_their_note(net: str) -> None:
+    """Other rounding may change the class of two pictures in two hundred."""
+    content = note(net)
+    assert content["sha256"] == SHIPPED[net]
+    assert nearest_mean(shipped(net)) == pytest.approx(content["nearest_mean"], abs=1.0)
+    assert content["accuracy"] > 90, "of a hundred kinds"
 
 
 @pytest.mark.parametrize(("backbone", "net"), STEMS.items())
-def test_shipped_weights_are_those_of_todays_recipe(backbone: str, net: str) -> None:
-    """Retrain them where a field or a version has changed: `python -m methods.weights`."""
+def test_shipped_weights_match_the_current_recipe(backbone: str, net: str) -> None:
+    """If a field or a version has changed, retrain them: `python -m methods.weights`."""
     train = rewrite(Classify(backbone=backbone), by_role=at_scale(SCALES["small"]))
     assert note(net)["stages"] == [full_spec(stage) for stage in closure([train])]
 
@@ -212,28 +215,28 @@ def test_shipped_weights_are_those_of_todays_recipe(backbone: str, net: str) -> 
 # -- python -m methods.weights -----------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_written_weights_equal_the_trained_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = tiny(epochs=1)
     path = training.write(train, tmp_path, Site(tmp_path / "store"))
     assert path == tmp_path / "narrow-objects.safetensors"
     kept, store = load_file(path), Store(tmp_path / "store")
     left = store.load(train)
     assert all(torch.equal(tensor, left.checkpoints["last"][f"backbone.{name}"]) for name, tensor in kept.items())
-    told = json.loads(path.with_suffix(".json").read_text())
-    assert told.keys() == {"sha256", "accuracy", "nearest_mean", "stages", "provenance"}
-    assert told["sha256"] == weights.sha256(path)
-    assert told["accuracy"] == left.facts["accuracy"]
-    assert told["nearest_mean"] == nearest_mean(build("narrow", seed=9, last_stride=2, weights=path))
-    assert told["stages"] == [full_spec(stage) for stage in (FOUR, train)]
-    assert told["provenance"] == msgspec.to_builtins(store.described(train).provenance)
+    content = json.loads(path.with_suffix(".json").read_text())
+    assert content.keys() == {"sha256", "accuracy", "nearest_mean", "stages", "provenance"}
+    assert content["sha256"] == weights.sha256(path)
+    assert content["accuracy"] == left.facts["accuracy"]
+    assert content["nearest_mean"] == nearest_mean(build("narrow", seed=9, last_stride=2, weights=path))
+    assert content["stages"] == [full_spec(stage) for stage in (FOUR, train)]
+    assert content["provenance"] == msgspec.to_builtins(store.described(train).provenance)
     assert "narrow: epoch 1 of 1, loss" in capsys.readouterr().out
 
     setting = Setting("small", weights=str(tmp_path))
     case: Any = setting.resolve(Evaluate(supervised.Train(Domain("market")), on=Domain("duke")))
-    assert setting.files[case.train.weights] == path, "and it is where --weights looks for it"
+    assert setting.files[case.train.weights] == path, "--weights finds it there"
 
 
-def test_the_command_trains_what_scale_small_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_trains_the_weights_of_scale_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Classify, Path]] = []
     monkeypatch.setattr(training, "write", lambda train, folder, site: asked.append((train, folder)))
     monkeypatch.setattr(sys, "argv", ["methods.weights", str(tmp_path / "new")])

@@ -21,7 +21,7 @@ TRAININGS = [
 
 
 @pytest.mark.parametrize("stage", TRAININGS, ids=lambda stage: stage.name)
-def test_it_names_the_paper_the_code_and_every_deviation(stage: Trained) -> None:
+def test_docstring_names_paper_code_and_deviations(stage: Trained) -> None:
     text = sys.modules[type(stage).__module__].__doc__ or ""
     assert re.search(r"^Paper: ", text, re.MULTILINE)
     assert re.search(r"^Code: ", text, re.MULTILINE)

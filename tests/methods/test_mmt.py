@@ -63,7 +63,7 @@ def test_golden(setting: Setting, tmp_path: Path, cluster: Any) -> None:
 
 
 def embeddings(groups: int = 20, images: int = 260) -> list[torch.Tensor]:
-    """Two (N, 16) of length 1: noisy views of the same people."""
+    """Draw two sets (N, 16) of unit vectors: noisy views of the same people."""
     draw = np.random.default_rng(1)
     people = 3 * draw.standard_normal((groups, 16))[draw.integers(0, groups, images)]
     rows = [torch.from_numpy(people + draw.standard_normal((images, 16))).float() for _ in range(2)]
@@ -79,66 +79,67 @@ def loop_centres(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack(centres)
 
 
-def test_dbscan_takes_jaccard_distances_of_the_renormalised_average_and_keeps_its_eps() -> None:
+def test_dbscan_uses_jaccard_distances_of_the_normalised_mean_and_keeps_its_eps() -> None:
     one, two = embeddings()
     stage = tiny(cluster=DBSCAN(Rho(1e-2)))
-    rows, labels, eps = stage.guess([one, two], None)
+    guessed = stage.guess([one, two], None)
 
     average = (one.double().numpy() + two.double().numpy()) / 2
     average = np.stack([row / np.sqrt((row**2).sum()) for row in average])
-    np.testing.assert_allclose(rows.numpy(), average, atol=1e-6)
-    graph = jaccard_graph(rows, 20, 6, variant="mmt").tocoo()  # which pairs are quite zero is up to rounding
+    np.testing.assert_allclose(guessed.embeddings.numpy(), average, atol=1e-6)
+    graph = jaccard_graph(guessed.embeddings, 20, 6, variant="mmt").tocoo()  # rounding decides which pairs are zero
     distances = np.ones((260, 260))
     distances[graph.row, graph.col] = graph.data
     apart = distances[np.triu_indices(260, 1)]
     apart = np.sort(apart[apart > 0])
     lowest = apart[: round(1e-2 * len(apart))].mean()
-    assert eps == pytest.approx(lowest, rel=1e-4)
+    assert guessed.eps == pytest.approx(lowest, rel=1e-4)
     expected = sklearn.cluster.DBSCAN(eps=lowest, min_samples=4, metric="precomputed").fit_predict(distances)
-    np.testing.assert_array_equal(labels, expected)
-    assert labels.max() > 2
+    np.testing.assert_array_equal(guessed.kept, expected)
+    assert guessed.kept.max() > 2
     later = stage.guess([two, two], 0.0)
-    assert later[2] == 0
-    assert not np.array_equal(later[1], labels)
+    assert later.eps == 0
+    assert not np.array_equal(later.kept, guessed.kept)
 
 
-def test_kmeans_takes_the_average_as_it_is() -> None:
+def test_kmeans_clusters_the_unnormalised_mean() -> None:
     one, two = embeddings()
-    rows, labels, eps = tiny(cluster=KMeans(k=12)).guess([one, two], None)
-    torch.testing.assert_close(rows, (one + two) / 2)
-    assert rows.norm(dim=1).max() < 0.9999
-    np.testing.assert_array_equal(labels, KMeans(k=12).labels((one + two) / 2))
-    assert eps is None
+    guessed = tiny(cluster=KMeans(k=12)).guess([one, two], None)
+    torch.testing.assert_close(guessed.embeddings, (one + two) / 2)
+    assert guessed.embeddings.norm(dim=1).max() < 0.9999
+    np.testing.assert_array_equal(guessed.kept, KMeans(k=12).labels((one + two) / 2))
+    assert guessed.eps is None
 
 
 @pytest.mark.parametrize("own", [None, 4])
-def test_kmeans_starts_from_the_seed_of_the_run_unless_it_has_its_own(own: int | None) -> None:
+def test_kmeans_uses_the_training_seed_unless_it_has_its_own(own: int | None) -> None:
     one, two = embeddings()
-    found = [tiny(cluster=KMeans(k=40, n_init=1, seed=own), seed=seed).guess([one, two], None)[1] for seed in (1, 2)]
-    for labels, seed in zip(found, (1, 2), strict=True):
+    stages = [tiny(cluster=KMeans(k=40, n_init=1, seed=own), seed=seed) for seed in (1, 2)]
+    by_seed = [stage.guess([one, two], None).kept for stage in stages]
+    for labels, seed in zip(by_seed, (1, 2), strict=True):
         start = sklearn.cluster.KMeans(40, n_init=1, random_state=own or seed).fit(((one + two) / 2).numpy())
         np.testing.assert_array_equal(labels, start.labels_)
-    assert np.array_equal(*found) == (own is not None)
+    assert np.array_equal(*by_seed) == (own is not None)
 
 
 @pytest.mark.parametrize("cluster", [KMeans(k=12), DBSCAN(Rho(1e-2))])
-def test_classifiers_of_all_four_nets_are_the_normalised_means(cluster: Any) -> None:
+def test_all_four_classifiers_start_as_normalised_cluster_means(cluster: Any) -> None:
     stage = tiny(cluster=cluster)
     nets = [network(source(seed=seed), 7) for seed in range(1, 5)]
     wide = nets[0].channels
     one, two = (torch.nn.functional.pad(rows, (0, wide - 16)) for rows in embeddings())
-    rows, labels, _ = stage.guess([one, two], None)
-    stage.classify(nets, rows, labels)
-    expected = loop_centres(rows.double().numpy(), labels)
+    guessed = stage.guess([one, two], None)
+    stage.classify(nets, guessed.embeddings, guessed.kept)
+    expected = loop_centres(guessed.embeddings.double().numpy(), guessed.kept)
     for net in nets:
         np.testing.assert_allclose(net.classifier.weight.detach().numpy(), expected, atol=1e-6)
         assert net.classifier.weight.requires_grad
     assert len({net.classifier.weight.data_ptr() for net in nets}) == 4
 
 
-def test_a_cluster_without_images_gets_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_clusters_get_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KMeans, "labels", lambda *_: np.array([0, 3, 3, 1]))
-    assert tiny().guess([torch.eye(4), torch.eye(4)], None)[1].tolist() == [0, 2, 2, 1]
+    assert tiny().guess([torch.eye(4), torch.eye(4)], None).kept.tolist() == [0, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -155,14 +156,14 @@ def test_a_cluster_without_images_gets_no_row(monkeypatch: pytest.MonkeyPatch) -
         ([], 16, 4, 16, 0),
     ],
 )
-def test_a_batch_takes_what_fills_it(sizes: list[int], P: int, K: int, group: int | None, expected: int) -> None:
+def test_identities_per_batch(sizes: list[int], P: int, K: int, group: int | None, expected: int) -> None:
     labels = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), [-1, -1]]).astype(np.int64)
     assert tiny(P=P, K=K, bn_group=group).identities(labels) == expected
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `follow` was called with, in order: the nets as they are afterwards and copies of their weights."""
+    """Record the calls of `follow`, in order, with copies of the weights before and after."""
     heard: list[dict[str, Any]] = []
     original = momentum.follow
 
@@ -176,7 +177,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return heard
 
 
-def test_mean_nets_average_parameters_and_keep_their_own_batch_statistics(
+def test_mean_nets_average_parameters_but_not_batch_statistics(
     setting: Setting, tmp_path: Path, steps: list[dict[str, Any]]
 ) -> None:
     run(tiny(), setting, tmp_path)
@@ -200,7 +201,7 @@ def test_mean_nets_average_parameters_and_keep_their_own_batch_statistics(
     assert last["after"][tracked] == last["student"][tracked]
 
 
-def test_each_student_is_taught_by_the_other_mean_net_and_losses_are_weighted(
+def test_each_student_learns_from_the_other_mean_net_with_weighted_losses(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: dict[str, list[Any]] = {}
@@ -225,7 +226,7 @@ def test_each_student_is_taught_by_the_other_mean_net_and_losses_are_weighted(
     called.clear()
     build(last, site, lambda _: None)
 
-    # At the first step a mean net equals its student, so if both see one view, student 2 gives what teaches student 1.
+    # At the first step a mean net equals its student, so student 2 on the same view gives student 1's soft labels.
     for name in ("soft_cross_entropy", "soft_triplet"):
         (own, taught, *_), (other, by, *_) = called[name]
         assert own.requires_grad
@@ -239,8 +240,8 @@ def test_each_student_is_taught_by_the_other_mean_net_and_losses_are_weighted(
         sum(value for *_, value in called[name])
         for name in ("smoothed_cross_entropy", "soft_cross_entropy", "batch_hard_triplet", "soft_triplet")
     )
-    found = history(stage, setting, tmp_path)[0]["loss"]
-    assert found == pytest.approx(0.5 * ce + 0.5 * soft_ce + 0.2 * triplet + 0.8 * soft_triplet, rel=1e-6)
+    logged = history(stage, setting, tmp_path)[0]["loss"]
+    assert logged == pytest.approx(0.5 * ce + 0.5 * soft_ce + 0.2 * triplet + 0.8 * soft_triplet, rel=1e-6)
 
 
 def test_each_image_is_augmented_twice(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +265,7 @@ def test_each_image_is_augmented_twice(setting: Setting, tmp_path: Path, monkeyp
         assert not torch.equal(one, two)
 
 
-def test_last_is_mean_net_1_and_the_best_is_of_either_net_and_any_epoch(setting: Setting, tmp_path: Path) -> None:
+def test_keeps_mean_net_1_as_last_and_the_best_of_both_nets_and_all_epochs(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(epochs=3, lr=1e-3)
     training = run(stage, setting, tmp_path)
     assert set(training.checkpoints) == {"last", "best on target"}
@@ -282,14 +283,14 @@ def test_last_is_mean_net_1_and_the_best_is_of_either_net_and_any_epoch(setting:
     assert not measured["last"].collapsed
 
 
-def test_eps_is_settled_at_the_first_epoch(setting: Setting, tmp_path: Path) -> None:
+def test_eps_is_fixed_at_the_first_epoch(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(cluster=DBSCAN(Rho(0.1), 2), epochs=3, lr=1e-3)
     run(stage, setting, tmp_path)
     assert len({entry["eps"] for entry in history(stage, setting, tmp_path)}) == 1
 
 
 @pytest.mark.parametrize(("inherited", "group", "expected"), [(None, 4, 4), (2, 4, 4), (None, None, 8), (4, None, 8)])
-def test_batch_normalisation_has_the_groups_of_this_stage(
+def test_bn_group_overrides_that_of_the_source_models(
     setting: Setting,
     tmp_path: Path,
     steps: list[dict[str, Any]],
@@ -304,7 +305,9 @@ def test_batch_normalisation_has_the_groups_of_this_stage(
         assert all(isinstance(layer, GroupedBatchNorm) and layer.group == expected for layer in layers)
 
 
-def test_the_baseline_has_copies_for_mean_nets(setting: Setting, tmp_path: Path, steps: list[dict[str, Any]]) -> None:
+def test_mean_nets_of_the_baseline_equal_the_students(
+    setting: Setting, tmp_path: Path, steps: list[dict[str, Any]]
+) -> None:
     stage = tiny(soft_ce=0.0, soft_triplet=0.0, alpha=0.0)
     run(stage, setting, tmp_path)
     for step in steps:
@@ -314,7 +317,7 @@ def test_the_baseline_has_copies_for_mean_nets(setting: Setting, tmp_path: Path,
     assert tiny(cluster=DBSCAN()).detail == "DBSCAN"
 
 
-def test_it_learns(setting: Setting, tmp_path: Path) -> None:
+def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(epochs=6, iterations=8, lr=3e-3, alpha=0.9, augment=Augment(flip=0.0, pad=0))
     run(stage, setting, tmp_path)
     values = [entry["loss"] for entry in history(stage, setting, tmp_path)]
@@ -322,7 +325,7 @@ def test_it_learns(setting: Setting, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", [DBSCAN(0.0, 30), DBSCAN(1.0), KMeans(k=1, n_init=1)])
-def test_without_two_clusters_the_network_is_kept_with_counts(setting: Setting, tmp_path: Path, cluster: Any) -> None:
+def test_collapse_keeps_the_network_and_counts(setting: Setting, tmp_path: Path, cluster: Any) -> None:
     stage = tiny(cluster=cluster)
     scores = run(Evaluate(stage, Domain("duke")), setting, tmp_path)
     assert re.search(r"^[01] clusters at epoch 1, \d+ of 36 images outliers", scores.collapsed)
@@ -332,7 +335,7 @@ def test_without_two_clusters_the_network_is_kept_with_counts(setting: Setting, 
     assert run(Evaluate(stage, Domain("duke"), at="best on target"), setting, tmp_path).collapsed
 
 
-def test_what_collapses_later_keeps_the_best_before(
+def test_later_collapse_keeps_the_best_network_so_far(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guess = mmt.Adapt.guess
@@ -340,8 +343,9 @@ def test_what_collapses_later_keeps_the_best_before(
 
     def failing(self: mmt.Adapt, *arguments: Any) -> Any:
         calls.append(1)
-        rows, labels, eps = guess(self, *arguments)
-        return rows, labels if len(calls) < 3 else np.full_like(labels, -1), eps
+        guessed = guess(self, *arguments)
+        none = np.full_like(guessed.kept, -1)
+        return guessed if len(calls) < 3 else guessed._replace(raw=none, kept=none)
 
     monkeypatch.setattr(mmt.Adapt, "guess", failing)
     training = run(tiny(epochs=5), setting, tmp_path)
@@ -349,16 +353,18 @@ def test_what_collapses_later_keeps_the_best_before(
     assert "collapsed" not in training.facts["health"]["best on target"]
 
 
-def test_what_it_says_of_the_first_labels(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All moments say it; six identities have six images each, of which the first epoch confuses two and drops two."""
+def test_first_labels_are_the_rand_index_of_the_first_epoch(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every moment reports it. Of six identities with six images, the first epoch confuses two and drops two."""
     guess = mmt.Adapt.guess
     first = np.repeat(range(6), 6)
     first[[0, 6, 12, 35]] = 1, 0, -1, -1
     given: list[Any] = [first, np.repeat(range(6), 6)]
 
     def made_up(self: mmt.Adapt, *arguments: Any) -> Any:
-        rows, _, eps = guess(self, *arguments)
-        return rows, given.pop(0), eps
+        labels = given.pop(0)
+        return guess(self, *arguments)._replace(raw=labels, kept=labels)
 
     monkeypatch.setattr(mmt.Adapt, "guess", made_up)
     training = run(tiny(epochs=2), setting, tmp_path)
@@ -370,9 +376,9 @@ def test_what_it_says_of_the_first_labels(setting: Setting, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.05), (4, 0.0), (5, 0.02), (6, 0.0)])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
-    """Killed within and between epochs, whose numbers of clusters differ."""
+    """Kill it within and between epochs with different numbers of clusters."""
     stage = setting.resolve(tiny(cluster=DBSCAN(Rho(0.1), 2), epochs=3, lr=1e-3))
     killed_equals_uncut(stage, setting.paths(), message, later)

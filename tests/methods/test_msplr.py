@@ -49,7 +49,7 @@ def tiny(**changes: Any) -> msplr.Adapt:
 
 
 def one_camera(folder: Path) -> Path:
-    """A domain whose training images are all of one camera."""
+    """Write a domain whose training images all come from one camera."""
     random = np.random.default_rng(0)
     for split in ("bounding_box_train", "query", "bounding_box_test"):
         (folder / split).mkdir(parents=True)
@@ -69,15 +69,15 @@ def test_golden(setting: Setting, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by_camera", [True, False])
-def test_the_labels_equal_slow_loops(by_camera: bool) -> None:
-    """Normalisation, cosine distances, the rule's eps, DBSCAN and selection, in float64 from pair to pair."""
+def test_labels_equal_slow_loops(by_camera: bool) -> None:
+    """Check normalisation, cosine distances, the rule's eps, DBSCAN and selection against float64 loops over pairs."""
     draw = np.random.default_rng(1)
     people, cameras = 3 * draw.standard_normal((20, 16)), 0.5 * draw.standard_normal((4, 16))
     pids, camids = draw.integers(0, 20, 260), draw.integers(0, 4, 260)
     rows = people[pids] + cameras[camids] + draw.standard_normal((260, 16))
     features = torch.from_numpy(rows.astype(np.float32))
     stage = tiny(cluster=DBSCAN(Rho(1e-2)), by_camera=by_camera, K=4)
-    raw, kept, eps = stage.guess(features, camids.tolist(), None)
+    guessed = stage.guess(features, camids.tolist(), None)
 
     if by_camera:
         own = [rows[camids == camera] for camera in camids]
@@ -85,34 +85,34 @@ def test_the_labels_equal_slow_loops(by_camera: bool) -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     distances = np.maximum(1 - rows @ rows.T, 0)
     lowest = np.sort(distances[np.triu_indices(260, 1)])[: round(1e-2 * 260 * 259 / 2)]
-    assert eps == pytest.approx(lowest.mean(), rel=1e-4)
+    assert guessed.eps == pytest.approx(lowest.mean(), rel=1e-4)
     expected = sklearn.cluster.DBSCAN(eps=lowest.mean(), min_samples=4, metric="precomputed").fit_predict(distances)
-    np.testing.assert_array_equal(raw, expected)
+    np.testing.assert_array_equal(guessed.raw, expected)
     members = [expected == label for label in range(expected.max() + 1)]
     good = [own for own in members if own.sum() >= 4 and len(set(camids[own])) > 1]
     assert len(good) > 2
-    assert kept.max() + 1 == len(good)
+    assert guessed.kept.max() + 1 == len(good)
     for label, own in enumerate(good):
-        np.testing.assert_array_equal(kept == label, own)
-    later = stage.guess(features, camids.tolist(), eps)
-    np.testing.assert_array_equal(later[0], raw)
-    without = replace(stage, select=False).guess(features, camids.tolist(), None)
-    np.testing.assert_array_equal(without[1], raw)
+        np.testing.assert_array_equal(guessed.kept == label, own)
+    later = stage.guess(features, camids.tolist(), guessed.eps)
+    np.testing.assert_array_equal(later.raw, guessed.raw)
+    unselected = replace(stage, select=False).guess(features, camids.tolist(), None)
+    np.testing.assert_array_equal(unselected.kept, guessed.raw)
 
 
-def test_kmeans_takes_the_same_vectors() -> None:
+def test_kmeans_clusters_the_same_vectors() -> None:
     features, camids = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), [0, 1, 2] * 20
-    raw, _, eps = tiny(cluster=KMeans(images_per_cluster=15)).guess(features, camids, None)
-    rows = torch.nn.functional.normalize(normalised_by_camera(features, camids))
-    np.testing.assert_array_equal(raw, KMeans(k=4).labels(rows))
-    assert eps is None
+    guessed = tiny(cluster=KMeans(images_per_cluster=15)).guess(features, camids, None)
+    vectors = torch.nn.functional.normalize(normalised_by_camera(features, camids))
+    np.testing.assert_array_equal(guessed.raw, KMeans(k=4).labels(vectors))
+    assert guessed.eps is None
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])
-def test_features_before_the_neck_are_clustered(
+def test_clusters_features_before_the_neck(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """What the triplet loss learns from, of the source model first, pooled from its maps by hand."""
+    """At first these are the source model's features for the triplet loss, pooled here from its maps."""
     guess, seen = msplr.Adapt.guess, []
 
     def listening(self: msplr.Adapt, features: torch.Tensor, *arguments: Any) -> Any:
@@ -132,7 +132,7 @@ def test_features_before_the_neck_are_clustered(
     torch.testing.assert_close(seen[0], expected)
 
 
-def test_every_step_is_kept_and_rows_that_share_a_training_read_their_own(setting: Setting, tmp_path: Path) -> None:
+def test_every_step_is_kept_and_evaluated_separately(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(select=False)
     training = run(stage, setting, tmp_path)
     assert set(training.checkpoints) == {"step 1", "step 2", "last", "best on target"}
@@ -151,7 +151,7 @@ def test_every_step_is_kept_and_rows_that_share_a_training_read_their_own(settin
     assert not measured["last"].collapsed
 
 
-def test_what_is_frozen_keeps_still_and_the_rest_learns(
+def test_frozen_layers_stay_fixed_and_the_rest_learns(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run(source(), setting, tmp_path).checkpoints["last"]
@@ -160,7 +160,7 @@ def test_what_is_frozen_keeps_still_and_the_rest_learns(
     assert not any(torch.equal(before[name], after[name]) for name in learnt if name != "classifier.weight")
     assert torch.equal(after["neck.bias"], before["neck.bias"])
 
-    monkeypatch.setattr(schedules, "warmup_steps", lambda *_, **__: 0.0)  # leaves the frozen epochs to learn in
+    monkeypatch.setattr(schedules, "warmup_steps", lambda *_, **__: 0.0)  # so only the frozen epochs learn
     frozen = run(tiny(steps=1, frozen=2), setting, tmp_path).checkpoints["last"]
     moved = [name for name in learnt if "running" not in name and not torch.equal(before[name], frozen[name])]
     assert moved == ["classifier.weight"]
@@ -169,14 +169,14 @@ def test_what_is_frozen_keeps_still_and_the_rest_learns(
     assert not torch.equal(frozen["classifier.weight"], net.classifier.weight)
 
 
-def test_the_schedule_begins_anew_with_each_step(setting: Setting, tmp_path: Path) -> None:
+def test_schedule_restarts_at_each_step(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(frozen=2, epochs=3, warmup=2, milestones=(3,), lr=1e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
     assert rates == pytest.approx([1e-3, 1e-3, 5.05e-4, 1e-3, 1e-4] * 2)
 
 
-def test_what_its_text_leaves_open_is_listed() -> None:
+def test_unspecified_details_are_listed_as_deviations() -> None:
     listed = " ".join(deviations(msplr.Adapt(source(), Domain("duke"), KMeans(4))))
     assert msplr.Adapt.augment.erase is None
     assert "not erased at random" in listed
@@ -186,14 +186,14 @@ def test_what_its_text_leaves_open_is_listed() -> None:
     assert "features that are clustered" not in listed
 
 
-def test_it_learns(setting: Setting, tmp_path: Path) -> None:
+def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(steps=1, epochs=12, milestones=(), lr=3e-3, augment=Augment(flip=0.0, pad=0))
     run(stage, setting, tmp_path)
     losses = [entry["loss"] for entry in history(stage, setting, tmp_path)]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_it_can_stop_when_labels_agree(setting: Setting, tmp_path: Path) -> None:
+def test_stops_when_labels_agree(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(lr=0.0, steps=5, until=1.0, init=source(epochs=1))
     training = run(stage, setting, tmp_path)
     entries = history(stage, setting, tmp_path)
@@ -204,7 +204,7 @@ def test_it_can_stop_when_labels_agree(setting: Setting, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("cluster", [DBSCAN(0.3), DBSCAN(0.0, 3), KMeans(k=4, n_init=1)])
-def test_one_camera_or_no_cluster_is_recorded_with_counts(cluster: Any, tmp_path: Path) -> None:
+def test_collapse_is_recorded_with_counts(cluster: Any, tmp_path: Path) -> None:
     folder = one_camera(tmp_path / "data")
     setting = Setting("paper", {"market": folder, "duke": folder}, weights="scratch")
     stage = tiny(cluster=cluster)
@@ -218,16 +218,16 @@ def test_one_camera_or_no_cluster_is_recorded_with_counts(cluster: Any, tmp_path
     assert first.collapsed
 
 
-def test_fewer_clusters_than_a_batch_takes(setting: Setting, tmp_path: Path) -> None:
+def test_trains_with_fewer_clusters_than_P(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(cluster=KMeans(k=2, n_init=2), P=16, steps=1)
     run(stage, setting, tmp_path)
     assert history(stage, setting, tmp_path)[0]["clusters"] == 2
 
 
 @pytest.mark.parametrize(("message", "later"), [(1, 0.05), (2, 0.0), (4, 0.01), (5, 0.0), (6, 0.02), (8, 0.0)])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
-    """Killed in frozen and other epochs and between steps, whose numbers of clusters differ."""
+    """Kill it in frozen and other epochs, and between steps with different numbers of clusters."""
     stage = setting.resolve(tiny(cluster=DBSCAN(Rho(0.1), 2), select=False))
     killed_equals_uncut(stage, setting.paths(), message, later)

@@ -49,7 +49,7 @@ def images(count: int = 8) -> torch.Tensor:
 
 
 def trainings() -> list[type[Trained]]:
-    """Every training that a method here is."""
+    """Find every training stage of `methods`."""
     for module in pkgutil.iter_modules(methods.__path__, "methods."):
         if not module.ispkg:
             importlib.import_module(module.name)
@@ -57,12 +57,12 @@ def trainings() -> list[type[Trained]]:
 
 
 @pytest.mark.parametrize("kind", trainings(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_every_training_has_the_field(kind: type[Trained]) -> None:
+def test_every_training_has_a_precision(kind: type[Trained]) -> None:
     field = next(field for field in fields(kind) if field.name == "precision")  # type: ignore[arg-type]
     assert (field.default, field.metadata) == ("float32", {"role": "precision"})
 
 
-def test_the_backbone_alone_leaves_float32() -> None:
+def test_mixed_precision_runs_only_the_backbone_in_bfloat16() -> None:
     mixed = net("mixed")
     seen = set()
     for layer in mixed.backbone.modules():
@@ -77,13 +77,13 @@ def test_the_backbone_alone_leaves_float32() -> None:
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_its_gradients_are_near_those_of_float64(group: int | None) -> None:
-    found = {}
+def test_gradients_are_close_to_float64(group: int | None) -> None:
+    gradients = {}
     for precision in ("float64", "float32", "mixed"):
         given = net(precision, group).train()
         logits = given(images().to(dtype_of(precision))).logits
         torch.nn.functional.cross_entropy(logits, torch.arange(8) % 5).backward()
-        found[precision] = torch.cat(
+        gradients[precision] = torch.cat(
             [weight.grad.double().flatten() for weight in given.parameters() if weight.grad is not None]
         )
         running = given.neck.running_mean
@@ -91,14 +91,14 @@ def test_its_gradients_are_near_those_of_float64(group: int | None) -> None:
         assert running.dtype == dtype_of(precision)
 
     def error(precision: str) -> float:
-        return float((found[precision] - found["float64"]).norm() / found["float64"].norm())
+        return float((gradients[precision] - gradients["float64"]).norm() / gradients["float64"].norm())
 
     assert error("float32") < 1e-4 < error("mixed") < 0.1
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_follows_its_own(name: str, setting: Setting, tmp_path: Path) -> None:
-    """Not the same as in float32, and near it where no clustering comes between; evaluated as it was trained."""
+def test_trainings_follow_the_precision_field(name: str, setting: Setting, tmp_path: Path) -> None:
+    """Mixed losses differ from float32, are close to it without clustering, and evaluation is mixed as well."""
     plain, mixed = TRAININGS[name], replace(TRAININGS[name], precision="mixed")  # type: ignore[type-var]
     assert plain.key != mixed.key
     losses = [
@@ -112,7 +112,7 @@ def test_a_training_follows_its_own(name: str, setting: Setting, tmp_path: Path)
     assert run(Evaluate(mixed, Domain("duke")), setting, tmp_path).mAP > 0
 
 
-def test_an_adaptation_in_mixed_precision_takes_any_source(setting: Setting, tmp_path: Path) -> None:
+def test_mixed_adaptation_starts_from_any_source(setting: Setting, tmp_path: Path) -> None:
     stage = msplr.Adapt(
         source(), Domain("duke"), DBSCAN(Rho()), steps=1, frozen=1, precision="mixed", select=False, **SHORT
     )
@@ -121,13 +121,11 @@ def test_an_adaptation_in_mixed_precision_takes_any_source(setting: Setting, tmp
 
 
 @pytest.mark.parametrize("name", ["classify", "supervised", "sptd"])
-def test_killed_it_ends_with_the_same_bits(
-    name: str, setting: Setting, killed_equals_uncut: Callable[..., None]
-) -> None:
+def test_killed_equals_uncut(name: str, setting: Setting, killed_equals_uncut: Callable[..., None]) -> None:
     stage = replace(TRAININGS[name], precision="mixed", epochs=3)  # type: ignore[call-overload]
     killed_equals_uncut(setting.resolve(stage), setting.paths(), 3, 0.0)
 
 
-def test_a_precision_that_there_is_not_is_named(setting: Setting, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="precision 'float16' is none of float32, mixed, float64"):
+def test_unknown_precision_raises(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown precision 'float16': choose one of float32, mixed, float64"):
         run(source(precision="float16"), setting, tmp_path)

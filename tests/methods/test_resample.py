@@ -29,27 +29,27 @@ ADAPTED = {
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The filters that images were decoded with."""
-    found: set[str] = set()
+    """Record the filters that images are decoded with."""
+    filters: set[str] = set()
     decode = images.decode
 
     def listening(path: Path, size: tuple[int, int], resample: images.Resample = "bicubic") -> Any:
-        found.add(resample)
+        filters.add(resample)
         return decode(path, size, resample)
 
     monkeypatch.setattr(images, "decode", listening)
-    return found
+    return filters
 
 
 @pytest.mark.parametrize("resample", LIKE)
-def test_in_training_and_in_every_test(resample: str, setting: Setting, tmp_path: Path, heard: set[str]) -> None:
+def test_filter_in_training_and_tests(resample: str, setting: Setting, tmp_path: Path, heard: set[str]) -> None:
     for stage in (Evaluate(ADAPTED[resample], Domain("duke")), OnSource(LIKE[resample])):
         run(stage, setting, tmp_path)
     assert heard == {resample}
 
 
 @pytest.mark.parametrize("figure", [RankLists, ActivationMaps, Projection])
-def test_in_figures(figure: Any, setting: Setting, tmp_path: Path, heard: set[str]) -> None:
+def test_filter_in_figures(figure: Any, setting: Setting, tmp_path: Path, heard: set[str]) -> None:
     train: Trained = LIKE["bilinear"]
     run(train, setting, tmp_path)
     heard.clear()
@@ -57,7 +57,7 @@ def test_in_figures(figure: Any, setting: Setting, tmp_path: Path, heard: set[st
     assert heard == {"bilinear"}
 
 
-def test_images_of_the_size_of_the_input_are_left_alone(tiny_domain: Path) -> None:
+def test_images_of_the_input_size_are_not_resampled(tiny_domain: Path) -> None:
     path = next(tiny_domain.glob("bounding_box_train/*"))
     one, other = (images.decode(path, (32, 16), resample) for resample in ("bilinear", "bicubic"))
     np.testing.assert_array_equal(one, other)

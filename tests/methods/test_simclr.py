@@ -31,18 +31,18 @@ def tiny(**changes: Any) -> sptd.Pretrain:
 def test_golden(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(precision="float64")
     run(stage, setting, tmp_path)
-    found = [entry["loss"] for entry in history(stage, setting, tmp_path)]
-    assert found == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
+    logged = [entry["loss"] for entry in history(stage, setting, tmp_path)]
+    assert logged == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
 
 
-def test_the_loss_equals_slow_loops() -> None:
-    """The head and the loss on features before the neck, in float64 from number to number."""
+def test_loss_equals_slow_loops() -> None:
+    """Compare head and loss, on features before the neck, with float64 loops over single numbers."""
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = simclr.NTXent(temperature=0.3, width=6)
     head = objective.start(net, Sightings(*[np.arange(99)] * 3), 1)
     features = torch.randn(8, net.channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     first, second = (Output(part, torch.empty(0), torch.empty(0)) for part in features.split(4))
-    found = objective.loss(head, (first, second), torch.arange(4))
+    computed = objective.loss(head, (first, second), torch.arange(4))
 
     weights = [parameter.tolist() for parameter in head.parameters()]
     views = []
@@ -55,10 +55,10 @@ def test_the_loss_equals_slow_loops() -> None:
     for at, view in enumerate(views):
         similar = [math.exp(sum(a * b for a, b in zip(view, other, strict=True)) / 0.3) for other in views]
         total -= math.log(similar[(at + 4) % 8] / (sum(similar) - similar[at]))
-    assert found.item() == pytest.approx(total / 8, rel=1e-9)
+    assert computed.item() == pytest.approx(total / 8, rel=1e-9)
 
 
-def test_it_learns_and_its_head_is_dropped(setting: Setting, tmp_path: Path) -> None:
+def test_loss_falls_and_the_head_is_dropped(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(
         epochs=12,
         iterations=4,
@@ -75,28 +75,28 @@ def test_it_learns_and_its_head_is_dropped(setting: Setting, tmp_path: Path) -> 
     assert set(training.checkpoints["last"]) == set(network(stage, 6).state_dict())
 
 
-def test_fields_are_a_recipe(setting: Setting, tmp_path: Path) -> None:
+def test_fields_change_the_objective_alone(setting: Setting, tmp_path: Path) -> None:
     """Temperature and width change the objective from the first step on, and not the source's loss."""
-    found = {}
+    losses = {}
     for objective in (simclr.NTXent(), simclr.NTXent(temperature=0.5), simclr.NTXent(width=16)):
         stage = tiny(objective=objective, epochs=1, iterations=1, precision="float64")
         run(stage, setting, tmp_path)
         (entry,) = history(stage, setting, tmp_path)
-        found[spec(stage)["key"]] = entry["objective"], round(entry["loss"] - entry["objective"], 9)
-    assert len({objective for objective, _ in found.values()}) == 3
-    assert len({source for _, source in found.values()}) == 1
+        losses[spec(stage)["key"]] = entry["objective"], round(entry["loss"] - entry["objective"], 9)
+    assert len({objective for objective, _ in losses.values()}) == 3
+    assert len({source for _, source in losses.values()}) == 1
     assert tiny().detail == "SimCLR 0.1, RF RE CD RC"
 
 
 @pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.01)])
-def test_killed_at_any_step_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     stage = setting.resolve(tiny(epochs=4))
     killed_equals_uncut(stage, setting.paths(), message, later)
 
 
-def test_the_docstring_lists_every_deviation() -> None:
+def test_docstring_lists_every_deviation() -> None:
     text = simclr.__doc__ or ""
     assert re.search(r"^Paper: ", text, re.MULTILINE)
     assert re.search(r"^Code: ", text, re.MULTILINE)
@@ -108,7 +108,7 @@ def test_the_docstring_lists_every_deviation() -> None:
     assert all(line[0].isupper() and line.endswith(".") for line in listed)
 
 
-def test_a_guests_deviations_are_listed_with_its_hosts() -> None:
+def test_guest_deviations_are_listed_after_those_of_the_host() -> None:
     from reproduce.session.campaign import deviations
 
     alone = deviations(sptd.Pretrain(Domain("market"), Domain("duke")))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -35,17 +36,17 @@ GOLDEN = [6.380123174906291, 6.188625634361262]
 
 
 def differing(left: Any, right: Any) -> set[str]:
-    """The tensors of the last network that two trainings do not share."""
-    one, other = left.checkpoints["last"], right.checkpoints["last"]
-    assert one.keys() == other.keys()
-    return {name for name in one if not torch.equal(one[name], other[name])}
+    """Return the names of tensors that differ between the last networks of two trainings."""
+    first, second = left.checkpoints["last"], right.checkpoints["last"]
+    assert first.keys() == second.keys()
+    return {name for name in first if not torch.equal(first[name], second[name])}
 
 
 def test_golden(setting: Setting, tmp_path: Path) -> None:
     stage = pretraining(precision="float64")
     run(stage, setting, tmp_path)
-    found = [entry["loss"] for entry in history(stage, setting, tmp_path)]
-    assert found == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
+    logged = [entry["loss"] for entry in history(stage, setting, tmp_path)]
+    assert logged == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
 
 
 def outputs(images: int, channels: int, seed: int) -> Output:
@@ -64,7 +65,7 @@ SEVEN = Sightings(*[np.arange(7)] * 3)
 @pytest.mark.parametrize(
     ("original", "consistency", "smoothing"), [(True, True, 0.0), (True, False, 0.1), (False, True, 0.0)]
 )
-def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoothing: float) -> None:
+def test_objective_equals_slow_loops(original: bool, consistency: bool, smoothing: float) -> None:
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = sptd.Index(original, consistency, smoothing)
     head = objective.start(net, SEVEN, 1)
@@ -72,7 +73,7 @@ def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoo
     head.weight.data *= 300
     first, second = outputs(3, net.channels, 1), outputs(3, net.channels, 2)
     indices = torch.tensor([6, 0, 3])
-    found = objective.loss(head, (first, second), indices)
+    computed = objective.loss(head, (first, second), indices)
 
     expected = 0.0
     rows = head.weight.tolist()
@@ -84,7 +85,7 @@ def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoo
             expected -= (1 - smoothing) * R[index] / 3 + smoothing * sum(R) / 7 / 3
         if consistency:
             expected += sum(math.exp(r) * (r - q) for r, q in zip(R, Q, strict=True)) / 3
-    assert found.item() == pytest.approx(expected, rel=1e-9)
+    assert computed.item() == pytest.approx(expected, rel=1e-9)
 
     def loss(one: torch.Tensor, other: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         views = first._replace(embedding=one), second._replace(embedding=other)
@@ -95,7 +96,7 @@ def test_the_objective_equals_slow_loops(original: bool, consistency: bool, smoo
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_who_learns_from_consistency(detach: bool) -> None:
+def test_detach_stops_the_gradient_to_the_original(detach: bool) -> None:
     net = ReID(backbone("narrow", seed=1), 5, seed=1).double()
     objective = sptd.Index(original=False, detach=detach)
     first, second = outputs(3, net.channels, 1), outputs(3, net.channels, 2)
@@ -105,7 +106,7 @@ def test_who_learns_from_consistency(detach: bool) -> None:
     assert (first.embedding.grad is None) == detach
 
 
-def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
+def test_keeps_last_and_best_on_source(setting: Setting, tmp_path: Path) -> None:
     stage = pretraining(epochs=3)
     training = run(stage, setting, tmp_path)
     assert set(training.checkpoints) == {"last", "best on source"}
@@ -120,7 +121,7 @@ def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", [sptd.Index(), None], ids=["index", "source"])
-def test_it_learns(objective: Any, setting: Setting, tmp_path: Path) -> None:
+def test_loss_falls(objective: Any, setting: Setting, tmp_path: Path) -> None:
     """A constant loss would pass every other test."""
     stage = pretraining(
         target=Domain("duke") if objective else None,
@@ -143,14 +144,14 @@ def test_it_learns(objective: Any, setting: Setting, tmp_path: Path) -> None:
         assert all("objective" not in entry for entry in entries)
 
 
-def test_the_schedule(setting: Setting, tmp_path: Path) -> None:
+def test_schedule(setting: Setting, tmp_path: Path) -> None:
     stage = pretraining(epochs=5, iterations=1, warmup=2, milestones=(3, 4), lr=1.0e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in history(stage, setting, tmp_path)]
     assert rates == pytest.approx([5.05e-4, 1e-3, 1e-4, 1e-5, 1e-5])
 
 
-def test_the_recipe_of_the_paper() -> None:
+def test_defaults_are_the_paper_recipe() -> None:
     stage = sptd.Pretrain(Domain("market"), Domain("duke"))
     assert (stage.P, stage.K, stage.target_batch, stage.bn_group) == (16, 4, 64, 16)
     assert (stage.epochs, stage.iterations, stage.eval_every) == (80, 100, 40)
@@ -164,12 +165,12 @@ def test_the_recipe_of_the_paper() -> None:
     ("backbone", "given", "relu"),
     [("narrow", None, False), ("narrow_ibn_a", None, True), ("narrow", True, True), ("narrow_ibn_a", False, False)],
 )
-def test_the_stem_is_that_of_the_published_backbone_unless_said(backbone: str, given: bool | None, relu: bool) -> None:
+def test_stem_relu_defaults_to_that_of_the_published_backbone(backbone: str, given: bool | None, relu: bool) -> None:
     net = network(pretraining(backbone=backbone, **({} if given is None else {"stem_relu": given})), 5)
     assert isinstance(net.backbone.relu, torch.nn.ReLU) == relu
 
 
-def test_statistics_of_the_target_change_nothing_else(setting: Setting, tmp_path: Path) -> None:
+def test_bn_target_changes_only_running_statistics(setting: Setting, tmp_path: Path) -> None:
     alone = run(pretraining(target=None), setting, tmp_path)
     mixed = run(pretraining(objective=None, bn_target=True), setting, tmp_path)
     changed = differing(alone, mixed)
@@ -177,11 +178,11 @@ def test_statistics_of_the_target_change_nothing_else(setting: Setting, tmp_path
     both = differing(run(pretraining(), setting, tmp_path), run(pretraining(bn_target=True), setting, tmp_path))
     assert both == changed
     stages = pretraining(target=None), pretraining(objective=None, bn_target=True)
-    one, other = ([entry["loss"] for entry in history(stage, setting, tmp_path)] for stage in stages)
-    assert one == other
+    without, with_target = ([entry["loss"] for entry in history(stage, setting, tmp_path)] for stage in stages)
+    assert without == with_target
 
 
-def test_without_a_target_the_objective_is_idle(setting: Setting, tmp_path: Path) -> None:
+def test_objective_has_no_effect_without_a_target(setting: Setting, tmp_path: Path) -> None:
     one = run(pretraining(target=None), setting, tmp_path)
     for other in (
         pretraining(target=None, objective=None),
@@ -199,11 +200,10 @@ TABLE5 = {
 }
 
 
-def test_rows_of_table_5(setting: Setting, tmp_path: Path) -> None:
-    """They share the source's first loss, whatever the target adds to it, and end in different networks."""
-    found = {row: run(stage, setting, tmp_path) for row, stage in TABLE5.items()}
-    names = list(found)
-    assert all(differing(found[one], found[other]) for at, one in enumerate(names) for other in names[at + 1 :])
+def test_table_5(setting: Setting, tmp_path: Path) -> None:
+    """All rows share the source's first loss and end in different networks."""
+    trained = [run(stage, setting, tmp_path) for stage in TABLE5.values()]
+    assert all(differing(first, second) for first, second in itertools.combinations(trained, 2))
     firsts = {}
     for row, stage in TABLE5.items():
         first = replace(stage, epochs=1, iterations=1)
@@ -230,7 +230,7 @@ def shown(stage: sptd.Pretrain, images: torch.Tensor) -> list[torch.Tensor]:
     return stage.shown(stage.guest, images, 0, 0)
 
 
-def test_rows_of_table_6() -> None:
+def test_table_6() -> None:
     images = torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     full = pretraining().strengths
     recipes = {row: views.of(full) for row, views in TABLE6.items()}
@@ -267,15 +267,15 @@ def test_rows_of_table_6() -> None:
     ],
     ids=str,
 )
-def test_fields_change_the_network(changes: dict[str, Any], setting: Setting, tmp_path: Path) -> None:
+def test_every_field_changes_the_network(changes: dict[str, Any], setting: Setting, tmp_path: Path) -> None:
     plain = pretraining(precision="float64", epochs=1)
     changed = replace(plain, **changes)
     assert spec(plain) != spec(changed)
     assert "backbone.layer4.0.conv3.weight" in differing(run(plain, setting, tmp_path), run(changed, setting, tmp_path))
 
 
-def test_separate_batches_keep_the_source_apart(setting: Setting, tmp_path: Path) -> None:
-    """The source's loss of the first step does not know of the target unless they share a batch."""
+def test_source_loss_ignores_the_target_unless_joint(setting: Setting, tmp_path: Path) -> None:
+    """The source's loss at the first step depends on the target only if they share a batch."""
     first = {"epochs": 1, "iterations": 1, "precision": "float64"}
     values = {}
     for row, changes in {"alone": {"target": None}, "apart": {}, "joint": {"joint": True}}.items():
@@ -287,7 +287,7 @@ def test_separate_batches_keep_the_source_apart(setting: Setting, tmp_path: Path
     assert abs(values["joint"] - values["alone"]) > 1e-6
 
 
-def test_the_source_loss_is_the_soft_triplet(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_loss_is_the_soft_triplet(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
 
     def triplet(features: torch.Tensor, labels: torch.Tensor, margin: Any) -> torch.Tensor:
@@ -300,14 +300,14 @@ def test_the_source_loss_is_the_soft_triplet(setting: Setting, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.02), (4, 0.007), (5, 0.0), (6, 0.02)])
-def test_killed_at_any_step_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     stage = setting.resolve(pretraining(epochs=4, bn_target=True))
     killed_equals_uncut(stage, setting.paths(), message, later)
 
 
-def test_what_cannot_be_is_refused(setting: Setting, tmp_path: Path) -> None:
+def test_invalid_fields_raise(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a target"):
         pretraining(target=None, bn_target=True)
     with pytest.raises(ValueError, match="objective=None"):
@@ -316,7 +316,7 @@ def test_what_cannot_be_is_refused(setting: Setting, tmp_path: Path) -> None:
         run(pretraining(target_batch=64), setting, tmp_path)
 
 
-def test_it_shrinks_with_the_scale() -> None:
+def test_scale_small_shrinks_the_recipe() -> None:
     stage = rewrite(sptd.Pretrain(Domain("market"), Domain("duke")), by_role=at_scale(SCALES["small"]))
     assert (stage.input, stage.epochs, stage.milestones, stage.warmup) == ((64, 32), 27, (13, 23), 3)
     assert (stage.strengths.pad, stage.augment.pad, stage.eval_every, stage.weights) == (2, 2, 13, "imagenet")
@@ -324,6 +324,6 @@ def test_it_shrinks_with_the_scale() -> None:
     assert isinstance(stage.strengths, Distort)
 
 
-def test_importing_it_needs_no_torch() -> None:
+def test_import_needs_no_torch() -> None:
     code = "import sys, methods.sptd, methods.simclr; print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -46,7 +46,7 @@ def test_golden(setting: Setting, tmp_path: Path) -> None:
     assert losses == pytest.approx(GOLDEN, rel=1e-6), "numbers changed: raise version or undo"
 
 
-def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
+def test_keeps_last_and_best_on_source(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(Domain("market"), epochs=3)
     training = run(stage, setting, tmp_path)
     assert set(training.checkpoints) == {"last", "best on source"}
@@ -58,7 +58,7 @@ def test_what_it_keeps(setting: Setting, tmp_path: Path) -> None:
         run(Evaluate(stage, Domain("market"), at="step 3"), setting, tmp_path)
 
 
-def test_it_learns(setting: Setting, tmp_path: Path) -> None:
+def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
     """A constant loss would pass every other test."""
     stage = tiny(Domain("market"), epochs=12, milestones=(), lr=3e-3, augment=Augment(flip=0.0, pad=0), eval_every=12)
     run(stage, setting, tmp_path)
@@ -66,7 +66,7 @@ def test_it_learns(setting: Setting, tmp_path: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_schedule(setting: Setting, tmp_path: Path) -> None:
+def test_schedule(setting: Setting, tmp_path: Path) -> None:
     stage = tiny(Domain("market"), epochs=5, warmup=2, milestones=(3, 4), lr=1.0e-3)
     run(stage, setting, tmp_path)
     rates = [entry["lr"] for entry in Store(tmp_path).history(setting.resolve(stage))]
@@ -79,29 +79,29 @@ def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("message", "later"), [(2, 0.0), (4, 0.007), (5, 0.02), (6, 0.0), (7, 0.013), (8, 0.0)])
-def test_killed_at_any_step_it_ends_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
-    """Killed when it starts, between epochs, and some milliseconds into one: while it trains, evaluates or saves."""
+    """Kill it at the start, between epochs, and milliseconds into one, while it trains, evaluates or saves."""
     stage = setting.resolve(tiny(Domain("market"), epochs=4))
     killed_equals_uncut(stage, setting.paths(), message, later)
 
 
-def test_jobs_and_order_do_not_change_a_bit(setting: Setting, tmp_path: Path) -> None:
+def test_bits_do_not_depend_on_jobs_or_order(setting: Setting, tmp_path: Path) -> None:
     stages = [setting.resolve(tiny(Domain("market"), seed=seed)) for seed in (1, 2)]
-    found = []
+    runs = []
     for jobs, order in ((1, stages), (2, stages[::-1])):
         pool = Engine(Site(tmp_path / str(jobs), folders=setting.paths()), jobs=jobs, logs=tmp_path / "logs")
         pool.submit(order)
         assert [pool.wait(stage).status for stage in order] == ["done", "done"]
-        found.append([weights_of(pool.store, stage) for stage in stages])
+        runs.append([weights_of(pool.store, stage) for stage in stages])
         pool.close()
-    for left, right in zip(*found, strict=True):
+    for left, right in zip(*runs, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in left)
-    assert not torch.equal(found[0][0]["last/classifier.weight"], found[0][1]["last/classifier.weight"])
+    assert not torch.equal(runs[0][0]["last/classifier.weight"], runs[0][1]["last/classifier.weight"])
 
 
-def test_too_few_identities_is_a_message(setting: Setting, tmp_path: Path) -> None:
+def test_too_few_identities_raise(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"6 .*16|16.* 6"):
         run(tiny(Domain("market"), P=16), setting, tmp_path)
 

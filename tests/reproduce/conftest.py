@@ -1,4 +1,4 @@
-"""What the tests of several kernels need."""
+"""Fixtures for tests of several kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reproduce import neighbours
 
 @pytest.fixture(scope="module", params=["scipy", "compiled"])
 def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The sparse work once by scipy and once by compiled loops."""
+    """Run the sparse work with scipy, then with compiled loops."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="numba is not installed")
     with neighbours.using(compiled=request.param == "compiled"):

@@ -25,7 +25,7 @@ def dense(graph: Any) -> Any:
 
 
 def published_eps(distances: Any, share: float) -> float:
-    """The rule as published code has it: upper triangle, zeros dropped, sorted, mean of the lowest."""
+    """Compute the rule like published code: upper triangle, zeros dropped, sorted, mean of the lowest."""
     upper = np.triu(distances, 1)
     upper = np.sort(upper[np.nonzero(upper)].astype(np.float64), axis=None)
     return float(upper[: max(1, np.round(share * upper.size).astype(int))].mean())
@@ -101,7 +101,7 @@ def test_a_plain_matrix_is_a_graph_whose_absent_pairs_have_distance_one() -> Non
         np.testing.assert_array_equal(DBSCAN(rule).labels(plain), DBSCAN(rule).labels(graph))
 
 
-def test_one_image_and_eps_that_reaches_everything() -> None:
+def test_single_image_and_unlimited_eps() -> None:
     one = jaccard_graph(clusters(1))
     assert DBSCAN(0.6, 4).labels(one).tolist() == [-1]
     assert DBSCAN(0.6, 1).labels(one).tolist() == [0]
@@ -110,7 +110,7 @@ def test_one_image_and_eps_that_reaches_everything() -> None:
     assert set(DBSCAN(1.0, 61).labels(graph)) == {-1}
 
 
-def test_a_rule_is_settled_once() -> None:
+def test_rule_is_fixed_once() -> None:
     graph = jaccard_graph(clusters(200), 10, 3)
     settled = DBSCAN(Rho()).settled(graph)
     assert isinstance(settled.eps, float)
@@ -118,15 +118,15 @@ def test_a_rule_is_settled_once() -> None:
 
 
 def most_clusters_slowly(rows: Any, min_samples: int, least: int) -> tuple[float, int]:
-    """The smallest distance of the grid's pairs that leaves most clusters of so many images, and how many."""
+    """Find the smallest eps of the grid that leaves most clusters of at least `least` images, and their number."""
     distances = dense(cosine_graph(rows)).astype(np.float64)
     n = len(rows)
     pairs = sorted(distances[i, j] for i in range(n) for j in range(i))
     best = (-1.0, -1)
     for neighbours in (0.5 * 1.1**k for k in range(42)):
         eps = pairs[min(max(round(neighbours * n / 2), 1), len(pairs)) - 1]
-        found = sklearn.cluster.DBSCAN(eps=max(eps, 1e-12), min_samples=min_samples, metric="precomputed")
-        labels = found.fit_predict(distances)
+        dbscan = sklearn.cluster.DBSCAN(eps=max(eps, 1e-12), min_samples=min_samples, metric="precomputed")
+        labels = dbscan.fit_predict(distances)
         left = sum((labels == label).sum() >= least for label in set(labels) - {-1})
         if left > best[1]:
             best = (eps, left)
@@ -165,8 +165,8 @@ def test_most_clusters_finds_people_without_chaining_them() -> None:
     assert len(np.unique(truth[labels >= 0])) > 35
 
 
-def test_most_clusters_needs_two_images_near_each_other() -> None:
-    with pytest.raises(UserError, match="no two near each other: give eps as a number"):
+def test_most_clusters_without_near_images_raises() -> None:
+    with pytest.raises(UserError, match="no two are near each other: give eps as a number"):
         DBSCAN(MostClusters()).radius(cosine_graph(clusters(1)))
 
 
@@ -180,12 +180,12 @@ def test_most_clusters_needs_two_images_near_each_other() -> None:
         (DBSCAN(TopP(1.5)), "share of distances is 1.5"),
     ],
 )
-def test_senseless_parameters_are_errors(cluster: DBSCAN, message: str) -> None:
+def test_invalid_parameters_raise(cluster: DBSCAN, message: str) -> None:
     with pytest.raises(UserError, match=message):
         cluster.labels(jaccard_graph(clusters(30), 5, 2))
 
 
-def test_k_means_finds_what_is_there() -> None:
+def test_k_means_finds_clear_clusters() -> None:
     truth = np.arange(120) % 6
     rows = np.eye(6, 8, dtype=np.float32)[truth] + 0.01 * np.random.default_rng(0).standard_normal((120, 8))
     for cluster in (KMeans(6), KMeans(images_per_cluster=20), KMeans(images_per_cluster=18.5)):
@@ -195,7 +195,7 @@ def test_k_means_finds_what_is_there() -> None:
     np.testing.assert_array_equal(KMeans(6, seed=3).labels(rows), KMeans(6, seed=3).labels(rows))
 
 
-def test_k_means_refuses_what_it_cannot_do() -> None:
+def test_k_means_with_invalid_input_raises() -> None:
     for options in ({}, {"k": 3, "images_per_cluster": 4}):
         with pytest.raises(UserError, match="either k or images_per_cluster"):
             KMeans(**options)

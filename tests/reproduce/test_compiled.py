@@ -18,7 +18,7 @@ compiled = pytest.importorskip("reproduce.compiled", reason="numba is not instal
 
 
 def matrix(seed: int, rows: int, columns: int, density: float) -> sparse.csr_array:
-    """A sparse matrix (rows, columns) of positive float32 numbers, many of them equal."""
+    """Draw a sparse matrix (rows, columns) of positive float32 numbers, many of them equal."""
     draw = np.random.default_rng(seed)
     cells = np.where(draw.random((rows, columns)) < density, draw.integers(1, 9, (rows, columns)) / 8, 0)
     return sparse.csr_array(cells.astype(np.float32))
@@ -37,19 +37,19 @@ def test_overlaps_equal_dense_minima(seed: int, sizes: tuple[int, int, int], den
         codes.indptr, codes.indices, codes.data, start, by_column.indptr[1:], by_column.indices, by_column.data, others,
         terms, 0.25,
     )  # fmt: skip
-    found = sparse.csr_array((data, indices, indptr), shape=(rows, others)).toarray()
-    np.testing.assert_array_equal(found, np.where(expected >= 0.25, expected, 0))
+    overlaps = sparse.csr_array((data, indices, indptr), shape=(rows, others)).toarray()
+    np.testing.assert_array_equal(overlaps, np.where(expected >= 0.25, expected, 0))
 
 
-def test_closeness_is_that_of_the_stored_pairs() -> None:
+def test_closeness_of_the_stored_pairs() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 33), np.float32)
     pairs = matrix(0, 50, 50, 0.2)
     half = ((rows**2).sum(1) / 2).astype(np.float32)
     order = np.random.default_rng(1).permutation(50).astype(np.int32)
-    found = compiled.closeness(rows, half, order, pairs.indptr, pairs.indices)
+    close = compiled.closeness(rows, half, order, pairs.indptr, pairs.indices)
     first, second = pairs.nonzero()
     expected = -((rows[first].astype(float) - rows[second]) ** 2).sum(1) / 2
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(close, expected, atol=1e-4)
 
 
 def test_few_images_load_no_compiler() -> None:
@@ -60,7 +60,7 @@ def test_few_images_load_no_compiler() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_numba_scipy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scipy_is_used_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: Any = np.random.default_rng(0).random((60, 8))
     with neighbours.using(compiled=True):
         assert neighbours._loops(1) is compiled
@@ -72,7 +72,7 @@ def test_without_numba_scipy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert abs(neighbours.jaccard_graph(rows, 10, 3) - expected).max() < 1e-6
 
 
-def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_compile_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     njit = compiled.numba.njit
 
     def refuse(**options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Near pairs by cosine distance, and what DBSCAN makes of them, against dense matrices in float64."""
+"""Near pairs by cosine distance, and DBSCAN on them, against dense matrices in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dense(graph: sparse.csr_array) -> Any:
 
 
 def slow(rows: Any) -> Any:
-    """Cosine distances, pair by pair; 1 from a row of zeros to any other, 0 to itself."""
+    """Compute cosine distances pair by pair; 1 from a row of zeros to any other, 0 to itself."""
     rows = np.asarray(rows, np.float64)
     n = len(rows)
     found = np.zeros((n, n))
@@ -74,7 +74,7 @@ def test_the_nearest_pairs(rows: Any, pairs: int, cells: int) -> None:
 
 
 @pytest.mark.parametrize("rule", [Rho(2e-2), Rho(1.6e-3, of=12936), Rho(of=100)])
-def test_dbscan_by_a_rule_sees_what_it_needs(rule: Rho) -> None:
+def test_dbscan_by_a_rule_gets_the_pairs_it_needs(rule: Rho) -> None:
     draw = np.random.default_rng(3)
     people = draw.standard_normal((12, 24))
     rows = people[draw.integers(0, 12, 300)] + 0.5 * draw.standard_normal((300, 24))
@@ -94,7 +94,7 @@ def test_dbscan_by_a_rule_sees_what_it_needs(rule: Rho) -> None:
     np.testing.assert_array_equal(settled.labels(again), labels)
 
 
-def test_a_share_that_was_meant_for_other_images_keeps_pairs_per_image() -> None:
+def test_share_for_another_number_of_images_keeps_pairs_per_image() -> None:
     rule = Rho(1.6e-3, of=12936)
     assert rule.share(12936) == 1.6e-3
     for n in (200, 1106, 32621):
@@ -102,7 +102,7 @@ def test_a_share_that_was_meant_for_other_images_keeps_pairs_per_image() -> None
     assert rule.share(2) == 1
 
 
-def test_what_makes_no_graph_is_a_message() -> None:
+def test_invalid_input_raises() -> None:
     rows = np.eye(3)
     with pytest.raises(UserError, match=r"radius is 1\.5"):
         cosine_graph(rows, radius=1.5)

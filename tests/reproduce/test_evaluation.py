@@ -1,4 +1,4 @@
-"""The ranking kernel against slow loops, against itself, and against values that others published."""
+"""The ranking kernel against slow loops, against itself, and against published values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def real() -> Path:
 
 
 def slow(distances: Any, query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any) -> dict[str, Any]:
-    """The definition, image by image."""
+    """Compute the definition image by image."""
     aps, inps, firsts, separations = [], [], [], []
     for row, pid, camid in zip(distances, query_pids, query_camids, strict=True):
         rank, hits, precisions, last = 0, 0, [], 0
@@ -104,7 +104,7 @@ def assert_equal(scores: Scores, expected: Scores | dict[str, Any], *, ranking_a
 
 
 def problem(seed: int, queries: int = 40, images: int = 150, ids: int = 6, cameras: int = 3) -> Problem:
-    """Distances without ties, some junk, some distractors and some queries without a match."""
+    """Draw distances without ties, with some junk, distractors and queries without a match."""
     draw = np.random.default_rng(seed)
     distances = draw.permutation(queries * images).reshape(queries, images) / (queries * images)
     return (
@@ -118,7 +118,7 @@ def problem(seed: int, queries: int = 40, images: int = 150, ids: int = 6, camer
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Small problems full of ties, junk and queries without a match."""
+    """Draw small problems with many ties, junk and queries without a match."""
     queries, images = draw(st.integers(1, 5)), draw(st.integers(1, 14))
     levels = draw(st.integers(1, 20))
 
@@ -159,7 +159,7 @@ def test_equals_slow_loops_on_longer_rows(ids: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6))
-def test_order_of_gallery_and_queries_does_not_matter(seed: int) -> None:
+def test_order_of_gallery_and_queries_is_irrelevant(seed: int) -> None:
     distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(seed)
     expected = evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids)
     draw = np.random.default_rng(seed)
@@ -177,14 +177,14 @@ def test_order_of_gallery_and_queries_does_not_matter(seed: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6), power=st.sampled_from([0.5, 3.0]), scale=st.sampled_from([1e-6, 1e6]))
-def test_only_the_order_of_distances_matters(seed: int, power: float, scale: float) -> None:
+def test_scores_depend_only_on_the_order_of_distances(seed: int, power: float, scale: float) -> None:
     distances, *labels = problem(seed)
     expected = evaluate_ranking(distances, *labels)
     assert_equal(evaluate_ranking(scale * (distances**power - 7), *labels), expected, ranking_alone=True)
     assert_equal(evaluate_ranking(scale**0.5 * distances, *labels), expected)
 
 
-def test_renaming_people_and_cameras_changes_nothing() -> None:
+def test_scores_do_not_depend_on_the_numbers_of_people_and_cameras() -> None:
     distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(1)
 
     def renamed(pids: Any) -> Any:
@@ -196,13 +196,13 @@ def test_renaming_people_and_cameras_changes_nothing() -> None:
     assert_equal(scores, evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids))
 
 
-def test_a_tie_goes_to_the_lower_index() -> None:
+def test_ties_go_to_the_lower_index() -> None:
     labels = [1], [2, 1, 2], [0], [1, 1, 1]
     assert evaluate_ranking(np.zeros((1, 3)), *labels).mAP == 50.0
     assert evaluate_ranking(np.array([[1.0, 0.5, 0.5]]), *labels).mAP == 100.0
 
 
-def test_a_hand_worked_example() -> None:
+def test_example_by_hand() -> None:
     # ranks:        1     2      -          3     -          4
     pids = np.array([9, 1, 1, 0, -1, 1])
     cams = np.array([0, 1, 0, 0, 1, 2])
@@ -214,7 +214,7 @@ def test_a_hand_worked_example() -> None:
     )
 
 
-def test_junk_and_far_distractors_change_nothing_and_near_ones_do() -> None:
+def test_junk_is_ignored_and_distractors_count() -> None:
     distances, query_pids, gallery_pids, query_camids, gallery_camids = problem(2)
     expected = evaluate_ranking(distances, query_pids, gallery_pids, query_camids, gallery_camids)
 
@@ -235,7 +235,7 @@ def test_junk_and_far_distractors_change_nothing_and_near_ones_do() -> None:
     assert worse.rank5 == 0.0
 
 
-def test_a_query_without_a_match_does_not_count() -> None:
+def test_queries_without_a_match_are_not_scored() -> None:
     distances = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     scores = evaluate_ranking(distances, [1, 5, -1], [1, -1], [0, 0, 0], [1, 1])
     assert (scores.mAP, scores.rank1, scores.queries, scores.unmatched) == (100.0, 100.0, 3, 2)
@@ -263,7 +263,7 @@ def test_cuda_tensors() -> None:
     assert_equal(evaluate_ranking(*(torch.tensor(part, device="cuda") for part in case)), evaluate_ranking(*case))
 
 
-def test_tensors_that_need_gradients_or_are_inferred() -> None:
+def test_tensors_with_gradients_or_from_inference_mode() -> None:
     distances, *labels = problem(5)
     expected = evaluate_ranking(distances, *labels)
     assert_equal(evaluate_ranking(torch.tensor(distances, requires_grad=True), *labels), expected)
@@ -271,7 +271,7 @@ def test_tensors_that_need_gradients_or_are_inferred() -> None:
         assert_equal(evaluate_ranking(torch.tensor(distances), *labels), expected)
 
 
-def test_views_and_lists_and_untouched_arguments() -> None:
+def test_views_and_lists_are_accepted_and_not_changed() -> None:
     distances, *labels = problem(6)
     expected = evaluate_ranking(distances, *labels)
     padded = np.full((2 * distances.shape[0], 3 * distances.shape[1]), np.nan)
@@ -331,7 +331,7 @@ def test_memory_does_not_grow_with_the_matrix(monkeypatch: pytest.MonkeyPatch) -
         ({2: [-1, -1, -1]}, "no query has a match"),
     ],
 )
-def test_what_makes_no_ranking_is_an_error(changes: dict[int, Any], message: str) -> None:
+def test_invalid_input_raises(changes: dict[int, Any], message: str) -> None:
     case: list[Any] = [np.zeros((2, 3)), [1, 2], [1, 2, 3], [0, 0], [1, 1, 1]]
     evaluate_ranking(*case)
     for position, value in changes.items():
@@ -340,7 +340,7 @@ def test_what_makes_no_ranking_is_an_error(changes: dict[int, Any], message: str
         evaluate_ranking(*case)
 
 
-def test_a_nan_in_any_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_in_any_block_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "_CELLS", 450)
     distances, *labels = problem(8)
     distances[37, 5] = np.nan
@@ -348,7 +348,7 @@ def test_a_nan_in_any_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         evaluate_ranking(distances, *labels)
 
 
-def test_visda_rank_list_scores_as_six_public_evaluators_do(real: Path) -> None:
+def test_visda_rank_list_scores_like_six_public_evaluators(real: Path) -> None:
     def labels(name: str) -> tuple[list[int], list[int]]:
         rows = [line.split() for line in (real / "visda2020" / name).read_text().splitlines()]
         return [int(row[2]) for row in rows], [int(row[1]) for row in rows]
@@ -369,7 +369,7 @@ def test_visda_rank_list_scores_as_six_public_evaluators_do(real: Path) -> None:
     assert scores.unmatched == 0
 
 
-def test_toy_rankings_score_as_published(real: Path) -> None:
+def test_toy_rankings_have_the_published_scores(real: Path) -> None:
     toys = json.loads((real / "cmc_toy.json").read_text())["open-reid/openvino cmc"]
     assert len(toys) == 3
     for toy in toys:
@@ -381,20 +381,20 @@ def test_toy_rankings_score_as_published(real: Path) -> None:
             assert [np.mean(1 / scores.ap <= k) for k in range(1, len(curve) + 1)] == pytest.approx(curve)
 
 
-def test_the_ranks_of_first_matches_say_what_the_means_say() -> None:
+def test_first_ranks_agree_with_cmc() -> None:
     draw = np.random.default_rng(5)
     pids, cameras = draw.integers(0, 9, 60), draw.integers(0, 3, 60)
     scores = evaluate_ranking(draw.random((20, 40)), pids[:20], pids[20:], cameras[:20], cameras[20:])
     np.testing.assert_array_equal(scores.first == 0, np.isnan(scores.ap))
-    found = scores.first[scores.first > 0]
+    first = scores.first[scores.first > 0]
     for k, percent in ((1, scores.rank1), (5, scores.rank5), (10, scores.rank10)):
-        assert 100 * np.mean(found <= k) == pytest.approx(percent)
+        assert 100 * np.mean(first <= k) == pytest.approx(percent)
     one = evaluate_ranking(np.array([[0.1, 0.2, 0.3]]), [4], [7, 4, 4], [0], [1, 1, 2])
     assert one.first.tolist() == [2]
 
 
 class Lamp(torch.nn.Module):
-    """A network whose maps are given, whatever the images."""
+    """A network with fixed maps, whatever the images."""
 
     def __init__(self, maps: torch.Tensor) -> None:
         super().__init__()
@@ -412,8 +412,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[StandIn, Any]:
     return domain, read(Store(store).load(domain).path, "duke")
 
 
-def test_where_a_network_looks(drawn: tuple[StandIn, Any]) -> None:
-    """Evenly bright maps look at all that is there; a map with one bright place, at that alone."""
+def test_looked_at(drawn: tuple[StandIn, Any]) -> None:
+    """Uniform maps give the cover itself; a map with one bright position gives the cover there."""
     domain, data = drawn
     retrieval = Retrieval(data, (64, 32), "cpu")
     shown = domain.cover(data.query, 64, 32).double()
@@ -430,24 +430,24 @@ def test_where_a_network_looks(drawn: tuple[StandIn, Any]) -> None:
     np.testing.assert_allclose(bright["on_person"], 100 * shown[:, 0, 24:28, 12:16].mean((1, 2)), atol=1e-4)
 
 
-def test_evaluations_on_drawn_images_say_where_networks_look(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
+def test_evaluations_on_drawn_images_measure_activation_maps(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
     domain, data = drawn
     for looks in (True, False):
         stage = Evaluate(Untrained(1, input=(64, 32), looks=looks), on=domain)
         for needed in closure([stage]):
             build(needed, Site(tmp_path), lambda _: None)
-        found = Store(tmp_path).load(stage)
-        assert set(found.by_query) == {"separation", *(("on_person", "on_others") if looks else ())}
-        assert all(len(values) == len(data.query) for values in found.by_query.values())
-        assert found.pids.tolist() == [image.pid for image in data.query]
-        assert ("on_person" in found.numbers) is looks
+        scores = Store(tmp_path).load(stage)
+        assert set(scores.by_query) == {"separation", *(("on_person", "on_others") if looks else ())}
+        assert all(len(values) == len(data.query) for values in scores.by_query.values())
+        assert scores.pids.tolist() == [image.pid for image in data.query]
+        assert ("on_person" in scores.numbers) is looks
         if looks:
             figure = ActivationMaps((Network(stage.train, "last"),), domain, number=5)
             build(figure, Site(tmp_path), lambda _: None)
             facts = Store(tmp_path).load(figure).facts
             names = [image.path.rpartition("/")[2] for image in data.query]
             places = [names.index(facts["images"][place]["name"]) for place in facts["shown"]]
-            np.testing.assert_allclose(facts["rows"][0]["on_person"], found.by_query["on_person"][places], atol=0.01)
+            np.testing.assert_allclose(facts["rows"][0]["on_person"], scores.by_query["on_person"][places], atol=0.01)
 
 
 def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,15 +462,15 @@ def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.Mon
     data = read(tiny_domain, "market")
     retrieval = Retrieval(data, (32, 16), "cpu")
     nets = [Untrained(seed).embedder(None, "last") for seed in (1, 2)]  # type: ignore[arg-type]
-    found = [retrieval.score(net).numbers for net in nets]
+    numbers = [retrieval.score(net).numbers for net in nets]
     assert sorted(decoded) == sorted(image.path.rpartition("/")[2] for image in (*data.query, *data.gallery))
-    assert found == [Retrieval(data, (32, 16), "cpu").score(net).numbers for net in nets]
-    assert found[0] != found[1]
+    assert numbers == [Retrieval(data, (32, 16), "cpu").score(net).numbers for net in nets]
+    assert numbers[0] != numbers[1]
 
 
 @dataclass(frozen=True)
 class TwoViews(Untrained):
-    """As `Untrained`, with a view that sees images in other colours, and pixels of its own."""
+    """Like `Untrained`, with its own pixel statistics and a view on images in other colours."""
 
     test_views: ClassVar[tuple[str, ...]] = ("negative",)
     statistics: Pixels = added(IMAGENET)
@@ -488,7 +488,7 @@ class TwoViews(Untrained):
 
 @dataclass(frozen=True)
 class CameraOnly:
-    """A distance that knows cameras and nothing else."""
+    """A distance that depends on cameras only."""
 
     weight: float = 1.0
 
@@ -509,7 +509,7 @@ def scored(stage: Evaluate, place: Path, tmp_path: Path) -> Scores:
     return Store(tmp_path).load(stage)
 
 
-def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_path: Path) -> None:
+def test_view_distance_and_pixels_of_the_training(tiny_domain: Path, tmp_path: Path) -> None:
     plain = Evaluate(TwoViews(), on=None)
     scores = [
         scored(stage, tiny_domain, tmp_path)
@@ -520,7 +520,7 @@ def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_
             replace(plain, distance=CameraOnly()),
         )
     ]
-    assert len({tuple(found.by_query["separation"]) for found in scores}) == 4
+    assert len({tuple(measured.by_query["separation"]) for measured in scores}) == 4
     data = read(tiny_domain, "market")
     people = [[image.pid for image in split] for split in (data.query, data.gallery)]
     cameras = [[image.camid for image in split] for split in (data.query, data.gallery)]
@@ -537,7 +537,7 @@ def test_a_view_a_distance_and_the_training_s_own_pixels(tiny_domain: Path, tmp_
 
 @dataclass(frozen=True)
 class Shifted(Untrained):
-    """As `Untrained` behind a batch normalisation that never saw an image."""
+    """Like `Untrained`, after a batch normalisation that has never seen an image."""
 
     def embedder(self, training: Any, at: str) -> Any:
         normed = torch.nn.BatchNorm2d(3)
@@ -545,7 +545,7 @@ class Shifted(Untrained):
         return torch.nn.Sequential(normed, super().embedder(training, at)).eval()
 
 
-def test_statistics_of_the_target_are_measured_beside_those_of_the_training(tiny_domain: Path, tmp_path: Path) -> None:
+def test_target_statistics_are_evaluated_separately(tiny_domain: Path, tmp_path: Path) -> None:
     plain = Evaluate(Shifted(), on=None)
     stored, both = (scored(stage, tiny_domain, tmp_path) for stage in (plain, replace(plain, statistics="target")))
     data = read(tiny_domain, "market")
@@ -561,12 +561,12 @@ def test_statistics_of_the_target_are_measured_beside_those_of_the_training(tiny
     assert {**both.numbers, "renewed": 0} == {**stored.numbers, "renewed": 0}, "nothing else is touched"
     assert abs(renewed.mAP - stored.mAP) > 0.1
     assert replace(plain, statistics="").key == plain.key
-    with pytest.raises(ValueError, match="those of the target or, empty, as trained; not 'source'"):
+    with pytest.raises(ValueError, match="or, as trained, empty; not 'source'"):
         replace(plain, statistics="source")
 
 
-def test_scores_without_identities_of_queries_are_refused(tmp_path: Path) -> None:
-    """As they were stored before claims needed them: every query would count as another person."""
+def test_scores_without_query_identities_raise(tmp_path: Path) -> None:
+    """Old scores lack them: every query would count as a different person."""
     from safetensors.numpy import load_file, save_file
 
     evaluate_ranking(*problem(1)).save(tmp_path)
@@ -574,12 +574,12 @@ def test_scores_without_identities_of_queries_are_refused(tmp_path: Path) -> Non
     np.testing.assert_array_equal(Scores.load(tmp_path).pids, problem(1)[1])
     del arrays["pids"]
     save_file(arrays, tmp_path / "queries.safetensors")
-    with pytest.raises(UserError, match="tell no identities of queries: delete that folder"):
+    with pytest.raises(UserError, match="lack the identities of queries: delete that folder"):
         Scores.load(tmp_path)
 
 
 class Normed(torch.nn.Module):
-    """Two normalisations, one of them of groups, which remember another domain."""
+    """Two normalisations, one of them grouped, with statistics of another domain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -613,7 +613,7 @@ def test_renewed_statistics_are_those_of_the_images(drawn: tuple[StandIn, Any]) 
     torch.testing.assert_close(net.first.running_mean, inputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
-def test_source_models_are_found_behind_an_evaluation(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
+def test_source_models_of_an_evaluation(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
     domain, _ = drawn
     inits = (pretraining(seed=1), pretraining(seed=2, objective=None, bn_target=True))
     adapted = mmt.Adapt(inits, Domain("duke"), KMeans(2))

@@ -34,7 +34,7 @@ ROWS = (Network(Untrained(1), "last"), Network(Untrained(2), "last"))
 
 @pytest.fixture
 def place(tiny_domain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny domain with two images of junk and one of a person that no query has in its gallery."""
+    """Add two junk images and one distractor to the gallery of the tiny domain."""
     root = tmp_path_factory.mktemp("domain") / "place"
     shutil.copytree(tiny_domain, root)
     gallery = root / "bounding_box_test"
@@ -53,12 +53,12 @@ def figure(kind: type[Figure], **changes: Any) -> Figure:
 
 
 def rows_of(train: Untrained, data: Dataset, images: list[Image]) -> np.ndarray[Any, Any]:
-    """Embeddings of images, in float64."""
+    """Embed images in float64."""
     net = train.embedder(None, "last")  # type: ignore[arg-type]
     return embed(net, Images(data.root, images, train.input)).double().numpy()
 
 
-def test_rank_lists_are_those_of_a_slow_sort(setting: Setting, place: Path, tmp_path: Path) -> None:
+def test_rank_lists_equal_a_slow_sort(setting: Setting, place: Path, tmp_path: Path) -> None:
     drawing = run(figure(RankLists, queries=4, ranks=6), setting, tmp_path)
     data, images = read(place, "market"), drawing.facts["images"]
     by_name = {image.path.rpartition("/")[2]: image for image in (*data.query, *data.gallery)}
@@ -87,8 +87,8 @@ def test_rank_lists_are_those_of_a_slow_sort(setting: Setting, place: Path, tmp_
     assert drawing.pictures is None
 
 
-def test_the_rows_evaluation_is_the_figures(setting: Setting, tmp_path: Path) -> None:
-    """Its mAP, with mirror images and re-ranking; and the lists follow both."""
+def test_figure_ranks_like_the_evaluation_of_its_row(setting: Setting, tmp_path: Path) -> None:
+    """mAP and lists follow mirror images and re-ranking."""
     row = Evaluate(Untrained(1), Domain("market"), flip=True, rerank=Rerank(k1=4, k2=2))
     plain = Evaluate(Untrained(1), Domain("market"))
     drawing = run(of_rows(RankLists, [row, plain], seed=1), setting, tmp_path)
@@ -101,7 +101,7 @@ def test_the_rows_evaluation_is_the_figures(setting: Setting, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", [RankLists, ActivationMaps, Projection])
-def test_the_seed_alone_chooses_what_is_shown(kind: type[Figure], setting: Setting, tmp_path: Path) -> None:
+def test_images_depend_only_on_the_seed(kind: type[Figure], setting: Setting, tmp_path: Path) -> None:
     few = {RankLists: {"queries": 3}, ActivationMaps: {"number": 3}, Projection: {"identities": 3}}[kind]
 
     def shown(rows: tuple[Network, ...], seed: int) -> Any:
@@ -114,7 +114,7 @@ def test_the_seed_alone_chooses_what_is_shown(kind: type[Figure], setting: Setti
     assert len(set(map(str, first))) > 1
 
 
-def test_pictures_are_the_images_that_the_facts_name(setting: Setting, place: Path, tmp_path: Path) -> None:
+def test_pictures_match_the_facts(setting: Setting, place: Path, tmp_path: Path) -> None:
     stage = figure(RankLists, pictures=True)
     assert setting.resolve(stage).key != setting.resolve(replace(stage, pictures=False)).key
     drawing = run(stage, setting, tmp_path)
@@ -125,7 +125,7 @@ def test_pictures_are_the_images_that_the_facts_name(setting: Setting, place: Pa
         assert np.array_equal(pixels, np.asarray(PIL.Image.open(paths[name])))
 
 
-def test_large_pictures_are_made_smaller(setting: Setting, tmp_path: Path) -> None:
+def test_large_pictures_are_shrunk(setting: Setting, tmp_path: Path) -> None:
     wide = (Network(Untrained(1, input=(256, 128)), "last"),)
     assert run(figure(ActivationMaps, rows=wide, pictures=True), setting, tmp_path).pictures.shape[1:] == (128, 64, 3)
 
@@ -136,21 +136,21 @@ def test_activation_maps_are_sums_of_squares(setting: Setting, place: Path, tmp_
     names = [drawing.facts["images"][place]["name"] for place in drawing.facts["shown"]]
     images = [image for image in data.query if image.path.rpartition("/")[2] in names]
     [pixels] = Images(data.root, images, (32, 16)).batches([range(3)])
-    for image, found in zip(normalise(pixels), drawing.facts["rows"][0]["maps"], strict=True):
+    for image, shown in zip(normalise(pixels), drawing.facts["rows"][0]["maps"], strict=True):
         blocks = [[image[:2, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].double() for x in range(2)] for y in range(4)]
         energy = [[float((block.mean((1, 2)) ** 2).sum()) for block in line] for line in blocks]
         largest = max(map(max, energy))
-        assert np.abs(np.array(found) - 255 * np.array(energy) / largest).max() <= 0.51
-        assert max(map(max, found)) == 255
+        assert np.abs(np.array(shown) - 255 * np.array(energy) / largest).max() <= 0.51
+        assert max(map(max, shown)) == 255
 
 
-def test_a_network_without_maps_is_named(setting: Setting, tmp_path: Path) -> None:
+def test_network_without_maps_raises(setting: Setting, tmp_path: Path) -> None:
     blind = (Network(Untrained(1, looks=False), "last"),)
     with pytest.raises(UserError, match=r"demo_stages\.Untrained has no `maps`"):
         run(figure(ActivationMaps, rows=blind), setting, tmp_path)
 
 
-def test_a_projection_holds_the_images_of_its_people(setting: Setting, place: Path, tmp_path: Path) -> None:
+def test_projection_has_all_images_of_its_people(setting: Setting, place: Path, tmp_path: Path) -> None:
     facts = run(figure(Projection, identities=3), setting, tmp_path).facts
     again = run(figure(Projection, identities=3), setting, tmp_path / "again").facts
     assert facts == again
@@ -159,20 +159,22 @@ def test_a_projection_holds_the_images_of_its_people(setting: Setting, place: Pa
     for train, row in zip((Untrained(1), Untrained(2)), facts["rows"], strict=True):
         assert len(row["x"]) == len(row["y"]) == 24
         assert len(set(zip(row["x"], row["y"], strict=True))) >= 18, "six queries are in the gallery too"
-        found = set()
+        expected = set()
         for left_out in sorted({image.pid for image in data.query}):
             images = [image for image in (*data.query, *data.gallery) if image.pid not in (left_out, -1, 0)]
             pids = [image.pid for image in images]
-            found.add(round(float(np.mean(silhouette_samples(rows_of(train, data, images), pids, metric="cosine"))), 5))
-        assert round(row["silhouette"], 5) in found
+            expected.add(
+                round(float(np.mean(silhouette_samples(rows_of(train, data, images), pids, metric="cosine"))), 5)
+            )
+        assert round(row["silhouette"], 5) in expected
 
 
-def test_too_few_people_for_the_plane(setting: Setting, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="market has too few test images of too few identities"):
+def test_too_few_people_for_a_projection_raise(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="market has too few test images or identities for a projection"):
         run(figure(Projection, identities=1), setting, tmp_path)
 
 
-def test_a_moment_that_was_not_kept_is_named(setting: Setting, tmp_path: Path) -> None:
+def test_missing_moment_raises(setting: Setting, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="kept no network of 'step 3'; it kept last"):
         run(figure(RankLists, rows=(Network(Untrained(1), "step 3"),)), setting, tmp_path)
 
@@ -186,8 +188,8 @@ def test_a_moment_that_was_not_kept_is_named(setting: Setting, tmp_path: Path) -
     ],
     ids=["two domains", "no evaluation", "no rows"],
 )
-def test_rows_that_make_no_figure(rows: list[Stage[Any]]) -> None:
-    with pytest.raises(UserError, match="a figure shows rows that are evaluated on one domain"):
+def test_invalid_rows_raise(rows: list[Stage[Any]]) -> None:
+    with pytest.raises(UserError, match="a figure needs rows that are evaluated on one domain"):
         of_rows(RankLists, rows, seed=1)
 
 
@@ -200,7 +202,7 @@ RECORD = records.FigureRecord(
 )
 
 
-def test_a_figure_is_written_with_its_strip_and_read_back(tmp_path: Path) -> None:
+def test_figure_survives_a_round_trip_with_its_strip(tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (3, 4, 2, 3), dtype=torch.uint8).numpy()
     path = records.write_figure(RECORD, pictures, tmp_path / "figures")
     assert path.name.startswith("p-figure6-m2d-small-seed1-")
@@ -232,9 +234,7 @@ def test_a_figure_is_written_with_its_strip_and_read_back(tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_a_figure_that_is_none_is_an_error_that_names_its_file(
-    damage: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_invalid_figure_raises_with_its_file(damage: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = records.write_figure(RECORD, None, tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | damage))
     with pytest.raises(UserError, match=rf"{path.name} .*{message}"):

@@ -48,7 +48,7 @@ def dense(graph: sparse.csr_array) -> Any:
 
 
 def slow_ranks(embeddings: Any) -> list[list[int]]:
-    """Every image's neighbours: itself, then the others by squared distance, then by index."""
+    """List every image's neighbours: itself, then the others by squared distance, then by index."""
     rows = np.asarray(embeddings, np.float64)
     squared = (rows[:, None] - rows[None]) ** 2
     return [
@@ -64,7 +64,7 @@ def slow_jaccard(
     variant: str,
     ranks: Any,
 ) -> Any:
-    """The definition, set by set and weight by weight."""
+    """Compute the definition, set by set and weight by weight."""
     rows = np.asarray(embeddings, np.float64)
     n = len(rows)
     listed = k1 if variant == "spcl" else k1 + 1
@@ -128,7 +128,7 @@ def lists(draw: st.DrawFn, n: int) -> Any:
 
 @settings(max_examples=500)
 @given(rows=grids(), k=st.integers(1, 20))
-def test_neighbours_equal_slow_loops_whatever_the_ties(rows: Any, k: int) -> None:
+def test_neighbours_equal_slow_loops_with_ties(rows: Any, k: int) -> None:
     expected = [ranks[:k] for ranks in slow_ranks(rows)]
     assert nearest(rows, k).tolist() == expected
 
@@ -138,7 +138,7 @@ def test_neighbours_equal_slow_loops_whatever_the_ties(rows: Any, k: int) -> Non
 @settings(max_examples=60)
 @given(data=st.data())
 def test_tiles_equal_whole_rows(low: bool, data: st.DataObject) -> None:
-    """The tiled search, in both precisions, gives what comparing everything gives: on grids to the last tie."""
+    """In both precisions the tiled search equals comparing everything, on grids including all ties."""
     n, k = data.draw(st.integers(40, 90)), data.draw(st.integers(1, 5))
     levels, columns = data.draw(st.sampled_from([1, 3, 40])), data.draw(st.integers(1, 6))
     seed = data.draw(st.integers(0, 10**6))
@@ -267,8 +267,8 @@ def test_duplicates_have_distance_zero() -> None:
 
 
 @pytest.mark.usefixtures("loops")
-def test_of_equal_codes_as_many_are_quite_zero_as_in_the_published_code() -> None:
-    """That computes single by single as here, and drops zeros from its rule for eps: 61 to 64 % of such pairs."""
+def test_share_of_zeros_among_equal_codes_matches_the_published_code() -> None:
+    """That code also computes in single precision, and its rule for eps drops zeros: 61 to 64 % of such pairs."""
     draw = np.random.default_rng(0)
     people = draw.standard_normal((107, 32))[np.arange(640) % 107]
     graph = jaccard_graph((people + 0.8 * draw.standard_normal((640, 32))).astype(np.float32), 20, 6, variant="mmt")
@@ -280,7 +280,7 @@ def test_of_equal_codes_as_many_are_quite_zero_as_in_the_published_code() -> Non
     assert (dense(graph).diagonal() == 0).all()
 
 
-def test_the_order_of_images_does_not_matter() -> None:
+def test_order_of_images_is_irrelevant() -> None:
     rows = clustered(300)
     order = np.random.default_rng(0).permutation(300)
     moved = dense(jaccard_graph(rows[order]))
@@ -288,7 +288,7 @@ def test_the_order_of_images_does_not_matter() -> None:
 
 
 @pytest.mark.usefixtures("loops")
-def test_large_problems_take_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_problems_use_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clustered(3000, 16)
     expected = jaccard_graph(rows)
     monkeypatch.setattr(neighbours, "_TILE", 512)
@@ -298,7 +298,7 @@ def test_large_problems_take_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
             assert abs(jaccard_graph(rows, 20, variant="mmt") - jaccard_graph(rows, 20, variant="mmt")).max() < 1e-6
 
 
-def test_labels_are_the_same_whatever_is_used() -> None:
+def test_all_kernels_give_equal_labels() -> None:
     rows = clustered(3000, 64)
     ranks = neighbours._plain(neighbours._points(rows), np.arange(len(rows)), 30)[0]
     expected = DBSCAN().labels(jaccard_graph(rows, ranks=ranks))
@@ -331,7 +331,7 @@ def support(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
     monkeypatch.setattr(torch, "ops", operations)
 
 
-def test_whether_bfloat16_is_fast_is_asked_once_and_of_small_products(products: list[int]) -> None:
+def test_bfloat16_speed_is_tested_once_on_small_products(products: list[int]) -> None:
     neighbours.bfloat16_is_fast()
     assert sum(products) <= 6 * 512**3
     neighbours.bfloat16_is_fast.cache_clear()
@@ -343,14 +343,14 @@ def test_whether_bfloat16_is_fast_is_asked_once_and_of_small_products(products: 
     assert neighbours.bfloat16_is_fast.cache_info().misses == 1
 
 
-def test_without_bfloat16_nothing_is_tried(products: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_bfloat16_is_not_tested(products: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     support(monkeypatch, False)
     assert not neighbours.bfloat16_is_fast()
     assert products == []
 
 
 @pytest.mark.parametrize(("slowdown", "fast"), [(0.5, True), (0.9, False), (3, False)])
-def test_bfloat16_that_is_supported_but_slow_is_not_used(
+def test_slow_bfloat16_is_not_used(
     slowdown: float, fast: bool, products: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support(monkeypatch, True)
@@ -395,7 +395,7 @@ def test_layouts_and_types(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_is_taken_as_it_is(kind: torch.dtype) -> None:
+def test_half_precision_is_accepted(kind: torch.dtype) -> None:
     rows = torch.from_numpy(clustered(60)).to(kind)
     np.testing.assert_array_equal(nearest(rows, 9), nearest(rows.float(), 9))
 
@@ -461,7 +461,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_embeddings_are_errors(kind: str) -> None:
+def test_invalid_embeddings_raise(kind: str) -> None:
     change, message = BAD[kind]
     with pytest.raises(UserError, match=message):
         jaccard_graph(change(clustered(20)))
@@ -482,12 +482,12 @@ def test_bad_embeddings_are_errors(kind: str) -> None:
         ({"ranks": np.tile(np.arange(-1, 19), (20, 1))}, r"not in 0..19"),
     ],
 )
-def test_bad_parameters_are_errors(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_raise(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         jaccard_graph(clustered(20), **arguments)
 
 
-def test_a_list_has_at_least_one_neighbour() -> None:
+def test_lists_have_at_least_one_neighbour() -> None:
     with pytest.raises(UserError, match="k is 0"):
         nearest(clustered(5), 0)
 

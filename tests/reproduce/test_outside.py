@@ -1,4 +1,4 @@
-"""A package outside the project, `tests/importable/toy_reid`, needs no line changed here."""
+"""The outside package `tests/importable/toy_reid` works without changes to this project."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def tiny(**changes: Any) -> TwoBranches:
-    """The toy method on the tiny domain."""
+    """Make the toy method on the tiny domain."""
     images = Darker(Domain("market"))
     stage = TwoBranches(
         replace(source(), domain=images, backbone="narrow"),
@@ -48,14 +48,14 @@ def tiny(**changes: Any) -> TwoBranches:
 
 
 @pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.05)])
-def test_it_is_killed_and_goes_on_with_the_same_bits(
+def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
-    """Two optimisers in a dict, a memory, the guest's memory and labels, dropout."""
+    """Its state has two optimisers in a dict, a memory, the guest's memory and labels, and dropout."""
     killed_equals_uncut(setting.resolve(tiny()), setting.paths(), message, later)
 
 
-def test_others_continue_it_and_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
+def test_other_trainings_continue_it_and_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
     toy = tiny(epochs=1)
     adapted = msplr.Adapt(
         toy,
@@ -79,8 +79,8 @@ def test_others_continue_it_and_start_from_its_backbone(setting: Setting, tmp_pa
         toy.at_moment(run(toy, setting, tmp_path), "last", "other")
 
 
-def test_its_paper_runs_like_ours(tmp_path: Path) -> None:
-    """Installed, its cases are collected, run on drawn domains, and told apart by what they were made of."""
+def test_its_suite_runs_like_ours(tmp_path: Path) -> None:
+    """Its cases are collected, run on drawn domains, and distinguished by their data."""
     info = tmp_path / "site" / "toy_reid-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-reid\nVersion: 1.0\n")

@@ -18,7 +18,7 @@ from reproduce.neighbours import distances, rerank
 
 
 def people(count: int, columns: int = 24, seed: int = 0) -> Any:
-    """Embeddings of unit length of identities of about 8 images."""
+    """Draw embeddings of unit length, about 8 per identity."""
     draw = np.random.default_rng(seed)
     centres = draw.standard_normal((max(1, count // 8), columns))
     rows = centres[draw.integers(0, len(centres), count)] + 0.7 * draw.standard_normal((count, columns))
@@ -26,7 +26,7 @@ def people(count: int, columns: int = 24, seed: int = 0) -> Any:
 
 
 def slow(query: Any, gallery: Any, k1: int, k2: int, lambda_: float) -> Any:
-    """The definition on dense matrices; neighbours are the image itself, then by distance, then by index."""
+    """Compute the definition on dense matrices; neighbours are the image itself, then by distance, then by index."""
     rows = np.concatenate([query, gallery]).astype(np.float64)
     n = len(rows)
     squared = ((rows[:, None] - rows[None]) ** 2).sum(2)
@@ -71,7 +71,7 @@ def test_equals_the_dense_definition(k1: int, k2: int, lambda_: float) -> None:
 @pytest.mark.usefixtures("loops")
 @settings(max_examples=400)
 @given(data=st.data())
-def test_equals_the_dense_definition_whatever_the_ties(data: st.DataObject) -> None:
+def test_equals_the_dense_definition_with_ties(data: st.DataObject) -> None:
     queries, images, columns = (data.draw(st.integers(1, most)) for most in (4, 10, 3))
     levels = data.draw(st.sampled_from([1, 2, 6]))
     rows = np.random.default_rng(data.draw(st.integers(0, 10**6))).integers(
@@ -83,8 +83,8 @@ def test_equals_the_dense_definition_whatever_the_ties(data: st.DataObject) -> N
     expected = slow(rows[:queries], rows[queries:], k1, k2, lambda_)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_CELLS", data.draw(st.sampled_from([1, 30, 10**6])))
-        found = whole(rerank(rows[:queries], rows[queries:], k1, k2, lambda_))
-    np.testing.assert_allclose(found, expected, atol=3e-6)
+        computed = whole(rerank(rows[:queries], rows[queries:], k1, k2, lambda_))
+    np.testing.assert_allclose(computed, expected, atol=3e-6)
 
 
 @pytest.mark.usefixtures("loops")
@@ -117,7 +117,7 @@ def test_cosine_rescales_and_euclidean_does_not() -> None:
         ({"query": people(3)[:0]}, r"the queries' embeddings have shape \(0, 24\)"),
     ],
 )
-def test_bad_input_is_an_error_before_anything_is_computed(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_input_raises_before_any_computation(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         rerank(**{"query": people(3), "gallery": people(9), **arguments})
 
@@ -137,7 +137,7 @@ def labelled(queries: int, images: int, seed: int = 0) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("rule", [None, Rerank(), Rerank(8, 3, 0.5)])
-def test_scores_are_those_of_the_matrix(metric: Any, rule: Rerank | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_equal_those_of_the_matrix(metric: Any, rule: Rerank | None, monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery, *labels = labelled(40, 300)
     rows = query.astype(np.float64), gallery.astype(np.float64)
     if metric == "cosine":
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_matrix(monkeypatch: pytest.MonkeyPatch) -
         ({2: [7, 8]}, "no query has a match"),
     ],
 )
-def test_what_cannot_be_ranked_is_an_error(changes: dict[int, Any], message: str) -> None:
+def test_invalid_rankings_raise(changes: dict[int, Any], message: str) -> None:
     case: list[Any] = [people(2), people(3), [1, 2], [1, 2, 3], [0, 0], [1, 1, 1]]
     evaluate_embeddings(*case)
     for position, value in changes.items():

@@ -46,14 +46,14 @@ def test_medium_keeps_the_backbone_and_halves_the_image() -> None:
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_what_a_net_starts_from_is_left_to_the_setting(name: str) -> None:
+def test_initial_weights_are_left_to_the_setting(name: str) -> None:
     assert scaled(name).weights == "imagenet"
 
 
 @pytest.mark.parametrize(
     ("scale", "rounds", "iterations"), [("smoke", 2, 7), ("small", 10, 86), ("medium", 10, 200), ("trial", 2, 400)]
 )
-def test_rounds_are_printed_ones_and_iterations_follow_the_data(scale: str, rounds: int, iterations: int) -> None:
+def test_rounds_stay_and_iterations_follow_the_data(scale: str, rounds: int, iterations: int) -> None:
     by_role = at_scale(SCALES[scale])
     assert by_role("rounds", 10, None) == rounds
     assert by_role("iterations", 400, None) == iterations
@@ -62,15 +62,13 @@ def test_rounds_are_printed_ones_and_iterations_follow_the_data(scale: str, roun
 
 @pytest.mark.parametrize("scale", ["small", "medium"])
 @pytest.mark.parametrize(("epochs", "iterations"), [(80, 100), (40, 400), (120, 200)])
-def test_a_training_counted_in_iterations_passes_over_its_data_as_often_as_printed(
-    scale: str, epochs: int, iterations: int
-) -> None:
+def test_iterations_keep_the_printed_passes_over_the_data(scale: str, epochs: int, iterations: int) -> None:
     by_role, ids = at_scale(SCALES[scale]), SCALES[scale].ids
     actual = by_role("epochs", epochs, None) * by_role("iterations", iterations, None)
     assert actual == pytest.approx(epochs * iterations / ids, rel=0.05), "of as many fewer images"
 
 
-def test_updates_are_fewer_where_people_are() -> None:
+def test_updates_shrink_with_the_number_of_people() -> None:
     by_role = at_scale(SCALES["small"])
     assert by_role("updates", 7_000, None) == 500
     assert by_role("updates", (1_400, 2_800, 5), None) == (100, 200, 1)
@@ -90,7 +88,7 @@ class Contrast:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_rates_from_nothing_stay(scale: str) -> None:
+def test_rates_from_scratch_stay(scale: str) -> None:
     stage = rewrite(Contrast(), by_role=at_scale(SCALES[scale]))
     assert stage.decoder_lr == 2e-4
     assert stage.lr == 0.03 * SCALES[scale].faster
@@ -114,7 +112,7 @@ class Passes:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_mean_net_averages_over_as_large_a_part_of_a_training_as_printed(scale: str) -> None:
+def test_mean_net_averages_over_the_printed_fraction_of_a_training(scale: str) -> None:
     by_role = at_scale(SCALES[scale])
     shown, passes = rewrite(Averaged(), by_role=by_role), rewrite(Passes(), by_role=by_role)
     if SCALES[scale].published:
@@ -128,7 +126,7 @@ def test_a_mean_net_averages_over_as_large_a_part_of_a_training_as_printed(scale
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.9])
-def test_a_mean_net_never_keeps_less_than_nothing(alpha: float) -> None:
+def test_momentum_is_never_negative(alpha: float) -> None:
     assert rewrite(Averaged(alpha=alpha), by_role=at_scale(SCALES["small"])).alpha == 0
 
 
@@ -138,7 +136,7 @@ START = supervised.Train(Domain("duke"), weights=None)
 
 @dataclasses.dataclass(frozen=True)
 class Guest:
-    """Something with a rate that starts from no weights of its own."""
+    """A stage with a learning rate and without weights of its own."""
 
     lr: float = role("lr", 1.0)
 
@@ -153,19 +151,19 @@ class Guest:
     ],
     ids=["named weights", "a training", "none", "no such field"],
 )
-def test_rates_depend_on_whether_a_net_starts_from_weights(owner: Any, with_weights: float) -> None:
-    """A stage without the field goes on from a training whose weights are the run's."""
+def test_learning_rates_depend_on_initial_weights(owner: Any, with_weights: float) -> None:
+    """A stage without the field continues a training that starts from the run's weights."""
     assert rewrite(owner, by_role=at_scale(TWO_RATES)).lr == with_weights
     assert rewrite(owner, by_role=at_scale(TWO_RATES, scratch=True)).lr == 7.0
 
 
 @pytest.mark.parametrize("scratch", [False, True])
-def test_rates_of_whole_backbones_stay(scratch: bool) -> None:
+def test_learning_rates_of_full_backbones_stay(scratch: bool) -> None:
     for name in ("medium", "trial", "paper"):
         assert rewrite(Guest(), by_role=at_scale(SCALES[name], scratch=scratch)).lr == 1.0
 
 
-def test_a_setting_without_weights_says_so_to_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_setting_uses_the_rates_for_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES, "small", TWO_RATES)
     train = supervised.Train(Domain("market"), lr=1.0)
     case = sptd.Pretrain(Domain("market"), Domain("duke"), weights=train, lr=1.0)
@@ -177,14 +175,14 @@ def test_a_setting_without_weights_says_so_to_its_rates(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("scale", "widths"), [("small", (128, 32, 32, 3)), ("smoke", (128, 32, 32, 3)), ("medium", (2048, 512, 128, 3))]
 )
-def test_heads_are_narrow_where_the_net_is(scale: str, widths: tuple[int, ...]) -> None:
+def test_heads_are_narrow_with_the_narrow_net(scale: str, widths: tuple[int, ...]) -> None:
     assert rewrite(Contrast(), by_role=at_scale(SCALES[scale])).widths == widths
     assert [at_scale(SCALES[scale])("width", width, None) for width in (2048, 512, 128, 3)] == list(widths)
 
 
 @pytest.mark.parametrize("batch", [1, 48, 64, 800])
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_queue_keeps_its_share_of_luperson_in_whole_batches(scale: str, batch: int) -> None:
+def test_queue_keeps_its_share_of_luperson_in_whole_batches(scale: str, batch: int) -> None:
     stage = rewrite(Contrast(batch=batch), by_role=at_scale(SCALES[scale]))
     if SCALES[scale].ids == 1:
         assert stage.queue == 65_536
@@ -194,7 +192,7 @@ def test_a_queue_keeps_its_share_of_luperson_in_whole_batches(scale: str, batch:
     assert stage.queue == stage.batch or abs(stage.queue / people - 65_536 / 200_000) <= stage.batch / people
 
 
-def test_a_queue_without_a_batch_beside_it() -> None:
+def test_queue_without_a_batch() -> None:
     @dataclasses.dataclass(frozen=True)
     class Memory:
         queue: int = role("queue", 65_536)
@@ -202,7 +200,7 @@ def test_a_queue_without_a_batch_beside_it() -> None:
     assert rewrite(Memory(), by_role=at_scale(SCALES["small"])).queue == 56
 
 
-def test_an_unknown_role_names_class_and_field() -> None:
+def test_unknown_role_raises_with_class_and_field() -> None:
     @dataclasses.dataclass(frozen=True)
     class Guest:
         size: int = role("size", 8)
@@ -211,12 +209,14 @@ def test_an_unknown_role_names_class_and_field() -> None:
     class Method(Stage[None]):
         guest: Guest = Guest()
 
-    with pytest.raises(UserError, match=r"Guest\.size has the role 'size', and the roles are backbone, batch, .*queue"):
+    with pytest.raises(
+        UserError, match=r"Guest\.size has the unknown role 'size': choose one of backbone, batch, .*queue"
+    ):
         Setting("paper").resolve(Method())
 
 
-def test_the_experiment_itself_is_left_alone() -> None:
-    """Losses, sampling and regularisation are the method; no scale touches them."""
+def test_the_method_itself_is_not_scaled() -> None:
+    """Losses, sampling and regularisation belong to the method; no scale changes them."""
     free = {field.name for field in dataclasses.fields(supervised.Train) if "role" not in field.metadata} - {"augment"}
     for name in SCALES:
         assert all(getattr(scaled(name), field) == getattr(scaled("paper"), field) for field in free)
@@ -239,7 +239,7 @@ def test_published_size() -> None:
                 assert known.drawn_ids == (published.train.ids, published.query.ids, 0)
 
 
-def test_a_scale_keeps_galleries_alike() -> None:
+def test_galleries_have_similar_sizes_at_a_scale() -> None:
     assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 4 * 54, 0, 64, 32)
     assert stand_in_size("market", SCALES["small"]) == Size(54, 4 * 54, 4 * 29, 64, 32)
     assert stand_in_size("luperson", SCALES["small"]) == Size(172, 0, 0, 64, 32)
@@ -249,7 +249,7 @@ def test_a_scale_keeps_galleries_alike() -> None:
 
 @pytest.mark.parametrize("domain", CATALOGUE)
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_larger_test_adds_nobody_to_train_on(domain: str, scale: str) -> None:
+def test_larger_test_adds_no_training_people(domain: str, scale: str) -> None:
     once = stand_in_size(domain, dataclasses.replace(SCALES[scale], tested=1))
     often = stand_in_size(domain, dataclasses.replace(SCALES[scale], tested=3))
     assert often == dataclasses.replace(once, test_ids=3 * once.test_ids, distractor_ids=3 * once.distractor_ids)
@@ -261,7 +261,7 @@ def test_every_published_set_has_a_stand_in(domain: str) -> None:
     assert stage.domain == StandIn(domain, stand_in_size(domain, SCALES["smoke"]))  # type: ignore[attr-defined]
 
 
-def test_a_training_that_made_the_weights_stays_at_every_scale() -> None:
+def test_training_of_the_weights_is_kept_at_every_scale() -> None:
     start = supervised.Train(Domain("duke"), seed=3)
     for name in SCALES:
         stage: supervised.Train = rewrite(

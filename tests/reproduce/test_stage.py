@@ -42,14 +42,14 @@ class Loose:
     value: int = 1
 
 
-def test_a_key_does_not_move() -> None:
-    """Stores outlive versions of this code: the same value must keep the same key."""
+def test_keys_are_pinned() -> None:
+    """Stores outlive versions of this code, so equal values must keep their keys."""
     assert Listing(values=(1, 2.5, "x", None, True)).key == Listing(values=(1, 2.5, "x", None, True)).key
     described = spec(Part())
     assert described == {"type": f"{__name__}.Part", "size": 8, "names": ["a", "b"]}
 
 
-def test_a_key_depends_on_every_field_the_version_and_upstream() -> None:
+def test_key_depends_on_every_field_the_version_and_upstream_stages() -> None:
     class Newer(First):
         version: ClassVar[int] = 2
 
@@ -67,19 +67,19 @@ def test_a_key_depends_on_every_field_the_version_and_upstream() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.text())
-def test_equal_values_have_equal_keys_also_in_another_process(rate: float, size: int, name: str) -> None:
+def test_equal_values_have_equal_keys_in_any_process(rate: float, size: int, name: str) -> None:
     stage = First(rate, Part(size, (name,)))
     assert stage.key == First(rate, Part(size, (name,))).key == pickle.loads(pickle.dumps(stage)).key
     assert stage.key == dataclasses.replace(stage).key
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, Loose(), object(), (1, [2])])
-def test_what_cannot_be_part_of_a_stage_is_named(value: object) -> None:
+def test_invalid_field_raises_with_its_name(value: object) -> None:
     with pytest.raises(TypeError, match=r"Listing.values|must be a frozen dataclass"):
         _ = Listing(value).key
 
 
-def test_not_a_number_has_no_key() -> None:
+def test_nan_raises() -> None:
     with pytest.raises(ValueError, match="JSON"):
         _ = First(float("nan")).key
 
@@ -95,7 +95,7 @@ def test_parents_and_closure() -> None:
     assert order.index(right.key) < order.index(last.key)
 
 
-def test_rewrite_reaches_every_role_and_leaf_and_nothing_else() -> None:
+def test_rewrite_changes_exactly_roles_and_leaves() -> None:
     before = Listing((Second((First(), First(seed=2))), "text"))
     seen: list[tuple[str, type]] = []
 
@@ -111,8 +111,8 @@ def test_rewrite_reaches_every_role_and_leaf_and_nothing_else() -> None:
     assert rewrite(before) == before
 
 
-def test_moving_a_class_moves_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage and a nested value that stand elsewhere under another name keep their keys by the names they had."""
+def test_moved_class_keeps_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage and a nested value in another module and under another name keep their keys by their old names."""
     here, described, old = First().key, spec(Part()), f"{__name__}."
     monkeypatch.setattr(stage, "_NAMED", {})  # as if the classes at the old place were gone
 
@@ -135,7 +135,7 @@ def test_moving_a_class_moves_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type_name(type("Child", (Moved,), {})).endswith("Child"), "a subclass is a class of its own"
 
 
-def test_two_classes_of_one_name_are_refused() -> None:
+def test_duplicate_type_name_raises() -> None:
     type_name(First)
 
     class Copy(First):
@@ -147,7 +147,7 @@ def test_two_classes_of_one_name_are_refused() -> None:
 
 @dataclass(frozen=True)
 class Grown(Stage[Any]):
-    """As `Old`, with fields that came later."""
+    """Like `Old`, with added fields."""
 
     type_name: ClassVar[str] = f"{__name__}.Old"
 
@@ -162,7 +162,7 @@ class Old(Stage[Any]):
     rate: float = 0.1
 
 
-def test_a_field_that_was_added_leaves_old_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_field_keeps_old_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Old(0.2).key
     monkeypatch.setattr(stage, "_NAMED", {})
     assert Grown(0.2, queue=0).key == before

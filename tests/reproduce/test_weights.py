@@ -1,4 +1,4 @@
-"""Published weights: every layout of the field becomes ours, nothing but tensors is unpickled."""
+"""Published weights: every layout of the field is converted, and nothing but tensors is unpickled."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def under(prefix: str, state: State) -> dict[str, Any]:
 
 
 def numbered(prefix: str, state: State, *, relu: bool) -> dict[str, Any]:
-    """As the names are in nn.Sequential(conv1, bn1, [relu,] maxpool, layer1, layer2, layer3, layer4)."""
+    """Rename like nn.Sequential(conv1, bn1, [relu,] maxpool, layer1, layer2, layer3, layer4)."""
     first = 4 if relu else 3
     places = {"conv1": 0, "bn1": 1} | {f"layer{number}": first + number - 1 for number in range(1, 5)}
     parts = {key: key.partition(".") for key in state}
@@ -92,9 +92,7 @@ LAYOUTS: dict[str, tuple[Callable[[State], Any], str, bool | None]] = {
     ("layout", "backbone"),
     [*((layout, "resnet50") for layout in LAYOUTS), ("fast-reid", "resnet50_ibn_a"), ("MMT, SpCL", "resnet50_ibn_a")],
 )
-def test_every_published_layout_becomes_ours(
-    in_memory: Path, plain: State, ibn: State, layout: str, backbone: str
-) -> None:
+def test_converts_every_published_layout(in_memory: Path, plain: State, ibn: State, layout: str, backbone: str) -> None:
     state = plain if backbone == "resnet50" else ibn
     wrap, prefix, stem_relu = LAYOUTS[layout]
     torch.save(wrap(state), in_memory / "published.pth")
@@ -112,7 +110,7 @@ def test_every_published_layout_becomes_ours(
     assert sorted(path.suffix for path in made.path.parent.iterdir()) == [".json", ".safetensors"]
 
 
-def test_several_nets_are_a_question(in_memory: Path, plain: State) -> None:
+def test_several_nets_need_a_choice(in_memory: Path, plain: State) -> None:
     path = in_memory / "mmt.pth"
     mean = {key: value + 1 for key, value in plain.items()}
     torch.save({"state_dict": {**under("net.backbone.", plain), **under("mean_net.backbone.", mean)}}, path)
@@ -126,7 +124,7 @@ def test_several_nets_are_a_question(in_memory: Path, plain: State) -> None:
     assert all(torch.equal(net[key], value) for key, value in mean.items() if "num_batches" not in key)
 
 
-def test_a_net_of_another_shape_is_refused(in_memory: Path, plain: State) -> None:
+def test_net_of_another_shape_raises(in_memory: Path, plain: State) -> None:
     path = in_memory / "other.pth"
     narrow = build("narrow", seed=1).state_dict()
     torch.save(under("base.", narrow), path)
@@ -146,7 +144,7 @@ def test_a_net_of_another_shape_is_refused(in_memory: Path, plain: State) -> Non
     assert not list(in_memory.glob("*.safetensors"))
 
 
-def test_names_are_small_words_and_are_not_overwritten(in_memory: Path, plain: State) -> None:
+def test_invalid_names_raise_and_files_are_not_overwritten(in_memory: Path, plain: State) -> None:
     path = in_memory / "a.safetensors"
     save_file(dict(plain), path)
     for name in ("scratch", "../x", "a-b", "A", ""):
@@ -214,7 +212,7 @@ def test_code_in_a_file_is_never_run(
     ("value", "named"),
     [(argparse.Namespace(lr=1), "argparse.Namespace"), (Path("x"), "pathlib"), (len, "len")],
 )
-def test_objects_beside_tensors_are_named(tmp_path: Path, value: object, named: str) -> None:
+def test_objects_other_than_tensors_raise(tmp_path: Path, value: object, named: str) -> None:
     torch.save({"state_dict": {}, "args": value}, tmp_path / "a.pth")
     with pytest.raises(
         UserError, match=rf"a\.pth is refused: beside tensors it asks to run {named}.* was run; ask its ma"
@@ -223,7 +221,7 @@ def test_objects_beside_tensors_are_named(tmp_path: Path, value: object, named: 
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>", b"PK\3\4 cut short"])
-def test_a_page_or_a_piece_of_a_file(tmp_path: Path, content: bytes) -> None:
+def test_web_page_or_truncated_file_raises(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pth is not a readable file of weights .*: fetch it again"):
         named_tensors(tmp_path / "a.pth")
@@ -232,7 +230,7 @@ def test_a_page_or_a_piece_of_a_file(tmp_path: Path, content: bytes) -> None:
 # -- where they lie ----------------------------------------------------------------------------------------------------
 
 
-def test_imagenet_files_are_known_by_their_makers_names(tmp_path: Path) -> None:
+def test_imagenet_files_are_found_by_their_published_names(tmp_path: Path) -> None:
     names = [
         "resnet50-11ad3fa6.pth",
         "resnet50-luperson.safetensors",
@@ -258,14 +256,14 @@ def test_imagenet_files_are_known_by_their_makers_names(tmp_path: Path) -> None:
     assert found("imagenet", "resnet50") == ["resnet50-0676ba61.pth"]
 
 
-def test_the_first_folder_that_has_them_counts(tmp_path: Path) -> None:
+def test_first_folder_with_weights_is_used(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "resnet50.pth").touch()
     assert fitting("imagenet", "resnet50", [tmp_path / "b", tmp_path / "a"]) == [tmp_path / "b" / "resnet50.pth"]
 
 
-def test_torchs_own_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_cache_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_HOME", raising=False)
     assert folders()[1] == Path(torch.hub.get_dir()) / "checkpoints" == tmp_path / "torch" / "hub" / "checkpoints"
@@ -274,7 +272,7 @@ def test_torchs_own_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.Mon
     assert folders()[0] == tmp_path / "reproduce" / "weights"
 
 
-def test_a_published_name_holds_the_beginning_of_the_hash(tmp_path: Path) -> None:
+def test_published_name_contains_the_start_of_the_hash(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
     good, bad = tmp_path / f"resnet50-{digest[:8]}.pth", tmp_path / "resnet50-0676ba61.pth"
     for path in (good, bad):
@@ -286,7 +284,7 @@ def test_a_published_name_holds_the_beginning_of_the_hash(tmp_path: Path) -> Non
         sha256(tmp_path / "absent.pth")
 
 
-def test_the_command_says_what_it_took(
+def test_command_reports_the_converted_weights(
     in_memory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain: State
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(in_memory))

@@ -1,4 +1,4 @@
-"""The backbones are the published ones, and their initial weights depend on the seed and on names alone."""
+"""Backbones match the published ones; initial weights depend only on seed and names."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def test_resnet50_computes_what_torchvision_does(last_stride: int) -> None:
         trunk.train(mode)
         with torch.no_grad():
             expected = trunk(images)
-            found = ours(images.contiguous(memory_format=torch.channels_last))
-        assert found.shape == (3, 2048, 4 // last_stride, 2 // last_stride)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+            computed = ours(images.contiguous(memory_format=torch.channels_last))
+        assert computed.shape == (3, 2048, 4 // last_stride, 2 // last_stride)
+        torch.testing.assert_close(computed, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_ibn_normalises_one_half_per_image_and_the_other_per_batch() -> None:
     layer = IBN(7).double()
     maps = torch.randn(4, 7, 3, 2, dtype=torch.float64)
-    found = layer(maps)
+    normalised = layer(maps)
     for channel in range(7):
         parts = maps[:, channel].split(1 if channel < 3 else 4)
         expected = torch.cat([(part - part.mean()) / (part.var(unbiased=False) + 1e-5).sqrt() for part in parts])
-        torch.testing.assert_close(found[:, channel], expected)
+        torch.testing.assert_close(normalised[:, channel], expected)
 
 
 @pytest.mark.parametrize("name", ["narrow", "narrow_ibn_a"])
@@ -83,7 +83,7 @@ def test_ibn_is_in_layers_1_to_3_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet50", "narrow_ibn_a"])
-def test_the_stem_can_do_without_its_relu(name: str) -> None:
+def test_stem_relu_can_be_omitted(name: str) -> None:
     images = torch.randn(2, 3, 32, 16)
     plain, quirk = (build(name, seed=1, stem_relu=stem_relu) for stem_relu in (True, False))
     assert plain.state_dict().keys() == quirk.state_dict().keys()
@@ -96,7 +96,7 @@ def after_stem(net: Backbone, stem: torch.Tensor) -> torch.Tensor:
     return net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(stem)))))
 
 
-def test_initial_weights_ignore_and_keep_the_global_state() -> None:
+def test_initial_weights_do_not_touch_the_global_generator() -> None:
     torch.manual_seed(1)
     first = build("narrow_ibn_a", seed=5).state_dict()
     torch.manual_seed(2)
@@ -108,7 +108,7 @@ def test_initial_weights_ignore_and_keep_the_global_state() -> None:
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-def test_another_module_leaves_the_initial_weights_alone() -> None:
+def test_initial_weights_do_not_depend_on_other_modules() -> None:
     plain, ibn = build("narrow", seed=5), build("narrow_ibn_a", seed=5)
     for name, parameter in plain.named_parameters():
         if "conv" in name or "downsample.0" in name:
@@ -127,7 +127,7 @@ def test_layers_of_one_shape_differ() -> None:
     assert not torch.equal(net[0].weight, net[1].weight)
 
 
-def test_branches_differ_by_where_they_are() -> None:
+def test_where_distinguishes_branches() -> None:
     first, second = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
     initialise(first, 1, "first")
     initialise(second, 1, "second")
@@ -146,19 +146,19 @@ def test_branches_differ_by_where_they_are() -> None:
         lambda: nn.ConvTranspose2d(24, 36, 4, 2, 1, groups=6),
     ],
 )
-def test_layers_are_initialised_within_the_reach_of_torch_s_own(layer: Callable[[], nn.Module]) -> None:
+def test_linear_layers_have_the_range_of_torch(layer: Callable[[], nn.Module]) -> None:
     ours, theirs = nn.Sequential(layer()), layer()
     initialise(ours, 3)
     for name, parameter in theirs.named_parameters():
-        found = ours[0].get_parameter(name)
-        assert found.abs().max().item() == pytest.approx(parameter.abs().max().item(), rel=0.2)
-        assert abs(found.mean().item()) < parameter.abs().max().item() / 4
+        own = ours[0].get_parameter(name)
+        assert own.abs().max().item() == pytest.approx(parameter.abs().max().item(), rel=0.2)
+        assert abs(own.mean().item()) < parameter.abs().max().item() / 4
     again = nn.Sequential(layer())
     initialise(again, 3)
     assert all(torch.equal(*both) for both in zip(ours.parameters(), again.parameters(), strict=True))
 
 
-def test_grouped_convolutions_have_torchvision_s_variance() -> None:
+def test_grouped_convolutions_have_the_variance_of_torchvision() -> None:
     net = nn.Sequential(nn.Conv2d(64, 128, 3, groups=32), nn.GroupNorm(4, 128))
     initialise(net, 1)
     expected = nn.init.kaiming_normal_(torch.empty_like(net[0].weight), mode="fan_out", nonlinearity="relu").std()
@@ -188,7 +188,7 @@ def test_published_files_load_without_classifier_and_counters(tmp_path: Path, su
     assert all(torch.equal(loaded[key], published[key]) for key in published)
 
 
-def test_weights_of_another_net_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_net_raise(tmp_path: Path) -> None:
     path = tmp_path / "narrow.safetensors"
     state = {key: value.contiguous() for key, value in build("narrow", seed=1).state_dict().items()}
     save_file(state, path)
@@ -201,7 +201,7 @@ def test_weights_of_another_net_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["absent", "rubbish", "code", "checkpoint"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_unreadable_weights_are_named(tmp_path: Path, content: str, suffix: str) -> None:
+def test_unreadable_weights_raise(tmp_path: Path, content: str, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     if content == "rubbish":
         path.write_bytes(b"rubbish" * 100)
@@ -213,6 +213,6 @@ def test_unreadable_weights_are_named(tmp_path: Path, content: str, suffix: str)
         build("narrow", seed=1, weights=path)
 
 
-def test_unknown_names_list_the_known() -> None:
+def test_unknown_name_raises_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=f"'resnet51'.*{', '.join(NAMES)}"):
         build("resnet51", seed=1)

@@ -36,7 +36,7 @@ def test_divergence(seed: int, images: int, classes: int) -> None:
     assert divergence(target, prediction) >= -1e-12
 
 
-def test_divergence_has_its_gradient_and_no_overflow() -> None:
+def test_divergence_gradient_and_overflow() -> None:
     assert gradcheck(divergence, (normal(3, 5).requires_grad_(), normal(3, 5, seed=1).requires_grad_()))
     far = torch.tensor([[1e4, -1e4]]).requires_grad_()
     loss = divergence(far, torch.tensor([[-1e4, 1e4]]).requires_grad_())
@@ -58,13 +58,13 @@ def loop_nt_xent(first: list[list[float]], second: list[list[float]], temperatur
 @given(seed=st.integers(0, 999), images=st.integers(1, 5), temperature=st.sampled_from([0.1, 0.5, 2.0]))
 def test_nt_xent(seed: int, images: int, temperature: float) -> None:
     first, second = normal(images, 3, seed=seed), normal(images, 3, seed=seed + 1)
-    found = nt_xent(first, second, temperature)
-    assert found.item() == pytest.approx(loop_nt_xent(first.tolist(), second.tolist(), temperature), rel=1e-9, abs=1e-9)
-    assert nt_xent(second, first, temperature).item() == pytest.approx(found.item(), rel=1e-12, abs=1e-12)
-    assert nt_xent(5 * first, second, temperature).item() == pytest.approx(found.item(), rel=1e-12, abs=1e-12)
+    loss = nt_xent(first, second, temperature)
+    assert loss.item() == pytest.approx(loop_nt_xent(first.tolist(), second.tolist(), temperature), rel=1e-9, abs=1e-9)
+    assert nt_xent(second, first, temperature).item() == pytest.approx(loss.item(), rel=1e-12, abs=1e-12)
+    assert nt_xent(5 * first, second, temperature).item() == pytest.approx(loss.item(), rel=1e-12, abs=1e-12)
 
 
-def test_nt_xent_is_half_the_sum_of_the_two_means() -> None:
+def test_nt_xent_is_half_the_published_sum() -> None:
     """The published code adds the mean over first views to that over second views."""
     views = [normal(6, 5, seed=seed) for seed in (1, 2)]
     rows = torch.nn.functional.normalize(torch.cat(views), dim=1)
@@ -74,14 +74,14 @@ def test_nt_xent_is_half_the_sum_of_the_two_means() -> None:
     assert nt_xent(*views, 0.3).item() == pytest.approx((first + second).item() / 2, rel=1e-9)
 
 
-def test_nt_xent_has_its_gradient_in_both_views() -> None:
+def test_nt_xent_gradient() -> None:
     views = normal(4, 3).requires_grad_(), normal(4, 3, seed=1).requires_grad_()
     assert gradcheck(lambda *given: nt_xent(*given, 0.5), views)
     nt_xent(*views, 0.5).backward()
     assert all(view.grad.abs().sum() > 0 for view in views)
 
 
-def test_nt_xent_knows_the_right_pairs() -> None:
+def test_nt_xent_is_lowest_for_the_right_pairs() -> None:
     rows = torch.eye(4)
     assert nt_xent(rows, rows, 0.1).item() == pytest.approx(math.log(1 + 6 * math.exp(-10)), abs=1e-6)
     assert nt_xent(rows, rows.roll(1, 0), 0.1) > 9

@@ -13,7 +13,7 @@ def net(p: float = 0.3) -> nn.Sequential:
     return nn.Sequential(Dropout(p), nn.Identity(), Dropout(p))
 
 
-def test_a_mask_depends_on_its_address_alone() -> None:
+def test_mask_depends_only_on_its_address() -> None:
     one, other = net(), net()
     address(one, 1, "epoch", 3, 7)
     torch.rand(5)
@@ -28,13 +28,13 @@ def test_a_mask_depends_on_its_address_alone() -> None:
         assert not torch.equal(first, one(ROWS))
 
 
-def test_layers_of_one_network_have_masks_of_their_own() -> None:
+def test_layers_have_different_masks() -> None:
     layers = net()
     address(layers, 1, 0)
     assert not torch.equal(layers[0](ROWS), layers[2](ROWS))
 
 
-def test_the_mean_is_kept_and_evaluation_passes_all() -> None:
+def test_mean_is_preserved_and_evaluation_is_the_identity() -> None:
     layer = nn.Sequential(Dropout(0.3))
     address(layer, 1)
     dropped = layer(torch.ones(400, 400, dtype=torch.float64))
@@ -44,7 +44,7 @@ def test_the_mean_is_kept_and_evaluation_passes_all() -> None:
     assert torch.equal(Dropout(0.0)(ROWS), ROWS)
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_misuse_raises() -> None:
     with pytest.raises(RuntimeError, match="call address"):
         Dropout(0.5)(ROWS)
     with pytest.raises(ValueError, match="dropout with probability 1"):

@@ -1,4 +1,4 @@
-"""The network gives features, embedding and logits in training, the embedding in evaluation."""
+"""The network returns features, embedding and logits in training, the embedding in evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network(*, seed: int = 1, neck: bool = True) -> ReID:
 IMAGES = torch.randn(6, 3, 32, 16, generator=torch.Generator().manual_seed(0))
 
 
-def test_pool_is_the_mean_in_any_layout_with_a_channels_last_gradient() -> None:
+def test_pool_is_the_mean_with_a_channels_last_gradient() -> None:
     maps = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(pool(maps), maps.mean((2, 3)))
     torch.testing.assert_close(pool(maps.contiguous(memory_format=torch.channels_last)), maps.mean((2, 3)))
@@ -41,7 +41,7 @@ def test_pool_is_the_mean_in_any_layout_with_a_channels_last_gradient() -> None:
     assert strides == [shifted.stride()]
 
 
-def test_training_gives_features_embedding_and_logits() -> None:
+def test_training_returns_features_embedding_and_logits() -> None:
     net = network()
     output = net(IMAGES)
     assert isinstance(output, Output)
@@ -53,7 +53,7 @@ def test_training_gives_features_embedding_and_logits() -> None:
     assert output.logits.shape == (6, 10)
 
 
-def test_evaluation_gives_the_embedding_of_each_image_alone() -> None:
+def test_evaluation_embeds_each_image_independently() -> None:
     net = network()
     net(IMAGES)
     net.eval()
@@ -63,7 +63,7 @@ def test_evaluation_gives_the_embedding_of_each_image_alone() -> None:
     torch.testing.assert_close(whole, alone)
 
 
-def test_the_neck_has_a_frozen_bias_of_zero() -> None:
+def test_neck_bias_is_frozen_at_zero() -> None:
     net = network()
     smoothed_cross_entropy(net(IMAGES).logits, torch.arange(6)).backward()
     trained = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
@@ -72,14 +72,14 @@ def test_the_neck_has_a_frozen_bias_of_zero() -> None:
     assert not net.neck.bias.any()
 
 
-def test_without_a_neck_features_are_the_embedding() -> None:
+def test_features_equal_the_embedding_without_a_neck() -> None:
     net = network(neck=False)
     output = net(IMAGES)
     assert torch.equal(output.features, output.embedding)
     assert not any(name.startswith("neck") for name in net.state_dict())
 
 
-def test_a_renewed_classifier_depends_on_its_seed_alone() -> None:
+def test_renewed_classifier_depends_only_on_its_seed() -> None:
     net, other = network(seed=1), network(seed=2)
     assert not torch.equal(net.classifier.weight, other.classifier.weight)
     state = torch.get_rng_state()
@@ -93,7 +93,7 @@ def test_a_renewed_classifier_depends_on_its_seed_alone() -> None:
     assert net(IMAGES.double()).logits.dtype == torch.float64
 
 
-def test_a_frozen_body_learns_nothing_and_keeps_its_batch_statistics() -> None:
+def test_freeze_body_stops_weights_and_batch_statistics() -> None:
     net = network().train()
     net.freeze_body()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -116,7 +116,7 @@ class Branches(NamedTuple):
     mask: torch.Tensor
 
 
-def test_groups_pass_together_through_a_network_of_any_outputs() -> None:
+def test_together_splits_any_outputs_by_group() -> None:
     net = network()
     mask = torch.rand(6, 1)
 
@@ -135,8 +135,8 @@ def test_groups_pass_together_through_a_network_of_any_outputs() -> None:
     assert isinstance(free[1].shared, Output)
 
 
-def test_a_training_may_do_without_a_neck() -> None:
-    """And is put back without one, with the same bits."""
+def test_training_without_a_neck() -> None:
+    """It is restored without one, with the same bits."""
     recipe = supervised.Train(Domain("market"), weights=None, backbone="narrow")
     net = heads.network(recipe, 4, neck=False)
     output = net(IMAGES)
@@ -150,7 +150,7 @@ def test_a_training_may_do_without_a_neck() -> None:
         heads.restored(recipe, kept, "last")
 
 
-def test_a_training_starts_from_nothing_from_a_file_or_from_another_training(tmp_path: Path) -> None:
+def test_network_starts_from_scratch_a_file_or_a_training(tmp_path: Path) -> None:
     pretrained = supervised.Train(Domain("market"), weights=None, backbone="narrow", seed=7)
     left = {name: value + 1 for name, value in heads.network(pretrained, 3).state_dict().items()}
     files, trainings = {}, {pretrained: Training({"last": left}, {"classes": 3})}

@@ -1,4 +1,4 @@
-"""What is done to features before clustering and to clusters after it, against slow loops."""
+"""Feature normalisation before clustering and cluster selection after it, against slow loops."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ def labelled(draw: st.DrawFn) -> tuple[Any, list[int]]:
 def test_normalisation_by_camera_equals_slow_loops(n: int, columns: int, cameras: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     rows, camids = draw.integers(-3, 4, (n, columns)).astype(float), draw.integers(0, cameras, n).tolist()
-    found = normalised_by_camera(torch.from_numpy(rows), camids)
+    normalised = normalised_by_camera(torch.from_numpy(rows), camids)
     for i in range(n):
         for d in range(columns):
             own = [rows[j][d] for j in range(n) if camids[j] == camids[i]]
             mean = sum(own) / len(own)
             deviation = (sum((value - mean) ** 2 for value in own) / len(own)) ** 0.5
-            assert found[i, d].item() == pytest.approx((rows[i][d] - mean) / (deviation + 1e-6), abs=1e-9)
+            assert normalised[i, d].item() == pytest.approx((rows[i][d] - mean) / (deviation + 1e-6), abs=1e-9)
 
 
-def test_a_camera_with_one_image_or_a_constant_feature_gives_zeros() -> None:
+def test_single_image_or_constant_feature_becomes_zero() -> None:
     rows = torch.tensor([[1.0, 5.0], [3.0, 5.0], [9.0, 2.0]])
-    found = normalised_by_camera(rows, [0, 0, 1])
-    assert found[:, 1].tolist() == [0, 0, 0]
-    assert found[2].tolist() == [0, 0]
-    assert found[0, 0] == pytest.approx(-1, abs=1e-5)
-    assert found.dtype == torch.float32
+    normalised = normalised_by_camera(rows, [0, 0, 1])
+    assert normalised[:, 1].tolist() == [0, 0, 0]
+    assert normalised[2].tolist() == [0, 0]
+    assert normalised[0, 0] == pytest.approx(-1, abs=1e-5)
+    assert normalised.dtype == torch.float32
 
 
 @settings(max_examples=500)
 @given(case=labelled(), least=st.integers(1, 5))
 def test_selection_equals_slow_loops(case: tuple[Any, list[int]], least: int) -> None:
     labels, camids = case
-    found = selected(labels, camids, least)
+    kept = selected(labels, camids, least)
     names: dict[int, int] = {}
     for label in sorted(set(labels.tolist()) - {-1}):
         members = [i for i in range(len(labels)) if labels[i] == label]
         if len(members) >= least and len({camids[i] for i in members}) > 1:
             names[label] = len(names)
-    assert found.tolist() == [names.get(label, -1) for label in labels.tolist()]
+    assert kept.tolist() == [names.get(label, -1) for label in labels.tolist()]
 
 
-def test_one_camera_leaves_nothing() -> None:
+def test_selection_drops_one_camera_clusters() -> None:
     assert selected(np.array([0, 0, 0, 0, 1, 1, 1, 1]), [2] * 8, 4).tolist() == [-1] * 8
 
 
@@ -65,19 +65,19 @@ def test_one_camera_leaves_nothing() -> None:
 def test_health_counts(case: tuple[Any, list[int]]) -> None:
     raw, pids = case
     kept = renumbered(np.where(raw == 0, -1, raw))
-    found = health(raw, kept, [pid - 1 for pid in pids])
+    values = health(raw, kept, [pid - 1 for pid in pids])
     named = [label for label in kept.tolist() if label >= 0]
-    assert found["outliers"] == raw.tolist().count(-1)
-    assert found["found"] == len(set(raw.tolist()) - {-1})
-    assert found["clusters"] == len(set(named))
-    assert found["largest"] == max((named.count(label) for label in named), default=0)
-    assert found["portion"] == pytest.approx(100 * len(named) / len(raw))
+    assert values["outliers"] == raw.tolist().count(-1)
+    assert values["found"] == len(set(raw.tolist()) - {-1})
+    assert values["clusters"] == len(set(named))
+    assert values["largest"] == max((named.count(label) for label in named), default=0)
+    assert values["portion"] == pytest.approx(100 * len(named) / len(raw))
     pairs = [(label, pid - 1) for label, pid in zip(kept.tolist(), pids, strict=True) if label >= 0 and pid >= 1]
     if pairs:
         commonest = sum(max(pairs.count((label, pid)) for pid in range(4)) for label in {label for label, _ in pairs})
-        assert found["purity"] == pytest.approx(100 * commonest / len(pairs))
+        assert values["purity"] == pytest.approx(100 * commonest / len(pairs))
     else:
-        assert "purity" not in found
+        assert "purity" not in values
 
 
 def test_agreement() -> None:

@@ -1,4 +1,4 @@
-"""Each loss against the slowest obvious loop, in float64, with its gradient."""
+"""Compare each loss and its gradient with the slowest obvious loop, in float64."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def loop_smoothed(logits: list[list[float]], labels: list[int], smoothing: float
 def test_smoothed_cross_entropy(seed: int, smoothing: float, classes: int, others: Literal["all", "rest"]) -> None:
     logits = 3 * normal(5, classes, seed=seed)
     labels = torch.randint(classes, (5,), generator=torch.Generator().manual_seed(seed))
-    found = smoothed_cross_entropy(logits, labels, smoothing, others)
-    assert found.item() == pytest.approx(loop_smoothed(logits.tolist(), labels.tolist(), smoothing, others), rel=1e-12)
+    loss = smoothed_cross_entropy(logits, labels, smoothing, others)
+    assert loss.item() == pytest.approx(loop_smoothed(logits.tolist(), labels.tolist(), smoothing, others), rel=1e-12)
 
 
 @pytest.mark.parametrize("others", ["all", "rest"])
-def test_smoothed_cross_entropy_has_its_gradient(others: Literal["all", "rest"]) -> None:
+def test_smoothed_cross_entropy_gradient(others: Literal["all", "rest"]) -> None:
     labels = torch.tensor([0, 3, 3, 1])
     assert gradcheck(lambda logits: smoothed_cross_entropy(logits, labels, 0.1, others), normal(4, 4).requires_grad_())
 
 
 @pytest.mark.parametrize("others", ["all", "rest"])
-def test_one_class_costs_nothing(others: Literal["all", "rest"]) -> None:
+def test_loss_of_one_class_is_zero(others: Literal["all", "rest"]) -> None:
     assert smoothed_cross_entropy(normal(3, 1), torch.zeros(3, dtype=torch.int64), 0.1, others) == 0
 
 
 @pytest.mark.parametrize("label", [-100, -1, 4])
-def test_labels_out_of_range_are_named(label: int) -> None:
+def test_labels_out_of_range_raise(label: int) -> None:
     labels = torch.tensor([0, label, 3])
     with pytest.raises(ValueError, match=rf"label {label} is out of range: there are 4 classes, 0 .. 3"):
         smoothed_cross_entropy(normal(3, 4), labels)
@@ -87,13 +87,13 @@ def loop_triplet(features: list[list[float]], labels: list[int], margin: float |
 @given(seed=st.integers(0, 999), labels=st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_batch_hard_triplet(seed: int, labels: list[int], margin: float | Literal["soft"]) -> None:
     features = normal(len(labels), 3, seed=seed)
-    found = batch_hard_triplet(features, torch.tensor(labels), margin)
-    assert found.item() == pytest.approx(loop_triplet(features.tolist(), labels, margin), rel=1e-6, abs=1e-6)
+    loss = batch_hard_triplet(features, torch.tensor(labels), margin)
+    assert loss.item() == pytest.approx(loop_triplet(features.tolist(), labels, margin), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("margin", [0.3, 5.0, "soft"])
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 2, 2], [0, 0, 0, 0, 0, 0]])
-def test_batch_hard_triplet_has_its_gradient(labels: list[int], margin: float | Literal["soft"]) -> None:
+def test_batch_hard_triplet_gradient(labels: list[int], margin: float | Literal["soft"]) -> None:
     assert gradcheck(
         lambda features: batch_hard_triplet(features, torch.tensor(labels), margin), normal(6, 3).requires_grad_()
     )
@@ -133,10 +133,10 @@ def test_hardest_pairs_of_a_line() -> None:
 @given(seed=st.integers(0, 999), scale=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_distances(seed: int, scale: float) -> None:
     features = scale * normal(6, 4, seed=seed)
-    found = distances(features)
+    computed = distances(features)
     expected = torch.tensor([[max(math.dist(a, b), 1e-6) for b in features.tolist()] for a in features.tolist()])
-    torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=1e-6)
-    assert (found.diagonal() == 1e-6).all()
+    torch.testing.assert_close(computed, expected.double(), rtol=1e-6, atol=1e-6)
+    assert (computed.diagonal() == 1e-6).all()
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -172,13 +172,13 @@ def loop_soft_triplet(features: list[list[float]], reference: list[list[float]],
 @given(seed=st.integers(0, 999), labels=st.lists(st.integers(0, 3), min_size=1, max_size=9))
 def test_soft_triplet(seed: int, labels: list[int]) -> None:
     features, reference = normal(len(labels), 3, seed=seed), normal(len(labels), 5, seed=seed + 1000)
-    found = soft_triplet(features, reference, torch.tensor(labels))
+    loss = soft_triplet(features, reference, torch.tensor(labels))
     expected = loop_soft_triplet(features.tolist(), reference.tolist(), labels)
-    assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 2, 2], [0, 0, 0, 0, 0, 0]])
-def test_soft_losses_have_their_gradients_and_give_the_reference_none(labels: list[int]) -> None:
+def test_soft_losses_send_no_gradient_to_the_reference(labels: list[int]) -> None:
     reference, wanted = normal(6, 3, seed=1).requires_grad_(), torch.tensor(labels)
     for loss in (
         lambda features, other: soft_cross_entropy(features, other),
@@ -191,7 +191,7 @@ def test_soft_losses_have_their_gradients_and_give_the_reference_none(labels: li
     assert reference.grad is None
 
 
-def test_a_certain_reference_gives_the_hard_triplet() -> None:
+def test_soft_triplet_equals_the_hard_one_for_a_certain_reference() -> None:
     features, labels = normal(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     reference = 1000.0 * torch.nn.functional.one_hot(labels).double()
     hard = batch_hard_triplet(features, labels, "soft")
@@ -199,7 +199,7 @@ def test_a_certain_reference_gives_the_hard_triplet() -> None:
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 1]])
-def test_soft_triplets_of_collapsed_features_have_finite_gradients(labels: list[int]) -> None:
+def test_soft_triplet_of_collapsed_features_has_finite_gradients(labels: list[int]) -> None:
     features = torch.ones(4, 3, requires_grad=True)
     loss = soft_triplet(features, torch.zeros(4, 3), torch.tensor(labels))
     loss.backward()
@@ -207,7 +207,7 @@ def test_soft_triplets_of_collapsed_features_have_finite_gradients(labels: list[
     assert torch.isfinite(features.grad).all()
 
 
-def test_centre_loss_is_a_mean_of_squares_for_the_features_alone() -> None:
+def test_centre_loss_sends_its_gradient_to_features_alone() -> None:
     loss = CentreLoss(5, 3, seed=1).double()
     features, labels = normal(4, 3).requires_grad_(), torch.tensor([0, 4, 4, 2])
     expected = sum(
@@ -220,7 +220,7 @@ def test_centre_loss_is_a_mean_of_squares_for_the_features_alone() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0005, 0.005, 1.0])
-def test_centres_move_as_by_separate_sgd_with_the_weight_divided_out(weight: float) -> None:
+def test_centres_move_like_separate_sgd_without_the_loss_weight(weight: float) -> None:
     loss = CentreLoss(5, 3, seed=1).double()
     centres = loss.centres.clone().requires_grad_()
     optimiser = torch.optim.SGD([centres], lr=0.5)
@@ -237,7 +237,7 @@ def test_centres_move_as_by_separate_sgd_with_the_weight_divided_out(weight: flo
         torch.testing.assert_close(loss.centres, centres.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_centres_start_standard_normal_from_their_seed() -> None:
+def test_centres_start_standard_normal() -> None:
     state = torch.get_rng_state()
     centres = CentreLoss(300, 64, seed=1).centres
     assert torch.equal(torch.get_rng_state(), state)

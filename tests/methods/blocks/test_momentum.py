@@ -19,7 +19,7 @@ def net(seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0.0), (1, 0.5), (3, 0.75), (998, 998 / 999), (10**6, 0.999)])
-def test_what_is_kept_rises_to_alpha(step: int, kept: float) -> None:
+def test_momentum_rises_to_alpha(step: int, kept: float) -> None:
     assert warmed(step) == pytest.approx(kept, rel=1e-12)
     assert warmed(step, 0.0) == 0
 
@@ -39,7 +39,7 @@ def test_parameters_move_and_buffers_do_not(kept: float) -> None:
         assert all(torch.equal(*both) for both in zip(mean.parameters(), student.parameters(), strict=True))
 
 
-def test_while_warming_it_is_the_mean_of_all_students() -> None:
+def test_mean_net_is_the_mean_of_all_students_during_warm_up() -> None:
     mean, students = net(0), [net(seed) for seed in range(1, 8)]
     for step, student in enumerate(students):
         follow(mean, student, warmed(step))

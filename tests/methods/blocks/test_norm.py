@@ -1,4 +1,4 @@
-"""One device with normalisation groups computes what replicas on several devices compute."""
+"""Normalisation groups on one device compute what replicas on several devices would."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gradients(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
-def test_groups_are_replicas_with_gathered_outputs_as_in_data_parallel() -> None:
+def test_groups_equal_data_parallel_replicas() -> None:
     def loss(output: Output) -> torch.Tensor:
         return smoothed_cross_entropy(output.logits, LABELS) + batch_hard_triplet(output.features, LABELS, "soft")
 
@@ -38,9 +38,9 @@ def test_groups_are_replicas_with_gathered_outputs_as_in_data_parallel() -> None
     expected.backward()
 
     net = group_batch_norm(network(), 4)
-    found = loss(net(images()))
-    found.backward()
-    assert abs(found.item() - expected.item()) <= 1e-12
+    grouped = loss(net(images()))
+    grouped.backward()
+    assert abs(grouped.item() - expected.item()) <= 1e-12
     assert "neck.bias" not in gradients(net)
     for name, gradient in gradients(net).items():
         summed = sum(gradients(replica)[name] for replica in replicas)
@@ -49,7 +49,7 @@ def test_groups_are_replicas_with_gathered_outputs_as_in_data_parallel() -> None
         torch.testing.assert_close(value, replicas[0].get_buffer(name), rtol=0, atol=1e-12)
 
 
-def test_groups_are_replicas_with_averaged_gradients() -> None:
+def test_groups_equal_replicas_with_averaged_gradients() -> None:
     replicas = [network() for _ in range(4)]
     for replica, part, labels in zip(replicas, images().chunk(4), LABELS.chunk(4), strict=True):
         smoothed_cross_entropy(replica(part).logits, labels).backward()
@@ -80,7 +80,7 @@ def test_running_statistics(shape: tuple[int, ...], momentum: float) -> None:
     assert layer.num_batches_tracked == 3
 
 
-def test_evaluation_and_small_batches_are_plain() -> None:
+def test_evaluation_and_small_batches_use_the_plain_layer() -> None:
     plain, grouped = network(), group_batch_norm(network(), 16)
     for count in (5, 16):
         assert torch.equal(plain(images(count)).logits, grouped(images(count)).logits)
@@ -90,8 +90,8 @@ def test_evaluation_and_small_batches_are_plain() -> None:
     assert all(torch.equal(value, grouped.get_buffer(name)) for name, value in plain.named_buffers())
 
 
-def test_what_cannot_be_grouped_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 18 images cannot be cut into groups of 16"):
+def test_invalid_groups_raise() -> None:
+    with pytest.raises(ValueError, match="batch of 18 images cannot be split into groups of 16"):
         group_batch_norm(network(), 16)(images(18))
     with pytest.raises(ValueError, match="groups of 0 images"):
         group_batch_norm(network(), 0)
@@ -120,7 +120,7 @@ def test_conversion_keeps_keys_parameters_and_modes() -> None:
     assert torch.equal(copied.train()(images()).logits, grouped.train()(images()).logits)
 
 
-def test_a_lone_layer_is_replaced() -> None:
+def test_single_layer_is_replaced() -> None:
     assert isinstance(group_batch_norm(nn.BatchNorm1d(3), 4), GroupedBatchNorm)
 
 

@@ -23,7 +23,7 @@ RATES = {
     70: 3.5e-6,
     120: 3.5e-6,
 }
-"""What both trainers have in an epoch: the scheduler steps as it begins, and once before all (torch 1.1 and up)."""
+"""Rates of both trainers: the scheduler steps at the start of each epoch, and once before (torch 1.1 and later)."""
 
 
 @pytest.mark.parametrize("epoch", RATES)
@@ -44,34 +44,34 @@ def test_without_milestones() -> None:
 
 
 def torchs(steps: int) -> list[float]:
-    """The multipliers of torch's scheduler with its defaults."""
+    """Return the multipliers of torch's scheduler with its defaults."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps)
-    found = []
+    rates = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        if len(found) < steps:
+        if len(rates) < steps:
             scheduler.step()
-    return found
+    return rates
 
 
 @pytest.mark.parametrize("steps", [4, 10, 37, 1184])
-def test_one_cycle_is_torchs(steps: int) -> None:
-    """At every step, where both count alike: torch's top is its step 0.3 n - 1, and its end is step n - 1."""
+def test_one_cycle_equals_torch(steps: int) -> None:
+    """They agree at every step if counted alike: torch peaks at step 0.3 n - 1 and ends at step n - 1."""
     top, end = 0.3 * steps - 1, steps - 1
     ours = [one_cycle(step / end, rise=top / end) for step in range(steps)]
     assert ours == pytest.approx(torchs(steps), abs=1e-12)
 
 
 @pytest.mark.parametrize("steps", [10, 100, 1184])
-def test_by_the_share_of_steps_that_are_done_it_is_a_step_behind(steps: int) -> None:
+def test_one_cycle_by_completed_steps_is_one_step_behind(steps: int) -> None:
     steepest = pi / 2 / 0.3
     ours = [one_cycle(step / steps) for step in range(steps)]
     assert ours == pytest.approx(torchs(steps), abs=1.1 * steepest / steps)
 
 
-def test_where_one_cycle_turns() -> None:
+def test_one_cycle_turning_points() -> None:
     assert [one_cycle(done) for done in (0.0, 0.3, 1.0)] == pytest.approx([0.04, 1.0, 4e-6], rel=1e-12)
     assert one_cycle(0.15) == pytest.approx(0.52)
     assert one_cycle(0.2, rise=0.2, start=0.5, end=0.1) == 1.0

@@ -1,4 +1,4 @@
-"""Golden numbers: two training steps through every block, in float64."""
+"""Golden numbers of two training steps through every block, in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AFTER = {
 }
 
 
-def test_numbers_of_two_steps() -> None:
+def test_golden() -> None:
     pids = [number // 5 for number in range(30)]
     images = torch.randint(0, 256, (30, 3, 32, 16), generator=generator(0, "images"), dtype=torch.uint8)
     recipe = Augment(pad=2, erase=Erase())

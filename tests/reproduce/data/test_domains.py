@@ -1,4 +1,4 @@
-"""Readers against folders as users have them: complete, odd, broken."""
+"""Readers on folders as users have them: complete, odd or broken."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lay_out(root: Path, names: dict[str, list[str]]) -> Path:
 
 
 def many(ids: int, distractors: int, crowd: int) -> dict[str, list[str]]:
-    """Half of the identities for training; as many distractor identities and images of 0000 and of -1 as asked for."""
+    """Write a domain with half of the identities in training, and the given numbers of distractors, 0000 and -1."""
     half = ids // 2
 
     def person(pid: int, cameras: Iterable[int]) -> list[str]:
@@ -80,7 +80,7 @@ def test_duke_names(tmp_path: Path) -> None:
     assert [image.pid for image in dataset.gallery] == [5, 5388]
 
 
-def test_names_in_the_folder_decide_not_the_domain(tmp_path: Path) -> None:
+def test_names_decide_the_grammar_not_the_domain(tmp_path: Path) -> None:
     assert read(lay_out(tmp_path / "a", MARKET), "duke").train[0].sequence == 1
     assert read(lay_out(tmp_path / "b", DUKE), "market").train[0].sequence is None
 
@@ -91,7 +91,7 @@ def test_other_image_types(tmp_path: Path, ending: str) -> None:
     assert len(read(lay_out(tmp_path, names), "market").gallery) == 4
 
 
-def test_other_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_skipped(tmp_path: Path) -> None:
     expected = read(lay_out(tmp_path, MARKET), "market")
     for split in (".", *MARKET):
         for clutter in ("Thumbs.db", ".DS_Store", "._0002_c1s1_000451_03.jpg", "readme.txt", "notes.jpg.part"):
@@ -103,13 +103,13 @@ def test_other_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     assert read(tmp_path, "market") == expected
 
 
-def test_reading_does_not_depend_on_the_order_of_the_listing(tmp_path: Path) -> None:
+def test_reading_does_not_depend_on_listing_order(tmp_path: Path) -> None:
     backwards = {split: list(reversed(files)) for split, files in MARKET.items()}
     first, second = read(lay_out(tmp_path / "a", MARKET), "m"), read(lay_out(tmp_path / "b", backwards), "m")
     assert (first.train, first.query, first.gallery) == (second.train, second.query, second.gallery)
 
 
-def test_a_relative_root_or_one_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_may_be_relative_or_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(tmp_path / "data", MARKET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -118,7 +118,7 @@ def test_a_relative_root_or_one_in_the_home_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("split", list(MARKET))
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_half_copied_folder(tmp_path: Path, split: str, missing: bool) -> None:
+def test_incomplete_folder_raises(tmp_path: Path, split: str, missing: bool) -> None:
     lay_out(tmp_path, {**MARKET, split: []})
     if missing:
         (tmp_path / split).rmdir()
@@ -126,7 +126,7 @@ def test_a_half_copied_folder(tmp_path: Path, split: str, missing: bool) -> None
         read(tmp_path, "m")
 
 
-def test_a_folder_that_is_not_there_or_not_a_folder(tmp_path: Path) -> None:
+def test_missing_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"m: there is no folder {tmp_path}/x; give the one that holds"):
         read(tmp_path / "x", "m")
     (tmp_path / "file").touch()
@@ -141,25 +141,25 @@ def test_a_folder_that_is_not_there_or_not_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "odd", ["IMG_0001.jpg", "0002_c1s1_000451_03_fake_1to2.jpg", "0002_c1_0001.jpg", "0002_c1s1_000451.jpg"]
 )
-def test_names_of_no_grammar(tmp_path: Path, odd: str) -> None:
+def test_unknown_grammar_raises(tmp_path: Path, odd: str) -> None:
     lay_out(tmp_path, {**MARKET, "query": [*MARKET["query"], odd]})
     with pytest.raises(UserError, match=f"m: 1 of 10 image names in .* not as in Market-1501, such as query/{odd};"):
         read(tmp_path, "m")
 
 
-def test_mixed_grammars(tmp_path: Path) -> None:
+def test_mixed_grammars_raise(tmp_path: Path) -> None:
     lay_out(tmp_path, {**DUKE, "query": [*DUKE["query"], MARKET["query"][1]]})
     with pytest.raises(UserError, match=r"1 of 6 image names in .* are not as in DukeMTMC-reID"):
         read(tmp_path, "m")
 
 
-def test_camera_zero(tmp_path: Path) -> None:
+def test_camera_zero_raises(tmp_path: Path) -> None:
     lay_out(tmp_path, {**DUKE, "query": ["0005_c0_f0046985.jpg"]})
     with pytest.raises(UserError, match="camera 0; number the cameras from 1"):
         read(tmp_path, "m")
 
 
-def test_overlap_of_training_and_test(tmp_path: Path) -> None:
+def test_overlap_of_training_and_test_raises(tmp_path: Path) -> None:
     lay_out(tmp_path, {**MARKET, "bounding_box_train": ["0003_c1s1_000451_03.jpg", "0009_c1s1_000451_03.jpg"]})
     with pytest.raises(UserError, match=r"m: 1 identities of .* are in bounding_box_train and also in .*, such as 3;"):
         read(tmp_path, "m")
@@ -175,7 +175,7 @@ def test_junk_is_kept_in_the_gallery_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["query", "bounding_box_train"])
-def test_nothing_but_junk(tmp_path: Path, split: str) -> None:
+def test_split_of_junk_only_raises(tmp_path: Path, split: str) -> None:
     lay_out(tmp_path, {**MARKET, split: ["-1_c1s1_000001_01.jpg"]})
     with pytest.raises(UserError, match=f"{split} holds nothing but junk"):
         read(tmp_path, "m")
@@ -190,7 +190,7 @@ def test_describe(tmp_path: Path) -> None:
     assert differences(wanted, wanted) == []
 
 
-def test_a_domain_has_the_default_variant_and_no_unknown_one() -> None:
+def test_variant_defaults_to_the_usual_one_and_unknown_ones_raise() -> None:
     assert Domain("msmt17") == Domain("msmt17", "train+val") != Domain("msmt17", "train")
     assert (Domain("cuhk03").variant, Domain("market").variant) == ("labelled", "")
     with pytest.raises(UserError, match="msmt17 has no variant 'val'; it has train\\+val, train"):
@@ -217,7 +217,7 @@ def identities(dataset: Dataset, split: str) -> set[int]:
     return {image.pid for image in getattr(dataset, split)}
 
 
-def test_subset_keeps_whole_identities_and_the_proportions(tmp_path: Path) -> None:
+def test_subset_keeps_whole_identities_and_proportions(tmp_path: Path) -> None:
     whole = read(lay_out(tmp_path, many(ids=40, distractors=12, crowd=30)), "m")
     part = read(tmp_path, "m", subset=5)
     assert len(part.train_pids) == len(identities(part, "query")) == 5
@@ -228,7 +228,7 @@ def test_subset_keeps_whole_identities_and_the_proportions(tmp_path: Path) -> No
     assert set(part.gallery) < set(whole.gallery)
 
 
-def test_subsets_are_nested_and_end_in_everything(tmp_path: Path) -> None:
+def test_subsets_are_nested_up_to_the_whole_set(tmp_path: Path) -> None:
     whole = read(lay_out(tmp_path, many(ids=20, distractors=7, crowd=9)), "m")
     parts = [read(tmp_path, "m", subset=count) for count in range(1, 13)]
     for smaller, larger in pairwise(parts):
@@ -238,7 +238,7 @@ def test_subsets_are_nested_and_end_in_everything(tmp_path: Path) -> None:
     assert [len(part.train_pids) for part in parts] == [*range(1, 11), 10, 10]
 
 
-def test_subset_is_always_the_same_and_not_the_first_names(tmp_path: Path) -> None:
+def test_subset_is_fixed_and_scattered(tmp_path: Path) -> None:
     lay_out(tmp_path / "a", many(ids=40, distractors=0, crowd=0))
     lay_out(tmp_path / "b", many(ids=40, distractors=5, crowd=5))
     first, second = read(tmp_path / "a", "m", subset=4), read(tmp_path / "b", "n", subset=4)
@@ -247,12 +247,12 @@ def test_subset_is_always_the_same_and_not_the_first_names(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("count", [0, -3])
-def test_an_empty_subset(tmp_path: Path, count: int) -> None:
+def test_empty_subset_raises(tmp_path: Path, count: int) -> None:
     with pytest.raises(UserError, match=f"m: a subset of {count} identities is empty; give 1 or more"):
         read(lay_out(tmp_path, MARKET), "m", subset=count)
 
 
-def test_a_dataset_travels_between_processes(tmp_path: Path) -> None:
+def test_dataset_can_be_pickled(tmp_path: Path) -> None:
     dataset = read(lay_out(tmp_path, many(ids=80, distractors=5, crowd=40)), "m")
     stored = pickle.dumps(dataset)
     assert pickle.loads(stored) == dataset
@@ -260,7 +260,7 @@ def test_a_dataset_travels_between_processes(tmp_path: Path) -> None:
     assert len(stored) < 100 * images
 
 
-def test_omniglot_in_the_layout_of_market() -> None:
+def test_reads_omniglot_in_the_layout_of_market() -> None:
     folder = os.environ.get("REPRODUCE_TEST_DATA")
     if not folder:
         pytest.skip("REPRODUCE_TEST_DATA does not name the folder of real test data")

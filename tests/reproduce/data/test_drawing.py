@@ -1,4 +1,4 @@
-"""The renderer: its compositing against slow loops, and what must not change a pixel."""
+"""The renderer: compositing against slow loops, and independence of batch, threads and size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def some_bars(n: int, k: int, seed: int) -> Bars:
 
 
 def composite_slowly(canvas: np.ndarray, bars: Bars, softness: np.ndarray, side: np.ndarray) -> None:
-    """The formula of `composite`, a pixel and a bar at a time."""
+    """Compute the formula of `composite` for one pixel and one bar at a time."""
     n, _, height, width = canvas.shape
     for i in range(n):
         for row in range(height):
@@ -53,7 +53,7 @@ def composite_slowly(canvas: np.ndarray, bars: Bars, softness: np.ndarray, side:
                     canvas[i, :, row, column] = canvas[i, :, row, column] * (1 - cover) + cover * paint
 
 
-def test_composite_is_what_slow_loops_give() -> None:
+def test_composite_equals_slow_loops() -> None:
     bars, numbers = some_bars(3, 6, seed=1), np.random.default_rng(2)
     slow = numbers.random((3, 4, 20, 10))
     softness, side = np.array([0.05, 0.1, 0.02]), np.array([-0.3, 0.0, 0.2])
@@ -63,7 +63,7 @@ def test_composite_is_what_slow_loops_give() -> None:
     np.testing.assert_allclose(fast.numpy(), slow, atol=2e-5)
 
 
-def test_an_opaque_bar_over_the_image_leaves_its_colour() -> None:
+def test_opaque_bar_over_the_image_shows_its_colour() -> None:
     bars = some_bars(1, 1, seed=3)._replace(
         start=np.array([[[0, -0.5]]]), end=np.array([[[0, 1.5]]]), width=np.ones((1, 1, 2)), opacity=np.ones((1, 1))
     )
@@ -88,7 +88,7 @@ def world(request: pytest.FixtureRequest) -> tuple[str, Plan]:
     return request.param, plan(request.param, seed=1, size=Size(4, 2, 1, 64, 32))
 
 
-def test_pixels_depend_on_neither_batch_nor_threads(world: tuple[str, Plan]) -> None:
+def test_pixels_do_not_depend_on_batch_or_threads(world: tuple[str, Plan]) -> None:
     name, (_, shots, looks, stations) = world
     scene = stage(name, rows(shots, slice(0, 45)), looks, stations, Dials())
     together = render(scene, 64, 32)
@@ -107,7 +107,7 @@ def test_pixels_depend_on_neither_batch_nor_threads(world: tuple[str, Plan]) -> 
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 64), (256, 128), (192, 96)])
-def test_a_large_image_shrinks_to_the_small_one(world: tuple[str, Plan], height: int, width: int) -> None:
+def test_downscaled_large_image_equals_the_small_one(world: tuple[str, Plan], height: int, width: int) -> None:
     name, (_, shots, looks, stations) = world
     scene = stage(name, rows(shots, slice(0, 12)), looks, stations, Dials())
     small = render(scene, 64, 32).float()
@@ -119,12 +119,12 @@ def test_a_large_image_shrinks_to_the_small_one(world: tuple[str, Plan], height:
 
 
 def colours_turned(table: Any) -> Any:
-    """Everything that has a colour in another one."""
+    """Change the colour of everything that has one."""
     return table._replace(**{name: 1 - x for name, x in table._asdict().items() if x.ndim and x.shape[-1] == 3})
 
 
-def test_cover_is_where_other_colours_change_the_image(world: tuple[str, Plan]) -> None:
-    """Within an edge and a camera's blur; and what is covered whole does change."""
+def test_cover_is_where_recolouring_changes_the_image(world: tuple[str, Plan]) -> None:
+    """Changes stay within an edge and the camera's blur, and fully covered pixels do change."""
     name, (_, shots, looks, stations) = world
     scene = stage(name, rows(shots, slice(0, 60)), looks, stations, Dials())
     image, shown = render(scene, 64, 32), cover(scene, 64, 32)
@@ -145,7 +145,7 @@ def test_cover_is_where_other_colours_change_the_image(world: tuple[str, Plan]) 
     assert (cover(without, 64, 32)[:, 0] >= shown[:, 0] - 1e-5).all(), "nothing hides the person"
 
 
-def test_cover_is_the_same_at_every_size_and_in_every_batch(world: tuple[str, Plan]) -> None:
+def test_cover_does_not_depend_on_size_or_batch(world: tuple[str, Plan]) -> None:
     name, (_, shots, looks, stations) = world
     scene = stage(name, rows(shots, slice(0, 30)), looks, stations, Dials())
     large, small = cover(scene, 128, 64), cover(scene, 32, 16)
@@ -153,12 +153,12 @@ def test_cover_is_the_same_at_every_size_and_in_every_batch(world: tuple[str, Pl
     assert torch.equal(cover(rows(scene, slice(7, 9)), 32, 16), small[7:9])
 
 
-def test_nothing_to_draw(world: tuple[str, Plan]) -> None:
+def test_empty_scene(world: tuple[str, Plan]) -> None:
     name, (_, shots, looks, stations) = world
     assert render(stage(name, rows(shots, slice(0, 0)), looks, stations, Dials()), 64, 32).shape == (0, 64, 32, 3)
 
 
-def test_tables_of_arrays_are_cut_and_joined() -> None:
+def test_rows_and_join() -> None:
     bars = some_bars(5, 2, seed=4)
     again = join([rows(bars, slice(0, 2)), rows(bars, slice(2, 5))])
     assert all(np.array_equal(a, b) for a, b in zip(bars, again, strict=True))

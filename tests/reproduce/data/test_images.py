@@ -1,4 +1,4 @@
-"""Images in batches: the same pixels both ways, in order, in bounds, and errors that name the file."""
+"""Batches of images, resident or streamed: equal pixels, order, memory limits, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def picture(seed: int, mode: str = "RGB", height: int = 40, width: int = 20) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> tuple[Path, list[Image]]:
-    """Twenty images of different sizes, JPEG and PNG."""
+    """Write twenty images of different sizes, JPEG and PNG."""
     images = []
     for seed in range(20):
         name = f"{seed}.{'jpg' if seed % 2 else 'png'}"
@@ -61,9 +61,9 @@ def test_pixels(folder: tuple[Path, list[Image]], budget: int, threads: int, res
     expected = np.stack([reference(root / entry.path, resample) for entry in entries])
     wanted: list[Any] = [[3, 1, 3], range(20), np.array([19, 0]), torch.tensor([7]), [], [5, 5], range(8)]
     for _ in range(2):
-        found = list(images.batches(wanted))
-        assert len(found) == len(wanted)
-        for indices, batch in zip(wanted, found, strict=True):
+        batches = list(images.batches(wanted))
+        assert len(batches) == len(wanted)
+        for indices, batch in zip(wanted, batches, strict=True):
             assert batch.dtype == torch.uint8
             assert batch.is_contiguous()
             assert batch.shape == (len(indices), 3, *SIZE)
@@ -84,7 +84,9 @@ def test_pixels_on_cuda(folder: tuple[Path, list[Image]], budget: int | None) ->
             assert torch.equal(batch.cpu(), other)
 
 
-def test_the_store_fits_its_budget_exactly(folder: tuple[Path, list[Image]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_images_fit_the_budget_exactly(
+    folder: tuple[Path, list[Image]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, entries = folder
     needed = 20 * 3 * SIZE[0] * SIZE[1]
     assert Images(root, entries, SIZE, budget_bytes=needed).resident
@@ -94,7 +96,7 @@ def test_the_store_fits_its_budget_exactly(folder: tuple[Path, list[Image]], mon
     assert len(Images(root, entries, SIZE)) == 20
 
 
-def test_the_default_budget_is_a_quarter_of_what_is_available(
+def test_default_budget_is_a_quarter_of_available_memory(
     folder: tuple[Path, list[Image]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, entries = folder
@@ -107,7 +109,7 @@ def test_the_default_budget_is_a_quarter_of_what_is_available(
 
 
 class Fake:
-    """Stands in for `decode`: counts calls and takes its time."""
+    """Replacement for `decode` that counts calls and is slow."""
 
     def __init__(self, delay: float = 0.0) -> None:
         self.calls: list[str] = []
@@ -133,7 +135,7 @@ def numbered(count: int) -> list[Image]:
 
 
 @pytest.mark.parametrize("budget", [0, EVERYTHING])
-def test_at_most_four_batches_ahead_of_an_endless_source(fake: Fake, budget: int) -> None:
+def test_endless_source_is_read_at_most_four_batches_ahead(fake: Fake, budget: int) -> None:
     drawn = 0
 
     def source() -> Iterator[list[int]]:
@@ -151,7 +153,7 @@ def test_at_most_four_batches_ahead_of_an_endless_source(fake: Fake, budget: int
     assert drawn == 60 + AHEAD
 
 
-def test_order_does_not_depend_on_the_speed_of_threads(fake: Fake) -> None:
+def test_order_does_not_depend_on_thread_speed(fake: Fake) -> None:
     fake.delay = 0.005
     images = Images(Path(), numbered(60), SIZE, budget_bytes=0, threads=8)
     order = random.Random(0).sample(range(60), 60)
@@ -159,7 +161,7 @@ def test_order_does_not_depend_on_the_speed_of_threads(fake: Fake) -> None:
     assert [int(image[0, 0, 0]) for batch in batches for image in batch] == order
 
 
-def test_a_resident_image_is_decoded_once_and_only_when_asked_for(fake: Fake) -> None:
+def test_resident_images_are_decoded_once_on_demand(fake: Fake) -> None:
     images = Images(Path(), numbered(10), SIZE, budget_bytes=EVERYTHING)
     assert fake.calls == []
     for _ in range(3):
@@ -167,13 +169,13 @@ def test_a_resident_image_is_decoded_once_and_only_when_asked_for(fake: Fake) ->
     assert sorted(fake.calls) == ["1", "2", "5"]
 
 
-def test_a_streamed_image_is_decoded_once_a_batch(fake: Fake) -> None:
+def test_streamed_images_are_decoded_once_per_batch(fake: Fake) -> None:
     images = Images(Path(), numbered(10), SIZE, budget_bytes=0)
     list(images.batches([[1, 1, 2], [1]]))
     assert sorted(fake.calls) == ["1", "1", "2"]
 
 
-def test_images_kept_while_inferring_serve_training(fake: Fake) -> None:
+def test_images_stored_in_inference_mode_can_be_trained_on(fake: Fake) -> None:
     images = Images(Path(), numbered(4), SIZE, budget_bytes=EVERYTHING)
     with torch.inference_mode():
         list(images.batches([[0, 1]]))
@@ -183,7 +185,7 @@ def test_images_kept_while_inferring_serve_training(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, EVERYTHING])
-def test_a_broken_file_ends_an_endless_source_at_once(fake: Fake, budget: int) -> None:
+def test_broken_file_ends_an_endless_source_at_once(fake: Fake, budget: int) -> None:
     images = Images(Path(), [*numbered(50), Image("broken", 0, 0)], SIZE, budget_bytes=budget)
     batches = images.batches(itertools.chain([[0], [50, 1]], ([number % 50] for number in itertools.count(2))))
     next(batches)
@@ -208,14 +210,14 @@ def test_threads_end_with_the_generator(fake: Fake) -> None:
     assert decoding_threads() == []
 
 
-def test_two_readers_of_one_store(fake: Fake) -> None:
+def test_two_readers_share_resident_images(fake: Fake) -> None:
     images = Images(Path(), numbered(20), SIZE, budget_bytes=EVERYTHING)
     forth, back = ([[number] for number in order] for order in (range(20), range(19, -1, -1)))
     for one, other in zip(images.batches(forth), images.batches(back), strict=True):
         assert int(one[0, 0, 0, 0]) + int(other[0, 0, 0, 0]) == 19
 
 
-def test_an_error_of_the_source_comes_through(fake: Fake) -> None:
+def test_errors_of_the_source_propagate(fake: Fake) -> None:
     def source() -> Iterator[list[int]]:
         yield [0]
         raise RuntimeError("sampler")
@@ -226,8 +228,8 @@ def test_an_error_of_the_source_comes_through(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_an_index_out_of_range(fake: Fake, index: int) -> None:
-    with pytest.raises(IndexError, match=f"image {index} was asked for, but there are 3"):
+def test_index_out_of_range_raises(fake: Fake, index: int) -> None:
+    with pytest.raises(IndexError, match=f"image {index} is out of range: there are 3"):
         list(Images(Path(), numbered(3), SIZE).batches([[0, index]]))
 
 
@@ -244,7 +246,7 @@ def test_modes_are_converted(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_palette_with_transparency(tmp_path: Path) -> None:
+def test_palette_with_transparency(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     picture(0, "P").save(path, transparency=bytes(range(256)))
     opaque = tmp_path / "opaque.png"
@@ -252,7 +254,7 @@ def test_a_palette_with_transparency(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(path, SIZE), decode(opaque, SIZE))
 
 
-def test_the_name_does_not_tell_the_format(tmp_path: Path) -> None:
+def test_format_does_not_depend_on_the_suffix(tmp_path: Path) -> None:
     picture(0).save(tmp_path / "really.png")
     (tmp_path / "really.png").rename(tmp_path / "named.jpg")
     np.testing.assert_array_equal(decode(tmp_path / "named.jpg", SIZE), reference(tmp_path / "named.jpg"))
@@ -275,7 +277,7 @@ def jpeg(path: Path) -> bytes:
     ],
     ids=["cut", "head only", "html", "program", "empty", "missing"],
 )
-def test_a_broken_file_is_named(tmp_path: Path, content: Any, reason: str) -> None:
+def test_broken_file_raises_with_its_name(tmp_path: Path, content: Any, reason: str) -> None:
     path = tmp_path / "0001_c1s1_000001_00.jpg"
     if (made := content(path)) is not None:
         path.write_bytes(made)
@@ -285,15 +287,15 @@ def test_a_broken_file_is_named(tmp_path: Path, content: Any, reason: str) -> No
         list(images.batches([[0]]))
 
 
-def test_more_than_eight_bits_a_channel(tmp_path: Path) -> None:
+def test_more_than_eight_bits_per_channel_raise(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Pil.fromarray(np.arange(800, dtype=np.uint16).reshape(40, 20) * 80).save(path)
-    with pytest.raises(UserError, match="more than 8 bits a channel"):
+    with pytest.raises(UserError, match="more than 8 bits per channel"):
         decode(path, SIZE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_random_damage_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+def test_damaged_files_are_read_or_raise(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "image"
     picture(1).save(path, kind)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Where data sets are found, and what their lists and names tell; small trees of a few names each."""
+"""Finding data sets and parsing their lists and names, on small trees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LISTS = {
 
 
 def lay_out(root: Path, name: str) -> Path:
-    """A few images of a domain in its published layout."""
+    """Write a few images of a domain in its published layout."""
     if name == "msmt17":
         return lists(root)
     names = {"luperson": ["a/1.jpg"], "cuhk03": [f"labeled/{path}" for path in CUHK03]}
@@ -90,7 +90,7 @@ def lists(root: Path, folders: tuple[str, str] = ("train", "test")) -> Path:
         ("mine", "Mine"),
     ],
 )
-def test_known_folders_are_found_below_the_root(tmp_path: Path, name: str, inside: str) -> None:
+def test_finds_known_folders_below_the_root(tmp_path: Path, name: str, inside: str) -> None:
     folder = lay_out(tmp_path / inside, name)
     for other in {"market", "duke", "msmt17", "cuhk03", "personx", "luperson"} - {name}:
         assert find(tmp_path, other) is None
@@ -100,7 +100,7 @@ def test_known_folders_are_found_below_the_root(tmp_path: Path, name: str, insid
         assert read(tmp_path, name).root == folder
 
 
-def test_another_domain_is_never_found_instead(tmp_path: Path) -> None:
+def test_never_finds_another_domain(tmp_path: Path) -> None:
     folder = trees.plant(tmp_path / "market1501" / "Market-1501-v15.09.15", PLAIN)
     assert find(tmp_path, "duke") is None
     assert find(folder, "duke") is None
@@ -108,12 +108,12 @@ def test_another_domain_is_never_found_instead(tmp_path: Path) -> None:
         read(tmp_path, "duke")
 
 
-def test_two_folders_of_one_domain_are_an_error_and_links_are_not(tmp_path: Path) -> None:
+def test_two_folders_of_one_domain_raise_but_links_do_not(tmp_path: Path) -> None:
     folder = trees.plant(tmp_path / "data" / "market1501", PLAIN)
     (tmp_path / "data" / "Market-1501").symlink_to(folder)
-    found = find(tmp_path / "data", "market")
-    assert found is not None
-    assert found.resolve() == folder.resolve()
+    first = find(tmp_path / "data", "market")
+    assert first is not None
+    assert first.resolve() == folder.resolve()
     trees.plant(tmp_path / "data" / "Market-1501-v15.09.15", PLAIN)
     with pytest.raises(
         UserError, match=r"market: found .*Market-1501-v15.09.15 and .*; name the one to use, with --do"
@@ -121,7 +121,7 @@ def test_two_folders_of_one_domain_are_an_error_and_links_are_not(tmp_path: Path
         find(tmp_path / "data", "market")
 
 
-def test_v1_goes_before_v2_and_v2_is_never_taken_for_v1(tmp_path: Path) -> None:
+def test_prefers_v1_and_never_takes_v2_for_v1(tmp_path: Path) -> None:
     second = lists(tmp_path / "msmt17" / "MSMT17_V2", ("mask_train_v2", "mask_test_v2"))
     assert find(tmp_path, "msmt17") == second
     assert read(second, "msmt17").version == "V2"
@@ -130,7 +130,7 @@ def test_v1_goes_before_v2_and_v2_is_never_taken_for_v1(tmp_path: Path) -> None:
     assert read(tmp_path, "msmt17").version == "V1"
 
 
-def test_the_version_is_seen_in_the_folders_whatever_their_parent_is_called(tmp_path: Path) -> None:
+def test_version_follows_the_folders_not_the_name_of_their_parent(tmp_path: Path) -> None:
     assert version(lists(tmp_path / "MSMT17_V1", ("mask_train_v2", "mask_test_v2")), "msmt17") == "V2"
     assert version(lists(tmp_path / "MSMT17_V2"), "msmt17") == "V2"
     assert version(lists(tmp_path / "anything"), "msmt17") == "V1"
@@ -152,7 +152,7 @@ def test_msmt17_names_and_lists(tmp_path: Path) -> None:
     assert [image.camid for image in read(dataset.root, "msmt17", variant="train").train] == [0, 11]
 
 
-def test_labels_of_training_and_test_are_told_apart(tmp_path: Path) -> None:
+def test_training_and_test_labels_do_not_collide(tmp_path: Path) -> None:
     dataset = read(lists(tmp_path), "msmt17")
     assert dataset.train_pids == (0, 1)
     assert [image.pid for image in dataset.query] == [TEST_FROM]
@@ -162,7 +162,7 @@ def test_labels_of_training_and_test_are_told_apart(tmp_path: Path) -> None:
     assert {image.pid for image in (*packed.query, *packed.gallery)} == {TEST_FROM}
 
 
-def test_repacked_cameras_have_one_digit_or_two(tmp_path: Path) -> None:
+def test_repacked_cameras_have_one_or_two_digits(tmp_path: Path) -> None:
     packed = read(trees.plant(tmp_path, PACKED), "msmt17")
     assert [image.camid for split in (packed.train, packed.query, packed.gallery) for image in split] == [0, 14, 2, 9]
     assert packed.train[1] == Image("bounding_box_train/0001_c15_0007.jpg", 1, 14)
@@ -170,7 +170,7 @@ def test_repacked_cameras_have_one_digit_or_two(tmp_path: Path) -> None:
         read(tmp_path, "msmt17", variant="train")
 
 
-def test_lists_go_before_a_repacking_in_the_same_folder(tmp_path: Path) -> None:
+def test_lists_take_precedence_over_a_repacking(tmp_path: Path) -> None:
     trees.plant(lists(tmp_path), PACKED)
     assert len(read(tmp_path, "msmt17").train) == 3
     for split in LISTS:
@@ -178,7 +178,7 @@ def test_lists_go_before_a_repacking_in_the_same_folder(tmp_path: Path) -> None:
     assert len(read(tmp_path, "msmt17").train) == 2
 
 
-def test_windows_line_ends_and_empty_lines_do_not_matter(tmp_path: Path) -> None:
+def test_windows_line_ends_and_empty_lines_are_ignored(tmp_path: Path) -> None:
     expected = read(lists(tmp_path), "msmt17").train
     for path in tmp_path.glob("list_*.txt"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
@@ -199,13 +199,13 @@ def test_windows_line_ends_and_empty_lines_do_not_matter(tmp_path: Path) -> None
         (b"/0000_001_15_0114noon_1234_2.jpg 0\n", "line 1 of .*list_query.txt is not the path"),
     ],
 )
-def test_a_broken_list(tmp_path: Path, content: bytes, message: str) -> None:
+def test_broken_list_raises(tmp_path: Path, content: bytes, message: str) -> None:
     (lists(tmp_path) / "list_query.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"msmt17: .*{message}"):
         read(tmp_path, "msmt17")
 
 
-def test_half_a_download_of_msmt17(tmp_path: Path) -> None:
+def test_incomplete_msmt17_raises(tmp_path: Path) -> None:
     lists(tmp_path)
     (tmp_path / "test/0001/0001_000_02_0113morning_0001_0.jpg").unlink()
     with pytest.raises(
@@ -226,7 +226,7 @@ def test_half_a_download_of_msmt17(tmp_path: Path) -> None:
 # -- CUHK03 ------------------------------------------------------------------------------------------------------------
 
 
-def test_cuhk03_images_are_png_and_of_two_kinds(tmp_path: Path) -> None:
+def test_cuhk03_has_png_images_in_two_variants(tmp_path: Path) -> None:
     trees.plant(tmp_path / "labeled", CUHK03)
     trees.plant(tmp_path / "detected", [*CUHK03, "bounding_box_train/0001_c2_3.png"])
     labelled, detected = read(tmp_path, "cuhk03"), read(tmp_path, "cuhk03", variant="detected")
@@ -234,17 +234,17 @@ def test_cuhk03_images_are_png_and_of_two_kinds(tmp_path: Path) -> None:
     assert labelled.query == (Image("labeled/query/0002_c2_14096.png", 2, 1),)
     assert (labelled.variant, detected.variant, len(detected.train)) == ("labelled", "detected", 2)
     assert read(tmp_path / "detected", "cuhk03", variant="detected").train[0].path.startswith("bounding_box_train/")
-    with pytest.raises(UserError, match=r"holds the detected boxes, and the labelled ones are asked for"):
+    with pytest.raises(UserError, match=r"holds the detected boxes, but the labelled ones are needed"):
         read(tmp_path / "detected", "cuhk03")
 
 
-def test_one_kind_of_boxes_is_not_taken_for_the_other(tmp_path: Path) -> None:
+def test_wrong_boxes_raise(tmp_path: Path) -> None:
     trees.plant(tmp_path / "detected", CUHK03)
     with pytest.raises(UserError, match=r"cuhk03: .* holds the detected boxes and no labelled ones"):
         read(tmp_path, "cuhk03")
 
 
-def test_cuhk03_not_unpacked_or_with_a_broken_split(tmp_path: Path) -> None:
+def test_packed_or_broken_cuhk03_raises(tmp_path: Path) -> None:
     (tmp_path / "cuhk03_release").mkdir()
     (tmp_path / "cuhk03_release" / "cuhk-03.mat").touch()
     with pytest.raises(UserError, match=r"needs images_labeled and cuhk03_new_protocol_config_labeled.mat .* unpack"):
@@ -269,7 +269,7 @@ def test_cuhk03_not_unpacked_or_with_a_broken_split(tmp_path: Path) -> None:
 # -- PersonX -----------------------------------------------------------------------------------------------------------
 
 
-def test_personx_cameras_have_numbers_of_their_own(tmp_path: Path) -> None:
+def test_personx_camera_numbers(tmp_path: Path) -> None:
     names = [f"bounding_box_train/0001_c{camera}_s1_0.jpg" for camera in ("3", "04", "8", "10", "11", "12")]
     names += ["query/0002_c3_a.jpg", "bounding_box_test/0002_c12_b_c.jpg"]
     dataset = read(trees.plant(tmp_path, names), "personx")
@@ -285,7 +285,7 @@ def test_personx_cameras_have_numbers_of_their_own(tmp_path: Path) -> None:
 # -- LUPerson ----------------------------------------------------------------------------------------------------------
 
 
-def test_luperson_is_every_image_at_any_depth(tmp_path: Path) -> None:
+def test_luperson_reads_images_at_any_depth(tmp_path: Path) -> None:
     names = ["b/2.jpg", "a/x/10.jpg", "top.PNG", "a/x/9.jpeg"]
     trees.plant(tmp_path, [*names, ".hidden/3.jpg", "a/.4.jpg", "a/keys.pkl", "a/notes.txt"])
     dataset = read(tmp_path, "luperson")
@@ -298,7 +298,7 @@ def test_luperson_is_every_image_at_any_depth(tmp_path: Path) -> None:
     assert not dataset.labelled
 
 
-def test_luperson_without_images(tmp_path: Path) -> None:
+def test_luperson_without_images_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"luperson: .* holds no images .* at any depth; copy the images"):
         read(tmp_path, "luperson")
     trees.plant(tmp_path, ["lmdb/data.mdb", "lmdb/keys.pkl"])
@@ -306,7 +306,7 @@ def test_luperson_without_images(tmp_path: Path) -> None:
         read(tmp_path, "luperson")
 
 
-def test_millions_of_unlabelled_images_take_little_memory() -> None:
+def test_millions_of_unlabelled_images_need_little_memory() -> None:
     images = Unlabelled(f"folder/{number:07}.jpg" for number in range(100_000))
     held = sys.getsizeof(images._text) + sys.getsizeof(images._ends)
     assert held < 30 * len(images)

@@ -1,4 +1,4 @@
-"""Drawn objects: what a kind is, what must not change a pixel, and the stage that writes them."""
+"""Drawn objects: kinds, reproducible pixels, and the stage that writes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FROZEN = {
     48: "80ca3129ffa44f6982b3cb0f9c62a336e056b98d67dcd051ca28bfd84867143a",
     96: "005577b94ad36eccb280a20811828812a847a9bce19d004e7a757c4ba8b2d3cd",
 }
-"""SHA-256 of five pictures of each of the first four kinds, by side: on every processor, with any number of threads."""
+"""SHA-256 of five pictures of each of the first four kinds, by side, on any processor and number of threads."""
 
 
 def digest(side: int) -> str:
@@ -52,8 +52,8 @@ def test_pixels_are_frozen(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", FROZEN)
-def test_pixels_are_those_of_every_processor(side: int) -> None:
-    """Without the vector instructions that torch and NumPy choose by the processor."""
+def test_pixels_do_not_depend_on_vector_instructions(side: int) -> None:
+    """Disable the vector instructions that torch and NumPy choose for the processor."""
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
     optional = " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
@@ -71,7 +71,7 @@ print(torch.backends.cpu.get_cpu_capability(), hashlib.sha256(drawn).hexdigest()
     assert done.stdout.split() == ["DEFAULT", FROZEN[side]]
 
 
-def test_pixels_depend_on_neither_threads_nor_global_state() -> None:
+def test_pixels_do_not_depend_on_threads_or_global_state() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
@@ -89,8 +89,8 @@ def test_pixels_depend_on_neither_threads_nor_global_state() -> None:
     more=st.integers(0, 3),
 )
 @settings(max_examples=60)
-def test_any_number_of_pictures_of_any_size(kind: int, count: int, side: int, seed: int, more: int) -> None:
-    """More pictures begin with the same ones."""
+def test_number_and_size_of_pictures(kind: int, count: int, side: int, seed: int, more: int) -> None:
+    """A larger count starts with the same pictures."""
     drawn = pictures(kind, count, side, seed=seed)
     assert (drawn.shape, drawn.dtype) == ((count, side, side, 3), np.uint8)
     assert drawn.flags.c_contiguous
@@ -104,7 +104,7 @@ def test_kinds_pictures_and_seeds_all_differ() -> None:
 
 
 def test_pictures_of_a_kind_resemble_each_other() -> None:
-    """By the nearest mean colours of the middle, which are next to nothing of what a kind is; guessing gives 5 %."""
+    """Classify by the nearest mean colour of the middle, a small part of what makes a kind; guessing gives 5 %."""
     colours = np.array([pictures(kind, 30, 32)[:, 11:21, 11:21].mean((1, 2)) for kind in range(20)])
     means, asked = colours[:, :20].mean(1), colours[:, 20:]
     nearest = np.linalg.norm(asked[:, :, None] - means, axis=-1).argmin(-1)
@@ -125,7 +125,7 @@ def some_shapes(count: int, seed: int) -> Shapes:
 
 
 def lay_slowly(image: np.ndarray, shapes: Shapes) -> None:
-    """An outline as its Fourier series in the angle, and textures as smooth waves, a pixel at a time."""
+    """Compute the outline as a Fourier series of the angle, and textures as smooth waves, pixel by pixel."""
     side = image.shape[-1]
     for n, (place, turn, size, mirrored, harmonics, aspect, textures, colours) in enumerate(zip(*shapes, strict=True)):
         for row in range(side):
@@ -146,7 +146,7 @@ def lay_slowly(image: np.ndarray, shapes: Shapes) -> None:
                 image[n, :, row, column] += cover * (paint - image[n, :, row, column])
 
 
-def test_laying_is_what_slow_loops_give() -> None:
+def test_lay_equals_slow_loops() -> None:
     shapes, slow = some_shapes(4, seed=1), np.random.default_rng(2).random((4, 3, 18, 18))
     assert shapes.harmonics.shape == (4, HARMONICS, 2)
     fast = torch.tensor(slow, dtype=torch.float32)
@@ -159,8 +159,8 @@ def test_laying_is_what_slow_loops_give() -> None:
 
 @given(seed=st.integers(0, 10_000), side=st.integers(1, 24), size=st.sampled_from([0.0, 1e-9, 1e-3, 0.5, 1.4]))
 @settings(max_examples=60)
-def test_colours_stay_between_those_that_are_mixed(seed: int, side: int, size: float) -> None:
-    """Numbers all of them, also of a thing of no size or with its middle on a pixel; which then is not seen."""
+def test_mixed_colours_stay_in_range(seed: int, side: int, size: float) -> None:
+    """Values are finite even for a thing of size 0, which stays invisible, or with its centre on a pixel."""
     numbers = np.random.default_rng(seed)
     image = _backdrop(numbers.random((3, 3, 3, 3)), side)
     before = image.clone()
@@ -171,7 +171,7 @@ def test_colours_stay_between_those_that_are_mixed(seed: int, side: int, size: f
     assert size > 0 or torch.equal(image, before)
 
 
-def test_a_backdrop_is_linear_between_nine_colours() -> None:
+def test_backdrop_is_linear_between_nine_colours() -> None:
     corners = np.random.default_rng(1).random((2, 3, 3, 3))
     image = _backdrop(corners, 63).double().numpy()
     for row, i in ((0, 0), (31, 1), (62, 2)):
@@ -188,14 +188,14 @@ TINY = Objects(kinds=3, images=4, held_out=2, side=24)
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Any]:
-    """What the stage writes, opened, and its artifact."""
+    """Run the stage; return its opened data set and its artifact."""
     root = tmp_path_factory.mktemp("store")
     build(TINY, Site(root), lambda _: None)
     env: Any = SimpleNamespace(get=Store(root).load)
     return TINY.open(env), Store(root).load(TINY)
 
 
-def test_it_writes_what_it_lists(drawn: tuple[Dataset, Any]) -> None:
+def test_written_files_match_the_listed_images(drawn: tuple[Dataset, Any]) -> None:
     data, folder = drawn
     listed = [image.path for image in (*data.train, *data.query, *data.gallery)]
     assert len(listed) == len(set(listed)) == 3 * (4 + 2)
@@ -211,7 +211,7 @@ def test_it_writes_what_it_lists(drawn: tuple[Dataset, Any]) -> None:
     assert data.digest == folder.facts["pixels"], "known, so that no file is read again for it"
 
 
-def test_kinds_are_identities_and_splits_share_no_picture(drawn: tuple[Dataset, Any]) -> None:
+def test_identities_are_kinds_and_splits_share_no_picture(drawn: tuple[Dataset, Any]) -> None:
     data, _ = drawn
     assert data.name == TINY.label == "objects"
     assert data.train_pids == (1, 2, 3)
@@ -223,7 +223,7 @@ def test_kinds_are_identities_and_splits_share_no_picture(drawn: tuple[Dataset, 
     assert not files[0] & files[1]
 
 
-def test_a_longer_training_set_has_the_same_kinds(tmp_path: Path, drawn: tuple[Dataset, Any]) -> None:
+def test_larger_training_set_has_the_same_kinds(tmp_path: Path, drawn: tuple[Dataset, Any]) -> None:
     longer = replace(TINY, images=5, kinds=2)
     build(longer, Site(tmp_path), lambda _: None)
     env: Any = SimpleNamespace(get=Store(tmp_path).load)
@@ -232,7 +232,7 @@ def test_a_longer_training_set_has_the_same_kinds(tmp_path: Path, drawn: tuple[D
         assert (other.root / image.path).read_bytes() == (data.root / image.path).read_bytes()
 
 
-def test_it_is_drawn_data_and_says_which() -> None:
+def test_identity_describes_drawn_objects() -> None:
     assert TINY.drawn
     assert TINY.describe() == {
         "kind": "stand-in",
@@ -248,14 +248,14 @@ def test_it_is_drawn_data_and_says_which() -> None:
     assert len(keys | {TINY.key}) == 6
 
 
-def test_another_version_is_another_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     was = replace(TINY).key
     monkeypatch.setattr(Objects, "version", OBJECTS_VERSION + 1)
     assert replace(TINY).key != was
     assert TINY.describe()["objects"] == OBJECTS_VERSION + 1
 
 
-def test_a_sheet_shows_a_row_a_kind() -> None:
+def test_sheet_has_a_row_per_kind() -> None:
     sheet = object_sheet(side=16, kinds=3, count=4)
     assert (sheet.mode, sheet.size) == ("RGB", (84 + 4 * 18, 3 * 18))
     shown = np.asarray(sheet)

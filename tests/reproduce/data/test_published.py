@@ -1,4 +1,4 @@
-"""Every reader on a tree with the published counts and the real names' grammar, and the traps in these names."""
+"""Every reader on a tree with published counts and real name grammars, including their traps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_duke(in_memory: Path) -> None:
     assert describe(read(trees.plant(in_memory, trees.duke()), "duke")) == published("duke")
 
 
-def test_msmt17_in_both_name_grammars(in_memory: Path) -> None:
+def test_msmt17_in_both_grammars(in_memory: Path) -> None:
     original = read(trees.plant_msmt17(in_memory / "MSMT17_V1"), "msmt17")
     assert describe(original) == published("msmt17")
     assert (original.version, original.variant) == ("V1", "train+val")
@@ -87,7 +87,7 @@ def test_luperson(in_memory: Path) -> None:
     assert set(less.train) < set(part.train) < set(dataset.train)
 
 
-def test_a_single_image_less_is_told(in_memory: Path) -> None:
+def test_single_missing_image_is_reported(in_memory: Path) -> None:
     trees.plant(in_memory, trees.personx())
     (in_memory / "query" / "0411_c10_s0_0.jpg").unlink()
     gaps = differences(describe(read(in_memory, "personx")), published("personx"))

@@ -1,4 +1,4 @@
-"""Batches: composition, determinism, and what the original samplers promise."""
+"""Batches: composition, determinism, and the guarantees of the original samplers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
 def dataset(counts: list[int], seed: int = 0) -> tuple[list[int], list[int]]:
-    """Labels (with gaps, outliers between them, shuffled) and cameras of `counts` images per identity."""
+    """Draw shuffled labels, with gaps and outliers, and cameras of `counts` images per identity."""
     random = np.random.default_rng(seed)
     pids = np.repeat([-1, *(7 * number for number in range(len(counts)))], [3, *counts])
     random.shuffle(pids)
     return pids.tolist(), random.integers(0, 3, len(pids)).tolist()
 
 
-def test_places_have_streams_of_their_own() -> None:
+def test_places_have_separate_streams() -> None:
     places = [(1,), (1, "a"), (1, "a", 2), (1, "a2"), (12,), (1, "1"), (2, 1, "a"), (-1,)]
     for draw in (
         lambda place: torch.rand(4, generator=generator(*place)).tolist(),
@@ -116,7 +116,7 @@ def test_camera_aware_batches(counts: list[int], P: int, K: int, seed: int) -> N
 
 
 @pytest.mark.parametrize("draw", ["identity", "camera-aware", "shuffled"])
-def test_iterations_go_on_with_fresh_passes(draw: str) -> None:
+def test_iterations_continue_with_new_passes(draw: str) -> None:
     pids, camids = dataset([4] * 9)
 
     def batches(iterations: int | None, epoch: int = 3) -> list[list[int]]:
@@ -137,7 +137,7 @@ def test_iterations_go_on_with_fresh_passes(draw: str) -> None:
 
 
 @pytest.mark.parametrize(("draw", "evenness"), [("identity", 0.6), ("camera-aware", 0.2), ("shuffled", 0.7)])
-def test_every_image_is_reached(draw: str, evenness: float) -> None:
+def test_every_image_is_drawn(draw: str, evenness: float) -> None:
     pids, camids = dataset([2, 3, 5, 8, 8])
     seen: Counter[int] = Counter()
     for epoch in range(400):
@@ -160,7 +160,7 @@ def test_few_images_are_drawn_with_replacement() -> None:
 
 
 @pytest.mark.parametrize(("images", "repeats"), [(4, True), (5, False)])
-def test_camera_aware_draws_without_replacement_from_k_choices_on(images: int, repeats: bool) -> None:
+def test_camera_aware_draws_without_replacement_given_k_choices(images: int, repeats: bool) -> None:
     pids, camids = [0] * images, list(range(images))
     groups = [camera_aware_batches(pids, camids, 1, 4, seed=1, epoch=epoch)[0] for epoch in range(50)]
     assert any(len(set(group)) < 4 for group in groups) == repeats
@@ -191,7 +191,7 @@ def test_shuffled_batches(count: int, size: int, epoch: int) -> None:
 
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 30), st.integers(1, 7), st.integers(0, 3), st.none() | st.integers(0, 25))
-def test_shuffled_batches_are_drawn_anywhere(
+def test_shuffled_batches_are_drawn_at_any_step(
     data: st.DataObject, images: int, size: int, epoch: int, iterations: int | None
 ) -> None:
     count = images + size
@@ -215,7 +215,7 @@ def test_shuffled_batches_are_drawn_anywhere(
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The passes that were drawn so far."""
+    """Record the passes drawn so far."""
     passes: list[int] = []
 
     def noted(seed: int, *where: Any) -> np.random.Generator:
@@ -227,14 +227,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 7999, 10**9])
-def test_a_late_batch_costs_no_more_than_an_early_one(drawn: list[int], step: int) -> None:
+def test_late_batches_cost_no_more_than_early_ones(drawn: list[int], step: int) -> None:
     batches = shuffled_batches(9, 2, seed=1, epoch=0, iterations=10**9 + 1)
     assert drawn == []
     assert next(iter(batches[step:])) == batches[step]
     assert drawn == [step // 4]
 
 
-def test_a_pass_is_drawn_once_also_where_images_are_read_ahead(drawn: list[int], tmp_path: Path) -> None:
+def test_each_pass_is_drawn_once_despite_reading_ahead(drawn: list[int], tmp_path: Path) -> None:
     entries = [Image(f"{number}.png", number, 0) for number in range(9)]
     for entry in entries:
         Pil.new("RGB", (4, 8)).save(tmp_path / entry.path)
@@ -244,7 +244,7 @@ def test_a_pass_is_drawn_once_also_where_images_are_read_ahead(drawn: list[int],
     assert drawn == list(range(8))
 
 
-def test_four_million_images_take_one_array() -> None:
+def test_four_million_images_need_one_array() -> None:
     tracemalloc.start()
     batches = shuffled_batches(4_000_000, 2560, seed=1, epoch=0)
     assert len(batches) == 1562
@@ -254,7 +254,7 @@ def test_four_million_images_take_one_array() -> None:
     assert 32e6 < peak < 33e6
 
 
-def test_a_stream_begins_at_the_first_step() -> None:
+def test_stream_starts_at_the_first_step() -> None:
     pairs = in_step(iter(range(5, 9)), lambda first: (f"item {number}" for number in range(first, 9)))
     assert list(pairs) == [(number, f"item {number}") for number in range(5, 9)]
     assert list(in_step(iter(()), lambda first: pytest.fail("nothing is left to do"))) == []

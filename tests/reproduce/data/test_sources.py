@@ -46,7 +46,7 @@ def on_folders(tiny_domain: Path, tmp_path: Path) -> Setting:
 
 
 @pytest.mark.parametrize("domains", [BOTH, (BOTH,), Holder(BOTH), (Holder((Holder(BOTH[0]),)), BOTH[1])])
-def test_two_domains_give_two_entries_however_deep_they_lie(domains: Any, on_folders: Setting) -> None:
+def test_domains_at_any_depth_have_separate_entries(domains: Any, on_folders: Setting) -> None:
     for setting, kind in ((Setting("smoke"), "stand-in"), (on_folders, "folder")):
         stage = setting.resolve(Pooled(domains))
         data = setting.identity([stage]).data
@@ -54,7 +54,7 @@ def test_two_domains_give_two_entries_however_deep_they_lie(domains: Any, on_fol
         assert len(sources([stage])) == 2
 
 
-def test_an_unchecked_folder_in_a_tuple_is_not_published(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchecked_folder_in_a_tuple_is_not_published(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = describe(read(tiny_domain, "market"))
     declared.holding(monkeypatch, market=counts)
     setting = Setting("paper", dict.fromkeys(("market", "duke"), tiny_domain), weights="scratch")
@@ -68,7 +68,7 @@ def test_an_unchecked_folder_in_a_tuple_is_not_published(tiny_domain: Path, monk
     assert "a folder that was not checked" in reasons_against(setting.identity([mixed]))[0]
 
 
-def test_sources_of_one_name_do_not_hide_each_other(on_folders: Setting) -> None:
+def test_sources_with_equal_names_have_separate_entries(on_folders: Setting) -> None:
     stage = on_folders.resolve(Pooled((Mix(BOTH[:1]), *BOTH)))
     data = on_folders.identity([stage]).data
     assert sorted((name.partition(" ")[0], entry["kind"]) for name, entry in data.items()) == [
@@ -81,7 +81,7 @@ def test_sources_of_one_name_do_not_hide_each_other(on_folders: Setting) -> None
     assert json.dumps(settings[0]) == json.dumps(settings[1]), "in whatever order they are named"
 
 
-def test_the_ways_to_use_a_set_have_entries_of_their_own() -> None:
+def test_variants_have_separate_entries() -> None:
     whole, part = (Real("msmt17", "d", variant=variant) for variant in ("train+val", "train"))
     assert (whole.label, part.label) == ("msmt17", "msmt17 train")
     data = Setting("smoke").identity([Pooled((whole, part))]).data
@@ -89,7 +89,7 @@ def test_the_ways_to_use_a_set_have_entries_of_their_own() -> None:
     assert {entry["kind"] for entry in data.values()} == {"folder"}, "nobody has checked them"
 
 
-def test_images_that_a_stage_made_keep_their_labels(on_folders: Setting, tiny_domain: Path, tmp_path: Path) -> None:
+def test_made_images_keep_their_labels(on_folders: Setting, tiny_domain: Path, tmp_path: Path) -> None:
     mirror = Mirror(Domain("market"))
     stage, store = Pooled((mirror, Domain("market"))), Store(tmp_path / "store")
     assert run(stage, on_folders, store.root).mAP == 72
@@ -104,7 +104,7 @@ def test_images_that_a_stage_made_keep_their_labels(on_folders: Setting, tiny_do
     assert seen == {"demo_sources.Mirror": digest(mirrored), "market": digest(original)}
 
 
-def test_an_identity_says_what_made_images_and_of_what(on_folders: Setting) -> None:
+def test_identity_names_the_stage_and_sources_of_made_images(on_folders: Setting) -> None:
     stages = [on_folders.resolve(Pooled((Mirror(Domain("market"), seed),), seed)) for seed in (1, 2)]
     identity = on_folders.identity(stages)
     assert identity.data.keys() == {"demo_sources.Mirror", "market"}
@@ -113,15 +113,15 @@ def test_an_identity_says_what_made_images_and_of_what(on_folders: Setting) -> N
     assert "images made by demo_sources.Mirror" in reasons_against(identity)
 
 
-def test_another_packages_set_is_known_by_its_fields() -> None:
+def test_outside_set_is_identified_by_its_fields() -> None:
     setting = Setting("smoke")
-    found = [setting.identity([Pooled((Corridor(year),))]).data for year in (2025, 2026)]
-    assert found[1] == {"corridor 2026": {"year": 2026, "kind": "outside", "by": "demo_sources.Corridor"}}
-    assert found[0] != found[1]
+    entries = [setting.identity([Pooled((Corridor(year),))]).data for year in (2025, 2026)]
+    assert entries[1] == {"corridor 2026": {"year": 2026, "kind": "outside", "by": "demo_sources.Corridor"}}
+    assert entries[0] != entries[1]
     assert "a data set of demo_sources.Corridor" in reasons_against(setting.identity([Pooled((Corridor(),))]))
 
 
-def test_keys_stay_out_of_an_identity() -> None:
+def test_identity_contains_no_keys() -> None:
     setting = Setting("smoke")
     mixed = setting.resolve(Pooled((Mix(BOTH),)))
     [entry] = [entry for entry in setting.identity([mixed]).data.values() if entry["kind"] == "outside"]
@@ -129,7 +129,7 @@ def test_keys_stay_out_of_an_identity() -> None:
     assert not any(stage.key in str(setting.identity([mixed])) for stage in closure([mixed]))
 
 
-def test_only_a_set_that_was_checked_is_real() -> None:
+def test_only_checked_sets_are_real() -> None:
     @dataclass(frozen=True)
     class Boast(Corridor):
         def describe(self) -> dict[str, Any]:
@@ -148,21 +148,21 @@ def test_only_a_set_that_was_checked_is_real() -> None:
     assert "data of another kind (outside)" in reasons_against(setting.identity([Pooled((Silent(),))]))
 
 
-def test_a_stage_opens_only_what_its_fields_name(tmp_path: Path) -> None:
+def test_stage_opens_only_sources_in_its_fields(tmp_path: Path) -> None:
     with pytest.raises(
         LookupError, match=r"demo_sources.Stray opened Corridor\(year=2026\), which is no source that its"
     ):
         run(Stray(), Setting("smoke"), tmp_path / "store")
 
 
-def test_a_source_may_read_others(on_folders: Setting, tmp_path: Path) -> None:
+def test_source_may_read_other_sources(on_folders: Setting, tmp_path: Path) -> None:
     stage = Pooled((Mix(BOTH),))
     assert run(stage, on_folders, tmp_path / "store").mAP == 71
     seen = Store(tmp_path / "store").described(on_folders.resolve(stage)).provenance.data
     assert seen.keys() == {"market", "duke", "market (2)"}
 
 
-def test_who_shows_people() -> None:
+def test_drawn_sources_show_nobody() -> None:
     setting = Setting("smoke")
     market, mirror = (setting.resolve(Pooled((value,))).domains[0] for value in (BOTH[0], Mirror(BOTH[0])))  # type: ignore[attr-defined]
     assert isinstance(market, StandIn)
@@ -175,13 +175,13 @@ def test_who_shows_people() -> None:
     assert not RankLists((network,), Corridor()).shows_nobody
 
 
-def test_a_claim_about_drawn_worlds_is_not_tried_on_photographs() -> None:
+def test_claims_about_drawn_worlds_are_blocked_on_photographs() -> None:
     with pytest.raises(Blocked, match="needs stand-in data") as blocked:
         Setting("smoke").resolve(Pooled((Domain("market"), Corridor())), World(seed=2))
     assert blocked.value.want == "world"
 
 
-def test_made_images_train_and_test_a_network(on_folders: Setting, tmp_path: Path) -> None:
+def test_network_trains_on_made_images(on_folders: Setting, tmp_path: Path) -> None:
     train = supervised.Train(Mirror(Domain("market")), epochs=1)
     assert run(Evaluate(train, on=train.domain), on_folders, tmp_path / "store").queries == 8
     assert replace(train, domain=Domain("market")).key != train.key

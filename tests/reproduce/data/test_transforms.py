@@ -1,4 +1,4 @@
-"""Batched augmentation against one image at a time, by PIL and plain loops."""
+"""Batched augmentation against PIL and plain loops on single images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def luma(pixel: list[float]) -> float:
 
 
 def slow_colours(values: np.ndarray, recipe: Colour, row: list[float]) -> np.ndarray:
-    """An image (H, W, 3) of 0 .. 1 distorted pixel by pixel; `row` is its table from the jitter's gate on."""
+    """Distort an image (H, W, 3) of 0 .. 1 pixel by pixel; `row` is its table of draws from the jitter's gate on."""
     gate, *factors = row[:5]
     grey, order = row[9], sorted(range(4), key=lambda kind: row[5 + kind])
     pixels = values.reshape(-1, 3).tolist()
@@ -64,7 +64,7 @@ def slow_colours(values: np.ndarray, recipe: Colour, row: list[float]) -> np.nda
 
 
 def slow(images: torch.Tensor, recipe: Augment, random: torch.Generator) -> np.ndarray:
-    """The transforms of the original code on PIL images, one after another; only the numbers come from the table."""
+    """Apply the original code's transforms to PIL images one by one, with random numbers from the table."""
     height, width = images.shape[2:]
     table = torch.rand(len(images), COLUMNS, generator=random, dtype=torch.float64).tolist()
     mean, std = np.array(recipe.pixels.mean), np.array(recipe.pixels.std)
@@ -110,12 +110,12 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
-def test_batches_are_what_single_images_are(recipe: Augment) -> None:
+def test_batches_equal_single_images(recipe: Augment) -> None:
     images = pictures(64)
-    found = augment(images, recipe, generator(1, "augment"))
-    assert found.dtype == torch.float32
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-6)
+    output = augment(images, recipe, generator(1, "augment"))
+    assert output.dtype == torch.float32
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(output.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -129,8 +129,8 @@ def test_batches_are_what_single_images_are(recipe: Augment) -> None:
 def test_any_size_and_padding(size: tuple[int, int], pad: int, p: float, when: str, seed: int) -> None:
     images = pictures(6, *size)
     recipe = Augment(pad=pad, erase=Erase(p=p, when=when))  # type: ignore[arg-type]
-    found = augment(images, recipe, generator(seed))
-    np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(seed)), rtol=0, atol=2e-6)
+    output = augment(images, recipe, generator(seed))
+    np.testing.assert_allclose(output.numpy(), slow(images, recipe, generator(seed)), rtol=0, atol=2e-6)
 
 
 DISTORTIONS = [
@@ -145,26 +145,26 @@ DISTORTIONS = [
 
 
 @pytest.mark.parametrize("colour", DISTORTIONS, ids=str)
-def test_colours_of_batches_are_those_of_single_images(colour: Colour) -> None:
+def test_colour_distortion_of_batches_equals_single_images(colour: Colour) -> None:
     images = pictures(64)
     images[:4] = images[:4, :1]  # greys have no hue
     images[4], images[5], images[6, 1:] = 0, 255, 0
     recipe = Distort(pad=2, erase=Erase(), colour=colour)
-    found = augment(images, recipe, generator(1, "augment"))
-    assert found.dtype == torch.float32
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(found.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-5)
+    output = augment(images, recipe, generator(1, "augment"))
+    assert output.dtype == torch.float32
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(output.numpy(), slow(images, recipe, generator(1, "augment")), rtol=0, atol=2e-5)
 
 
 PLAIN = Pixels(mean=(0, 0, 0), std=(1 / 255,) * 3)
-"""Leaves pixels between 0 and 255."""
+"""Statistics that leave pixels between 0 and 255."""
 
 
-def test_no_strength_changes_no_colour() -> None:
+def test_zero_strength_changes_no_colour() -> None:
     images = pictures(64)
     still = Colour(p=1, brightness=0, contrast=0, saturation=0, hue=0, grey=0)
-    found = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=still), generator(1))
-    torch.testing.assert_close(found, images.float(), rtol=0, atol=1e-3)
+    output = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=still), generator(1))
+    torch.testing.assert_close(output, images.float(), rtol=0, atol=1e-3)
     never = Distort(pad=3, erase=Erase(), colour=Colour(p=0, grey=0))
     for same in (never, Distort(pad=3, erase=Erase())):
         assert torch.equal(
@@ -178,14 +178,14 @@ def test_no_strength_changes_no_colour() -> None:
 )
 def test_colours_stay_in_range(strengths: tuple[float, float, float], hue: float, grey: float, seed: int) -> None:
     recipe = Distort(flip=0, pad=0, pixels=PLAIN, colour=Colour(1, *strengths, hue, grey))
-    found = augment(pictures(6, 5, 4), recipe, generator(seed))
-    assert found.isfinite().all()
-    assert found.min() >= -1e-3
-    assert found.max() <= 255 + 1e-3
+    output = augment(pictures(6, 5, 4), recipe, generator(seed))
+    assert output.isfinite().all()
+    assert output.min() >= -1e-3
+    assert output.max() <= 255 + 1e-3
 
 
-def test_colours_keep_flips_crops_and_erasing() -> None:
-    """The geometry of a black and white picture shows through, whatever its colours."""
+def test_colour_distortion_keeps_flips_crops_and_erasing() -> None:
+    """The geometry of a black and white picture stays visible, whatever its colours."""
     images = pictures(64) // 128 * 255
     images[:] = images[:, :1]
     plain = Augment(pad=3, erase=Erase(p=1, fill=(9, 9, 9)))
@@ -197,12 +197,12 @@ def test_colours_keep_flips_crops_and_erasing() -> None:
     assert torch.equal(one > 0, other > 0)
 
 
-def test_how_often_colours_change() -> None:
+def test_frequency_of_colour_changes() -> None:
     images = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4000, 1, 2, 2)
-    found = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=Colour()), generator(1))
-    grey = (found.amax(1) - found.amin(1)).amax((1, 2)) < 1e-3
+    output = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=Colour()), generator(1))
+    grey = (output.amax(1) - output.amin(1)).amax((1, 2)) < 1e-3
     assert grey.float().mean().item() == pytest.approx(0.2, abs=0.03)
-    same = (found - images).abs().amax((1, 2, 3)) < 1e-3
+    same = (output - images).abs().amax((1, 2, 3)) < 1e-3
     assert same.float().mean().item() == pytest.approx(0.2 * 0.8, abs=0.03)
     brighter = Colour(p=1, contrast=0, saturation=0, hue=0, grey=0, brightness=0.2)
     factors = augment(images, Distort(flip=0, pad=0, pixels=PLAIN, colour=brighter), generator(1))[:, 0, 0, 0] / 200
@@ -211,7 +211,7 @@ def test_how_often_colours_change() -> None:
     assert factors.mean().item() == pytest.approx(1, abs=0.01)
 
 
-def test_the_order_of_changes_differs_from_image_to_image() -> None:
+def test_order_of_changes_differs_between_images() -> None:
     images = pictures(1, 4, 4).repeat(64, 1, 1, 1)
     recipe = Colour(p=1, grey=0)
     table = torch.rand(64, COLUMNS, generator=generator(1), dtype=torch.float64)
@@ -221,7 +221,7 @@ def test_the_order_of_changes_differs_from_image_to_image() -> None:
 
 
 @pytest.mark.parametrize("recipe", [Augment(pad=3, erase=Erase()), Distort(pad=3, erase=Erase(), colour=Colour())])
-def test_an_image_depends_on_its_position_alone(recipe: Augment) -> None:
+def test_draws_depend_only_on_the_position(recipe: Augment) -> None:
     images = pictures(20)
     whole = augment(images, recipe, generator(1))
     for count in (1, 7, 16):
@@ -231,7 +231,7 @@ def test_an_image_depends_on_its_position_alone(recipe: Augment) -> None:
     assert torch.equal(augment(other, recipe, generator(1))[19], whole[19])
 
 
-def test_leaving_erasing_out_keeps_flips_and_crops() -> None:
+def test_disabling_erasing_keeps_flips_and_crops() -> None:
     images = pictures(64)
     erased = augment(images, Augment(pad=3, erase=Erase(p=1, fill=(9, 9, 9))), generator(1))
     plain = augment(images, Augment(pad=3), generator(1))
@@ -239,19 +239,19 @@ def test_leaving_erasing_out_keeps_flips_and_crops() -> None:
     assert (erased == 9).any((1, 2, 3)).all()
 
 
-def test_the_generator_moves_on() -> None:
+def test_generator_advances() -> None:
     images, recipe, random = pictures(8), Augment(pad=3), generator(1)
     assert not torch.equal(augment(images, recipe, random), augment(images, recipe, random))
 
 
-def test_the_input_stays_as_it_was() -> None:
+def test_input_is_not_changed() -> None:
     images = pictures(8)
     before = images.clone()
     augment(images, Augment(pad=3, erase=Erase(p=1)), generator(1))
     assert torch.equal(images, before)
 
 
-def test_how_often_and_how_strongly() -> None:
+def test_frequencies_and_strengths() -> None:
     images = torch.full((4000, 3, 32, 16), 128, dtype=torch.uint8)
     images[:, :, :, 0] = 255
     moved = augment(images, Augment(pad=0), generator(1))
@@ -273,9 +273,9 @@ def test_normalise() -> None:
     expected = (images.double() / 255 - torch.tensor(LUPERSON.mean).view(3, 1, 1)) / torch.tensor(LUPERSON.std).view(
         3, 1, 1
     )
-    found = normalise(images, LUPERSON)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    output = normalise(images, LUPERSON)
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=2e-6)
+    assert output.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(normalise(images), augment(images, Augment(flip=0, pad=0), generator(1)))
 
 
@@ -290,13 +290,13 @@ def test_recipes_are_values() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"p": 1.5}, {"area": (0.4, 0.02)}, {"area": (0, 0.4)}, {"aspect": (0, 1)}, {"when": "never"}], ids=str
 )
-def test_impossible_erasing_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_erasing_raises(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a recipe for random erasing"):
         Erase(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"flip": -1}, {"pad": -1}], ids=str)
-def test_impossible_augmentation_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_augmentation_raises(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a recipe for augmentation"):
         Augment(**wrong)
 
@@ -306,19 +306,19 @@ def test_impossible_augmentation_is_refused(wrong: dict[str, Any]) -> None:
     [{"p": 1.5}, {"grey": -0.1}, {"brightness": -1}, {"contrast": -1}, {"saturation": -1}, {"hue": 0.6}],
     ids=str,
 )
-def test_impossible_colours_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_colours_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a recipe for colour distortion"):
         Colour(**wrong)
 
 
-def test_colours_are_another_recipe() -> None:
-    """What has none keeps its description, and with it the keys of stages that were run before there were any."""
+def test_colours_do_not_change_the_keys_of_other_recipes() -> None:
+    """Recipes without colours keep their description, and so the keys of stages run before colours existed."""
     assert set(spec(Augment())) == {"type", "flip", "pad", "erase", "pixels"}
     assert spec(Distort(colour=Colour()))["colour"]["hue"] == 0.1
     assert spec(Distort()) != spec(Augment())
 
 
-def test_importing_recipes_and_samplers_needs_no_torch() -> None:
+def test_import_needs_no_torch() -> None:
     code = (
         "import sys, reproduce.data.transforms, reproduce.data.sampling; print({'torch', 'numpy'} & set(sys.modules))"
     )

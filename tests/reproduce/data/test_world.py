@@ -1,4 +1,4 @@
-"""The stand-in world: what its images show, what they are called, and what a dial changes."""
+"""The stand-in world: content and names of its images, and effects of dials."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def world(request: pytest.FixtureRequest) -> tuple[str, Plan]:
 
 
 def parsed(name: str, paths: list[str]) -> Iterator[tuple[str, int, int, str]]:
-    """Folder, identity, camera and file name of each path."""
+    """Parse folder, identity, camera and file name of each path."""
     for path in paths:
         folder, file = path.split("/")
         match = GRAMMAR[name].fullmatch(file)
@@ -84,26 +84,26 @@ def test_names_follow_the_grammar_and_are_sorted(world: tuple[str, Plan]) -> Non
     name, (paths, shots, _, _) = world
     assert paths == sorted(set(paths))
     assert len(paths) == len(shots.person)
-    found = list(parsed(name, paths))
-    assert {folder for folder, *_ in found} == {"bounding_box_train", "query", "bounding_box_test"}
-    assert [camera - 1 for _, _, camera, _ in found] == shots.camera.tolist()
-    assert {camera for _, _, camera, _ in found} == set(range(1, statistics(name).cameras + 1))
+    names = list(parsed(name, paths))
+    assert {folder for folder, *_ in names} == {"bounding_box_train", "query", "bounding_box_test"}
+    assert [camera - 1 for _, _, camera, _ in names] == shots.camera.tolist()
+    assert {camera for _, _, camera, _ in names} == set(range(1, statistics(name).cameras + 1))
 
 
 def test_market_has_its_oddities() -> None:
-    found = list(parsed("market", plan("market", seed=1, size=SIZE).paths))
-    odd = [(folder, pid) for folder, pid, _, file in found if file.endswith(".jpg.jpg")]
+    names = list(parsed("market", plan("market", seed=1, size=SIZE).paths))
+    odd = [(folder, pid) for folder, pid, _, file in names if file.endswith(".jpg.jpg")]
     assert {folder for folder, _ in odd} == {"query", "bounding_box_test"}
     assert len({pid for _, pid in odd}) == 2
     assert 0 in {pid for _, pid in odd}
-    assert {file.split("_")[3][:2] for folder, _, _, file in found if folder == "query"} == {"00"}
-    assert "00" not in {file.split("_")[3][:2] for folder, _, _, file in found if folder != "query"}
+    assert {file.split("_")[3][:2] for folder, _, _, file in names if folder == "query"} == {"00"}
+    assert "00" not in {file.split("_")[3][:2] for folder, _, _, file in names if folder != "query"}
 
 
-def test_splits_share_nobody_and_hold_who_was_asked_for(world: tuple[str, Plan]) -> None:
+def test_splits_are_disjoint_and_have_the_requested_people(world: tuple[str, Plan]) -> None:
     name, (paths, _, looks, _) = world
-    found = list(parsed(name, paths))
-    people = {folder: {pid for f, pid, *_ in found if f == folder} for folder, *_ in found}
+    names = list(parsed(name, paths))
+    people = {folder: {pid for f, pid, *_ in names if f == folder} for folder, *_ in names}
     train, query, gallery = (people[f] for f in ("bounding_box_train", "query", "bounding_box_test"))
     assert len(train) == SIZE.train_ids
     assert len(query) == SIZE.test_ids
@@ -113,7 +113,7 @@ def test_splits_share_nobody_and_hold_who_was_asked_for(world: tuple[str, Plan])
     assert max(train | query | gallery) <= 9999
 
 
-def test_a_query_is_one_image_of_a_person_and_camera_and_has_matches_elsewhere(world: tuple[str, Plan]) -> None:
+def test_one_query_per_person_and_camera_with_matches_from_other_cameras(world: tuple[str, Plan]) -> None:
     name, (paths, *_) = world
     cameras: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for folder, pid, camera, _ in parsed(name, paths):
@@ -134,7 +134,7 @@ def test_a_query_is_one_image_of_a_person_and_camera_and_has_matches_elsewhere(w
         ("personx", 24, 6, 36, 0, 7.0),
     ],
 )
-def test_proportions_are_those_of_the_real_set(
+def test_proportions_match_the_real_set(
     name: str, per_train_id: float, per_query_id: float, per_gallery_id: float, junk: float, distractors: float
 ) -> None:
     size = Size(300, 300, 100, 64, 32)
@@ -158,7 +158,7 @@ def test_proportions_are_those_of_the_real_set(
 
 
 @pytest.mark.parametrize("name", drawn_names())
-def test_walks_take_the_transit_times_of_the_network(name: str) -> None:
+def test_walks_follow_the_transit_times_of_the_network(name: str) -> None:
     roads = network(name, 3)
     assert roads.chance.sum(1) == pytest.approx(1)
     transits = 0
@@ -177,7 +177,7 @@ def test_walks_take_the_transit_times_of_the_network(name: str) -> None:
 
 
 def transits(name: str, dial: float, people: int = 500) -> dict[tuple[int, int], list[float]]:
-    """Seconds between two cameras that see somebody one after the other, by the two cameras."""
+    """Collect the seconds between consecutive cameras of walks, by pair of cameras."""
     roads, found = network(name, 1), defaultdict(list)
     for number in range(people):
         way = walk(Person(name, "train", number), 1, roads, dial)
@@ -188,8 +188,8 @@ def transits(name: str, dial: float, people: int = 500) -> dict[tuple[int, int],
     return found
 
 
-def told(seconds: dict[tuple[int, int], list[float]]) -> float:
-    """The share of the variance of transit times that the two cameras explain, about 0 where they explain nothing."""
+def explained(seconds: dict[tuple[int, int], list[float]]) -> float:
+    """Compute the share of the variance of transit times that the pair of cameras explains, about 0 for none."""
     groups = [np.array(group) for group in seconds.values() if len(group) >= 8]
     whole = np.concatenate(groups)
     within = sum(group.var() * len(group) for group in groups) / (len(whole) - len(groups))
@@ -197,18 +197,18 @@ def told(seconds: dict[tuple[int, int], list[float]]) -> float:
 
 
 @pytest.mark.parametrize("name", ["market", "duke", "msmt17", "personx"])
-def test_without_time_the_way_between_cameras_cannot_be_told(name: str) -> None:
-    """On walks of 500 people, of which a few hundred to two thousand go on to another camera."""
+def test_time_dial_at_zero_hides_the_way_between_cameras(name: str) -> None:
+    """Check walks of 500 people, with a few hundred to two thousand changes of camera."""
     asked = {dial: transits(name, dial) for dial in (0.0, 0.5, 1.0)}
-    assert told(asked[0.0]) < 0.05 < 0.1 < told(asked[0.5]) < 0.5 < 0.8 < told(asked[1.0])
+    assert explained(asked[0.0]) < 0.05 < 0.1 < explained(asked[0.5]) < 0.5 < 0.8 < explained(asked[1.0])
     longest = 2 * network(name, 1).transit.mean()
     free = np.concatenate(list(asked[0.0].values()))
     assert kstest(free, "uniform", (0, longest)).statistic < 0.05, "any time up to twice the mean"
 
 
 @pytest.mark.parametrize(("dial", "least", "most"), [(0.0, -0.15, 0.15), (1.0, 0.95, 1.0)])
-def test_without_time_nobody_has_a_speed(dial: float, least: float, most: float) -> None:
-    """Rank correlation of the first two ways of a walk, each as a multiple of an average walker's time."""
+def test_time_dial_at_zero_hides_the_speed_of_walkers(dial: float, least: float, most: float) -> None:
+    """Check the rank correlation of the first two ways of a walk, each relative to an average walker's time."""
     roads, paces = network("personx", 1), []
     for number in range(400):
         way = walk(Person("personx", "train", number), 1, roads, dial)
@@ -223,11 +223,11 @@ FRAMES = {
     "msmt17": "70dae78dca8d7eb7",
     "luperson": "809214313a8fe7bf",
 }
-"""Of the cameras, sessions and frames of forty people of world 1, before there was a dial of time."""
+"""Digests of cameras, sessions and frames of forty people of world 1, from before the dial of time existed."""
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_with_time_walks_are_those_of_the_first_world(name: str) -> None:
+def test_walks_are_pinned(name: str) -> None:
     roads, digest = network(name, 1), hashlib.sha256()
     for number in range(40):
         way = walk(Person(name, "train", number), 1, roads)
@@ -242,7 +242,7 @@ def test_with_time_walks_are_those_of_the_first_world(name: str) -> None:
     dial=st.sampled_from([0.0, 0.3, 2.0]),
 )
 @settings(max_examples=40)
-def test_time_moves_frames_and_nothing_else(name: str, number: int, seed: int, dial: float) -> None:
+def test_time_dial_changes_only_frames(name: str, number: int, seed: int, dial: float) -> None:
     person, roads = Person(name, "train", number), network(name, seed)
     usual, turned = walk(person, seed, roads), walk(person, seed, roads, dial)
     for field in ("camera", "sequence", "away", "progress"):
@@ -253,8 +253,8 @@ def test_time_moves_frames_and_nothing_else(name: str, number: int, seed: int, d
     assert np.array_equal(np.diff(usual.frame)[stays], np.diff(turned.frame)[stays]), "only ways take another time"
 
 
-def test_pictures_do_not_show_time(tmp_path: Path) -> None:
-    """The same files in the same splits, of the same people and cameras; only their names tell other frames."""
+def test_time_dial_changes_no_pixels(tmp_path: Path) -> None:
+    """Files, splits, people and cameras are equal; only the frames in the names differ."""
     for name in ("market", "duke", "msmt17"):
         size = READ["msmt17"] if name == "msmt17" else SMALL
         seen, names = [], []
@@ -275,8 +275,8 @@ def test_pictures_do_not_show_time(tmp_path: Path) -> None:
         assert names[0] != names[1]
 
 
-def test_a_set_without_time_knows_where_its_people_are() -> None:
-    """`cover` finds images by names that the dial gave them."""
+def test_cover_with_the_time_dial_at_zero() -> None:
+    """`cover` finds images by names that depend on the dial."""
     size, dials = READ["msmt17"], Dials(time=0.0)
     world = plan("msmt17", seed=1, size=size, time=0.0)
     images = [Image(world.paths[k], 0, 0) for k in (5, 0, 99)]
@@ -302,7 +302,7 @@ def test_everybody_differs_and_sizes_agree() -> None:
     assert np.array_equal(little.looks.upper[:2], large.looks.upper[:2])
 
 
-def test_the_same_world_is_drawn_again(tmp_path: Path) -> None:
+def test_drawing_is_deterministic(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     first = draw(tmp_path / "a", "market", seed=1, size=SMALL, dials=Dials(), progress=lambda *c: calls.append(c))
     second = draw(tmp_path / "b", "market", seed=1, size=SMALL, dials=Dials())
@@ -328,7 +328,7 @@ def dialled(request: pytest.FixtureRequest) -> tuple[str, Plan]:
     return name, plan(name, seed=1, size=SIZE if statistics(name).labelled else UNLABELLED)
 
 
-def test_a_dial_touches_its_cause_alone(dialled: tuple[str, Plan]) -> None:
+def test_dial_changes_only_its_cause(dialled: tuple[str, Plan]) -> None:
     name, drawn = dialled
     parts = {"pose": {"view"}, "detection": {"view"}, "occlusion": {"others"}, "illumination": {"light"}}
     parts["camera"] = {"style", "scenery"}
@@ -349,7 +349,7 @@ def changed(a: object, b: object) -> bool:
     return not np.array_equal(a, b)  # type: ignore[arg-type]
 
 
-def test_a_dial_at_zero_switches_its_cause_off(dialled: tuple[str, Plan]) -> None:
+def test_dial_at_zero_disables_its_cause(dialled: tuple[str, Plan]) -> None:
     name, drawn = dialled
     train = drawn.shots.fragment + drawn.shots.bystander == 0  # of a whole person, be it who it may
 
@@ -381,7 +381,7 @@ def test_dials_scale(world: tuple[str, Plan]) -> None:
     assert (two.light.shadow >= one.light.shadow).all()
 
 
-def test_requests_that_cannot_be_met_are_explained(tmp_path: Path) -> None:
+def test_invalid_requests_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"viper.*cuhk03, duke, luperson, market, msmt17, personx"):
         draw(tmp_path, "viper", seed=1, size=SMALL, dials=Dials())
     with pytest.raises(UserError, match="cuhk03: a labelled set has people to train on and people to search for"):
@@ -432,7 +432,7 @@ def test_spreads_and_kinds_are_plausible(name: str) -> None:
 
 
 def staged(name: str, monkeypatch: pytest.MonkeyPatch, dials: Dials, **changes: object) -> tuple[Plan, Scene]:
-    """Market as it would be with other statistics."""
+    """Change the statistics of Market."""
     changed = replace(statistics(name), **changes)  # type: ignore[arg-type]
     monkeypatch.setattr("reproduce.data.world.statistics", lambda _: changed)
     world = plan(name, seed=1, size=SIZE)
@@ -441,7 +441,7 @@ def staged(name: str, monkeypatch: pytest.MonkeyPatch, dials: Dials, **changes: 
 
 @pytest.mark.parametrize("dial", [0.0, 0.5, 1.0])
 def test_light_differs_by_domain(dial: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means of brightness, colour and tone, and how deep shadows are; without spread every image has them."""
+    """Check means of brightness, colour and tone and the depth of shadows; without spread all images have them."""
     still = {"gain": (1.0, 0.0), "warmth": (0.3, 0.0), "gamma": (-0.2, 0.0)}
     _, shown = staged("market", monkeypatch, Dials(illumination=dial), **still, shade=1.0, dark=(0.4, 0.6))
     gain = 2**dial * np.exp(dial * 0.3 * np.array([1, 0, -1]))
@@ -453,7 +453,7 @@ def test_light_differs_by_domain(dial: float, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_boxes_differ_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean size of a person in a box, and which part of them a box around a part shows."""
+    """Check the mean size of a person in a box, and the part shown by a partial box."""
     boxes = {"zoom": (0.2, 0.0), "aspect": (-0.1, 0.0), "sink": 0.0, "cut": 1.0, "shift": 0.0}
     for above, sign in ((1.0, 1), (0.0, -1)):
         world, shown = staged("market", monkeypatch, Dials(), **boxes, above=above)
@@ -472,7 +472,7 @@ def test_boxes_differ_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("kind", "bars"), [(0, range(5)), (1, [5]), (2, [6, 7])])
 def test_obstacles_differ_by_domain(kind: int, bars: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """People, posts or low things alone, where a domain has no others; all are as often in the way."""
+    """With one kind of obstacle, a domain has only people, posts or low things, all with the same frequency."""
     shares = tuple(float(kind == k) for k in range(3))
     _, shown = staged("market", monkeypatch, Dials(), occluded=0.5, obstacles=shares)
     seen = shown.others.opacity > 0
@@ -480,7 +480,7 @@ def test_obstacles_differ_by_domain(kind: int, bars: Sequence[int], monkeypatch:
     assert seen.any(1).mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_posts_and_low_things_are_those_of_the_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_furniture_differs_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     paint = {"furniture": {"ff0000": 100}, "post": 0.03, "occluded": 1.0}
     _, posts = staged("market", monkeypatch, Dials(), **paint, obstacles=(0.0, 1.0, 0.0))
     assert (posts.others.width[:, 5] == 0.03).all()
@@ -492,8 +492,8 @@ def test_posts_and_low_things_are_those_of_the_domain(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", drawn_names())
-def test_what_tells_cameras_apart_is_spread_evenly_over_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of n cameras one has each n-th part of a distribution, in any world."""
+def test_differences_between_cameras_are_spread_evenly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any world, each n-th of a distribution has one of n cameras."""
     changed = replace(statistics(name), saturation=(1.0, 0.1), axis=(0.0, 9.0), tone=(0.2, 0.3))
     monkeypatch.setattr("reproduce.data.world.statistics", lambda _: changed)
     for seed in (1, 2, 3):
@@ -510,7 +510,7 @@ def test_what_tells_cameras_apart_is_spread_evenly_over_them(name: str, monkeypa
         )
 
 
-def test_people_walk_at_the_angle_of_their_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walking_angle_differs_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     angle = np.radians(30)
     world, shown = staged("market", monkeypatch, Dials(), axis=(30.0, 0.0), stroll=0.0, away=0.3)
     come = world.shots.away == 0
@@ -522,13 +522,13 @@ def test_people_walk_at_the_angle_of_their_domain(monkeypatch: pytest.MonkeyPatc
     assert off.view.elevation == pytest.approx(np.radians(12)), "without pose all cameras look from twelve degrees"
 
 
-def test_no_camera_looks_straight_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_elevation_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     for dial in (1.0, 2.0):
         view = staged("duke", monkeypatch, Dials(pose=dial), elevation=(56.0, 9.0))[1].view
         assert view.elevation.max() <= STEEPEST + 1e-9
 
 
-def test_people_come_or_walk_away_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walking_direction_differs_by_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     away = [
         staged("duke", monkeypatch, Dials(), away=share)[0].shots.away.mean() for share in (0.0, 0.2, 0.5, 0.8, 1.0)
     ]
@@ -539,7 +539,7 @@ def test_people_come_or_walk_away_by_domain(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("angle", [-2.0, -0.3, 0.0, 1.0])
-def test_a_turn_of_hues_leaves_greys_and_lengths_alone(angle: float) -> None:
+def test_hue_rotation_keeps_greys_and_lengths(angle: float) -> None:
     turn = _turn(angle)
     assert np.allclose(turn @ turn.T, np.eye(3))
     assert np.allclose(turn @ np.ones(3), 1)
@@ -555,7 +555,7 @@ def test_contact_sheet(name: str, cameras: int) -> None:
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_dial_sheet_shows_what_a_dial_does(cause: str) -> None:
+def test_dial_sheet(cause: str) -> None:
     domains = ["market", "personx"]
     sheet = np.asarray(dial_sheet(cause, height=32, people=1, sightings=12, domains=domains), dtype=float)
     assert sheet.shape == (20 + len(domains) * 34, 84 + 12 * 18, 3)
@@ -642,13 +642,13 @@ FROZEN = {
         },
     ),
 }
-"""Of every domain at scale smoke: the digest of their file names, the key of the stage, and of three images at
-places in that list every eighth pixel in both directions."""
+"""For every domain at scale smoke: the digest of the file names, the key of the stage, and every eighth pixel in both
+directions of three images, given by their positions in the list."""
 
 
 @pytest.mark.parametrize("name", sorted(FROZEN))
-def test_the_domains_are_frozen(name: str) -> None:
-    """Recorded results stand on them. Grey levels may differ by one, since sines of NumPy may in the last bit."""
+def test_domains_are_pinned(name: str) -> None:
+    """Recorded results depend on them. Grey levels may differ by one, since NumPy's sines may in the last bit."""
     names, key, images = FROZEN[name]
     size = stand_in_size(name, SCALES["smoke"])
     world = plan(name, seed=1, size=size)
@@ -676,7 +676,7 @@ READ = {
 
 @pytest.fixture(scope="module")
 def drawn_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
-    """Each as the stage that stands for it draws it, read from the store."""
+    """Draw every stand-in with its stage and open it from the store."""
     root = tmp_path_factory.mktemp("store")
     sets = {}
     for name, size in READ.items():
@@ -687,26 +687,26 @@ def drawn_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 
 
 @pytest.mark.parametrize("name", ["msmt17", "cuhk03", "personx"])
-def test_a_drawn_set_is_read_as_the_real_one(name: str, drawn_sets: dict[str, Dataset]) -> None:
-    found, size = drawn_sets[name], READ[name]
-    assert len(found.train_pids) == size.train_ids
-    searched = {image.pid for image in found.query}
+def test_drawn_sets_are_read_like_real_ones(name: str, drawn_sets: dict[str, Dataset]) -> None:
+    data, size = drawn_sets[name], READ[name]
+    assert len(data.train_pids) == size.train_ids
+    searched = {image.pid for image in data.query}
     assert len(searched) == size.test_ids
-    assert len({image.pid for image in found.gallery} - searched) == size.distractor_ids
-    assert set(found.cameras) <= set(range(statistics(name).cameras))
-    places = [(image.pid, image.camid) for image in found.query]
+    assert len({image.pid for image in data.gallery} - searched) == size.distractor_ids
+    assert set(data.cameras) <= set(range(statistics(name).cameras))
+    places = [(image.pid, image.camid) for image in data.query]
     assert len(places) == len(set(places)), "one query an identity and camera"
-    seen = {(image.pid, image.camid) for image in found.gallery}
+    seen = {(image.pid, image.camid) for image in data.gallery}
     assert all(sum(pid == other for other, _ in seen) >= 2 for pid in searched)
-    images = len(found.train) + len(found.query) + len(found.gallery)
+    images = len(data.train) + len(data.query) + len(data.gallery)
     assert images == len(plan(name, seed=1, size=size).paths)
-    with PIL.Image.open(found.root / found.query[0].path) as image:
+    with PIL.Image.open(data.root / data.query[0].path) as image:
         assert (image.size, image.format) == ((8, 16), "PNG" if name == "cuhk03" else "JPEG")
 
 
 @pytest.mark.parametrize("name", ["msmt17", "cuhk03", "personx"])
-def test_a_drawn_set_knows_where_its_people_are(name: str, drawn_sets: dict[str, Dataset]) -> None:
-    """By the paths that the readers of the real sets give, in any order."""
+def test_cover_of_drawn_sets(name: str, drawn_sets: dict[str, Dataset]) -> None:
+    """Use the paths from the readers of real sets, in any order."""
     size, data = READ[name], drawn_sets[name]
     images = [*data.gallery[::-3], data.query[1], data.train[2]]
     shown = StandIn(name, size).cover(images, 16, 8)
@@ -718,55 +718,55 @@ def test_a_drawn_set_knows_where_its_people_are(name: str, drawn_sets: dict[str,
     assert StandIn(name, size).cover([], 16, 8).shape == (0, 2, 16, 8)
 
 
-def test_msmt17_is_as_published(drawn_sets: dict[str, Dataset]) -> None:
-    found = drawn_sets["msmt17"]
-    part = read(found.root, "msmt17", variant="train")
-    assert (found.version, found.variant) == ("V1", "train+val")
-    val = set(found.train) - set(part.train)
-    assert {image.pid for image in val} == set(found.train_pids) == set(part.train_pids) == set(range(25))
-    assert len(val) / len(found.train) == pytest.approx(0.073, rel=0.25)
-    assert {image.pid for image in found.query} == set(range(10_000, 10_012))
-    files = [image.path.rpartition("/")[2] for image in found.train]
+def test_msmt17_follows_the_published_layout(drawn_sets: dict[str, Dataset]) -> None:
+    data = drawn_sets["msmt17"]
+    part = read(data.root, "msmt17", variant="train")
+    assert (data.version, data.variant) == ("V1", "train+val")
+    val = set(data.train) - set(part.train)
+    assert {image.pid for image in val} == set(data.train_pids) == set(part.train_pids) == set(range(25))
+    assert len(val) / len(data.train) == pytest.approx(0.073, rel=0.25)
+    assert {image.pid for image in data.query} == set(range(10_000, 10_012))
+    files = [image.path.rpartition("/")[2] for image in data.train]
     assert 0.3 < sum(file.endswith("_ex.jpg") for file in files) / len(files) < 0.55
-    assert all(image.path.split("/")[:2] == ["train", f"{image.pid:04d}"] for image in found.train)
+    assert all(image.path.split("/")[:2] == ["train", f"{image.pid:04d}"] for image in data.train)
     numbers = Counter(file.split("_")[0] + file.split("_")[1] for file in files)
     assert set(numbers.values()) == {1}, "an image's number is unique within its identity"
     assert {file.split("_")[3] for file in files} <= set(DAY_PARTS)
-    assert max(image.frame or 0 for image in found.train) <= 1946
-    for image in found.train:
+    assert max(image.frame or 0 for image in data.train) <= 1946
+    for image in data.train:
         assert DAY_PARTS[(image.sequence or 0) - 1] in image.path
-    assert (found.root / "list_val.txt").read_text().splitlines()[0].count("/") == 1
+    assert (data.root / "list_val.txt").read_text().splitlines()[0].count("/") == 1
 
 
-def test_cuhk03_is_numbered_through(drawn_sets: dict[str, Dataset]) -> None:
-    found = drawn_sets["cuhk03"]
-    assert found.variant == "labelled"
-    images = [*found.train, *found.query, *found.gallery]
+def test_cuhk03_is_numbered_consecutively(drawn_sets: dict[str, Dataset]) -> None:
+    data = drawn_sets["cuhk03"]
+    assert data.variant == "labelled"
+    images = [*data.train, *data.query, *data.gallery]
     numbers = {int(image.path.removesuffix(".png").rpartition("_")[2]): image for image in images}
     assert sorted(numbers) == list(range(1, len(images) + 1))
     assert [numbers[k].pid for k in sorted(numbers)] == sorted(image.pid for image in images)
     assert max(Counter((image.pid, image.camid) for image in images).values()) <= 5
     assert sorted({image.pid for image in images}) == list(range(1, 21))
-    assert not {image.pid for image in found.train} & {image.pid for image in found.gallery}
+    assert not {image.pid for image in data.train} & {image.pid for image in data.gallery}
 
 
-def test_personx_has_as_many_images_of_everybody(drawn_sets: dict[str, Dataset]) -> None:
-    found = drawn_sets["personx"]
-    assert found.cameras == tuple(range(6))
-    assert {match[1] for image in found.train if (match := re.search(r"_c(\d+)_", image.path))} == {
+def test_personx_has_equal_numbers_of_images(drawn_sets: dict[str, Dataset]) -> None:
+    data = drawn_sets["personx"]
+    assert data.cameras == tuple(range(6))
+    assert {match[1] for image in data.train if (match := re.search(r"_c(\d+)_", image.path))} == {
         "3", "4", "8", "10", "11", "12",
     }  # fmt: skip
-    for images, each in ((found.train, 4), (found.query, 1), (found.gallery, 6)):
+    for images, each in ((data.train, 4), (data.query, 1), (data.gallery, 6)):
         assert set(Counter((image.pid, image.camid) for image in images).values()) == {each}
 
 
-def test_luperson_is_images_alone(drawn_sets: dict[str, Dataset]) -> None:
-    found = drawn_sets["luperson"]
-    assert not found.labelled
-    assert (len(found.query), len(found.gallery)) == (0, 0)
-    assert len(found.train) == len(plan("luperson", seed=1, size=READ["luperson"]).paths) > 200
+def test_luperson_has_images_only(drawn_sets: dict[str, Dataset]) -> None:
+    data = drawn_sets["luperson"]
+    assert not data.labelled
+    assert (len(data.query), len(data.gallery)) == (0, 0)
+    assert len(data.train) == len(plan("luperson", seed=1, size=READ["luperson"]).paths) > 200
     pattern = re.compile(r"country_\d\d/city_\d\d/video_\d{4}/\d{6}_\d\.jpg")
-    assert all(pattern.fullmatch(image.path) for image in found.train)
+    assert all(pattern.fullmatch(image.path) for image in data.train)
     roads = network("luperson", 1)
     seen = [len(set(walk(Person("luperson", "train", k), 1, roads).camera)) for k in range(200)]
     assert set(seen) == {1, 2}
@@ -774,15 +774,15 @@ def test_luperson_is_images_alone(drawn_sets: dict[str, Dataset]) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_luperson_has_50000_images_at_most(seed: int) -> None:
+def test_luperson_has_at_most_50000_images(seed: int) -> None:
     size, roads = stand_in_size("luperson", SCALES["paper"]), network("luperson", seed)
     images = sum(len(walk(Person("luperson", "train", k), seed, roads).frame) for k in range(size.train_ids))
     assert 45_000 < images <= 50_000
 
 
 @pytest.mark.parametrize(("name", "frames"), [("market", 1), ("duke", 1), ("msmt17", FRAME_GROUP)])
-def test_transit_times_are_in_the_names(name: str, frames: int, tmp_path: Path) -> None:
-    """What a spatio-temporal model reads: between two cameras nobody is faster or slower than people walk."""
+def test_names_carry_transit_times(name: str, frames: int, tmp_path: Path) -> None:
+    """A spatio-temporal model reads them: people move between two cameras at walking speed."""
     size = replace(READ["msmt17"], distractor_ids=0)
     draw(tmp_path, name, seed=1, size=size, dials=Dials())
     roads, transits, shared = network(name, 1), 0, 0.0
