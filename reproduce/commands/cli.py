@@ -220,8 +220,8 @@ def tables(options: argparse.Namespace) -> None:
     """Print every printed number."""
     from reproduce.papers.export import as_csv, as_markdown
 
-    papers = read_all(options.suites).values()
-    print(as_csv(papers) if options.csv else as_markdown(papers), end="")
+    papers = read_all(options.suites)
+    print(as_csv(papers) if options.csv else as_markdown(papers.values()), end="")
 
 
 def audit(options: argparse.Namespace) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 
 from reproduce.metrics import METRICS
 from reproduce.papers.audit import Finding
 from reproduce.papers.cases import Case, ClaimCase
+from reproduce.papers.frames import frame
 from reproduce.papers.tables import Claim, Column, Paper, Row, Table, full_label
+
+EXPORTED = ("paper", "table", "row", "source", "target", "metric", "value", "executed")
+"""The columns of the CSV file."""
 
 WEIGHTS = {
     "contradiction": "text and table cannot both be right",
@@ -30,31 +33,34 @@ WORDS = (
 TRIED = {"yes": "cases try it", "part": "cases try a part of it", "no": "cases try it, by a row that the paper quotes"}
 
 
-def as_csv(papers: Iterable[Paper]) -> str:
+def as_csv(papers: Mapping[str, Paper]) -> str:
     """Every printed number on a line of its own."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("paper", "table", "row", "source", "target", "metric", "value", "executed"))
-    for paper in papers:
-        for number in paper.numbers():
-            metric = _exported(number.metric)
-            value = f"{number.value:.0f}" if METRICS[number.metric].kind == "count" else f"{number.value:.1f}"
-            tasks = [column.task for column in paper.tables[number.table].columns]
-            several = tasks.count(number.column.task) > 1
-            label = full_label(number.row) + (f" / {number.column.label}" if several else "")
-            writer.writerow(
-                (
-                    paper.id,
-                    number.table,
-                    label,
-                    number.source,
-                    number.target,
-                    metric,
-                    value,
-                    number.row.executed[number.column.id],
-                )
-            )
-    return out.getvalue()
+    table = frame(papers)
+    twice = {
+        (paper.id, id, task)
+        for paper in papers.values()
+        for id, printed in paper.tables.items()
+        for task, count in Counter(column.task for column in printed.columns).items()
+        if count > 1
+    }
+    headings = {
+        (paper.id, id, column.id): (column.task, column.label)
+        for paper in papers.values()
+        for id, printed in paper.tables.items()
+        for column in printed.columns
+    }
+    places = list(zip(table["paper"], table["table"], table["column"], strict=True))
+    labels = [
+        label + (f" / {headings[place][1]}" if (*place[:2], headings[place][0]) in twice else "")
+        for label, place in zip(table["label"], places, strict=True)
+    ]
+    values = [
+        f"{value:.0f}" if METRICS[metric].kind == "count" else f"{value:.1f}"
+        for metric, value in zip(table["metric"], table["value"], strict=True)
+    ]
+    exported = table.assign(row=labels, metric=table["metric"].map(_exported), value=values)
+    text: str = exported[list(EXPORTED)].to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def as_markdown(papers: Iterable[Paper]) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from methods import sptd, supervised
+import methods
+from methods import classify, mmt, msplr, sptd, supervised
+from reproduce.clustering import KMeans
 from reproduce.data.domains import Domain
+from reproduce.data.objects import Objects
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
+from reproduce.evaluation import Trained
 from reproduce.running.runner import Site, Store, build
 from reproduce.session.setting import Setting
 from reproduce.stage import closure
@@ -65,3 +71,28 @@ def pretraining(**changes: Any) -> sptd.Pretrain:
         strengths=Distort(pad=2, erase=Erase(), colour=Colour()),
     )
     return replace(stage, **changes)
+
+
+def trainings() -> list[type[Trained]]:
+    """Find every training stage of `methods`."""
+    for module in pkgutil.iter_modules(methods.__path__, "methods."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
+    kinds = [kind for kind in Trained.__subclasses__() if kind.__module__.startswith("methods.")]
+    return sorted(kinds, key=lambda kind: kind.__module__)
+
+
+def tiny(kind: type[Trained]) -> Trained:
+    """A training of this kind that takes no time: one epoch, a handful of small images."""
+    short: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
+    before = pretraining(epochs=1, milestones=())
+    objects = Objects(kinds=4, images=8, held_out=2, side=24)
+    every: dict[type[Trained], Trained] = {
+        classify.Classify: classify.Classify(objects, backbone="narrow", input=(32, 16), batch=16, epochs=1),
+        supervised.Train: source(epochs=1),
+        sptd.Pretrain: before,
+        msplr.Adapt: msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **short),
+        mmt.Adapt: mmt.Adapt((before, replace(before, seed=2)), Domain("duke"), KMeans(4), iterations=2, **short),
+    }
+    assert kind in every, f"add a tiny {kind.__module__}.{kind.__qualname__} here: tests of all methods then take it"
+    return every[kind]

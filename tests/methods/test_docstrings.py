@@ -4,27 +4,20 @@ import re
 import sys
 
 import pytest
-from runs import pretraining, source
+from runs import tiny, trainings
 
-from methods import mmt, msplr
-from reproduce.clustering import KMeans
-from reproduce.data.domains import Domain
+from methods import classify
 from reproduce.evaluation import Trained
-from reproduce.session.campaign import deviations
-
-TRAININGS = [
-    source(),
-    pretraining(),
-    msplr.Adapt(source(), Domain("duke"), KMeans(4)),
-    mmt.Adapt((source(), source(seed=2)), Domain("duke"), KMeans(4)),
-]
+from reproduce.session.trials import deviations
 
 
-@pytest.mark.parametrize("stage", TRAININGS, ids=lambda stage: stage.name)
-def test_docstring_names_paper_code_and_deviations(stage: Trained) -> None:
-    text = sys.modules[type(stage).__module__].__doc__ or ""
+@pytest.mark.parametrize(
+    "kind", [kind for kind in trainings() if kind is not classify.Classify], ids=lambda kind: kind.__module__
+)
+def test_docstring_names_paper_code_and_deviations(kind: type[Trained]) -> None:
+    text = sys.modules[kind.__module__].__doc__ or ""
     assert re.search(r"^Paper: ", text, re.MULTILINE)
     assert re.search(r"^Code: ", text, re.MULTILINE)
-    listed = deviations(stage)
+    listed = deviations(tiny(kind))
     assert len(listed) == text.partition("Deviates:")[2].count("\n    - ")
     assert all(line[0].isupper() and line.endswith(".") for line in listed)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,34 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from runs import history, pretraining, run, source
+from runs import history, run, source, tiny, trainings
 from torch import nn
 
-import methods
-from methods import classify, mmt, msplr
+from methods import msplr
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, in_precision
 from methods.blocks.norm import group_batch_norm
 from methods.blocks.precision import dtype_of
-from reproduce.clustering import DBSCAN, KMeans, Rho
+from reproduce.clustering import DBSCAN, Rho
 from reproduce.data.domains import Domain
-from reproduce.data.objects import Objects
 from reproduce.data.transforms import Augment
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Trained
 from reproduce.session.setting import Setting
 
-PRETRAIN = pretraining(epochs=1, milestones=())
-SHORT = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
-TRAININGS: dict[str, Trained] = {
-    "classify": classify.Classify(
-        Objects(kinds=4, images=8, held_out=2, side=24), backbone="narrow", input=(32, 16), batch=16, epochs=1
-    ),
-    "supervised": source(epochs=1),
-    "sptd": PRETRAIN,
-    "msplr": msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **SHORT),
-    "mmt": mmt.Adapt((PRETRAIN, replace(PRETRAIN, seed=2)), Domain("duke"), KMeans(4), iterations=2, **SHORT),
-}
+TRAININGS = {kind.__module__.rpartition(".")[2]: tiny(kind) for kind in trainings()}
+
+
+SHORT: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
 
 
 def net(precision: str, group: int | None = None) -> ReID:
@@ -46,14 +35,6 @@ def net(precision: str, group: int | None = None) -> ReID:
 
 def images(count: int = 8) -> torch.Tensor:
     return torch.randn(count, 3, 32, 16, generator=torch.Generator().manual_seed(1))
-
-
-def trainings() -> list[type[Trained]]:
-    """Find every training stage of `methods`."""
-    for module in pkgutil.iter_modules(methods.__path__, "methods."):
-        if not module.ispkg:
-            importlib.import_module(module.name)
-    return [kind for kind in Trained.__subclasses__() if kind.__module__.startswith("methods.")]
 
 
 @pytest.mark.parametrize("kind", trainings(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
@@ -105,7 +86,7 @@ def test_trainings_follow_the_precision_field(name: str, setting: Setting, tmp_p
         history(stage, setting, tmp_path)[-1]["loss"] for stage in (plain, mixed) if run(stage, setting, tmp_path)
     ]
     assert losses[0] != losses[1]
-    if name in ("classify", "supervised", "sptd"):
+    if plain.steady:
         assert losses[1] == pytest.approx(losses[0], rel=0.05)
     restored: Any = mixed.embedder(run(mixed, setting, tmp_path), "last")
     assert restored.mixed
@@ -120,7 +101,7 @@ def test_mixed_adaptation_starts_from_any_source(setting: Setting, tmp_path: Pat
     assert set(run(stage, setting, tmp_path).checkpoints) >= {"last"}
 
 
-@pytest.mark.parametrize("name", ["classify", "supervised", "sptd"])
+@pytest.mark.parametrize("name", [name for name, stage in TRAININGS.items() if stage.steady])
 def test_killed_equals_uncut(name: str, setting: Setting, killed_equals_uncut: Callable[..., None]) -> None:
     stage = replace(TRAININGS[name], precision="mixed", epochs=3)  # type: ignore[call-overload]
     killed_equals_uncut(setting.resolve(stage), setting.paths(), 3, 0.0)

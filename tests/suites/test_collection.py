@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
 from collections import Counter
@@ -8,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import methods
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib"}
 LIGHT = [
-    "methods.calibration",
-    "methods.classify",
-    "methods.mmt",
-    "methods.msplr",
-    "methods.simclr",
-    "methods.sptd",
+    *(f"methods.{module.name}" for module in pkgutil.iter_modules(methods.__path__) if not module.ispkg),
     "reproduce.session.plugin",
     "reproduce.commands.cli",
     "reproduce.evaluation",
@@ -24,7 +22,6 @@ LIGHT = [
     "reproduce.data.objects",
     "reproduce.data.transforms",
     "reproduce.data.sampling",
-    "methods.supervised",
     "reports.cli",
 ]
 

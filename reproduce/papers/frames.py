@@ -1,0 +1,146 @@
+"""Printed, measured and reported numbers as one tidy table, for notebooks, exports and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce.data.catalogue import letters
+from reproduce.errors import UserError
+from reproduce.papers.records import Result
+from reproduce.papers.tables import Number, Paper, full_label, is_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = (
+    "origin",
+    "paper",
+    "table",
+    "row",
+    "label",
+    "column",
+    "task",
+    "source",
+    "target",
+    "metric",
+    "value",
+    "seed",
+    "scale",
+    "setting",
+    "verdict",
+    "executed",
+    "parameter",
+    "parameter_value",
+    "by",
+)
+"""Of the table; see `frame`."""
+
+
+def frame(
+    papers: Mapping[str, Paper] | None = None, results: Iterable[Result] = (), reported: Path | None = None
+) -> pd.DataFrame:
+    """Collect numbers in a data frame with one number a line.
+
+    Args:
+        papers: what papers print, by id, as `reproduce.papers.tables.read_all` gives them.
+        results: what runs measured, as `reproduce.papers.records.read` gives it.
+        reported: a CSV file of what third parties measured, with the columns method, task, setting, mAP, rank1, who
+            and source.
+
+    Returns:
+        The columns are `COLUMNS`. "origin" is "printed", "measured" or "reported"; "value" is in percent, or a count;
+        "seed" is the training seed of a measured number; "setting" names the identity of a measured number (its digest)
+        or how a reported one was measured; "parameter" and "parameter_value" tell where in a sweep it lies; "by" is
+        who measured a reported number. What an origin does not have is missing.
+
+    Raises:
+        UserError: the CSV file is missing or lacks a column.
+    """
+    import pandas as pd
+
+    lines = [
+        *(line for paper in (papers or {}).values() for line in _printed(paper)),
+        *(line for result in results for line in _measured(result)),
+        *(_reported(reported) if reported else ()),
+    ]
+    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    return table.astype({"value": float, "seed": "Int64", "parameter_value": float})
+
+
+def _printed(paper: Paper) -> Iterator[dict[str, Any]]:
+    for number in paper.numbers():
+        yield {
+            "origin": "printed",
+            "paper": paper.id,
+            "table": number.table,
+            "row": number.row.id,
+            "label": full_label(number.row),
+            "column": number.column.id,
+            "task": _task(number),
+            "source": number.source,
+            "target": number.target,
+            "metric": number.metric,
+            "value": number.value,
+            "executed": number.row.executed[number.column.id],
+        }
+
+
+def _task(number: Number) -> str | None:
+    task = number.row.task(number.column)
+    return task if is_task(task) else None
+
+
+def _measured(result: Result) -> Iterator[dict[str, Any]]:
+    cell, by_letter = result.case, letters()
+    ends = (cell.task[:1], cell.task[2:3]) if is_task(cell.task) else ("", "")
+    for seed, numbers in result.measured.items():
+        for metric, value in numbers.items():
+            yield {
+                "origin": "measured",
+                "paper": cell.paper,
+                "table": cell.table,
+                "row": cell.row,
+                "label": cell.label,
+                "column": cell.column,
+                "task": cell.task,
+                "source": by_letter.get(ends[0], "none"),
+                "target": by_letter.get(ends[1]),
+                "metric": metric,
+                "value": value,
+                "seed": int(seed),
+                "scale": result.identity.scale,
+                "setting": result.identity.digest,
+                "verdict": result.verdict,
+                "parameter": cell.point.parameter if cell.point else None,
+                "parameter_value": cell.point.value if cell.point else None,
+            }
+
+
+def _reported(path: Path) -> Iterator[dict[str, Any]]:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}") from None
+    needed = ("method", "task", "setting", "mAP", "rank1", "who", "source")
+    if missing := [name for name in needed if name not in table.columns]:
+        raise UserError(f"{path} has no column {missing[0]!r}; needed are {', '.join(needed)}")
+    by_letter = letters()
+    for line in table.to_dict("records"):
+        task = str(line["task"])
+        for metric in ("mAP", "rank1"):
+            if pd.notna(line[metric]):
+                yield {
+                    "origin": "reported",
+                    "label": line["method"],
+                    "task": task,
+                    "source": by_letter.get(task[:1], "none"),
+                    "target": by_letter.get(task[2:3]),
+                    "metric": metric,
+                    "value": float(line[metric]),
+                    "setting": line["setting"],
+                    "by": line["who"],
+                }
