@@ -23,8 +23,8 @@ from reproduce.data.images import Images
 from reproduce.data.reading import read
 from reproduce.data.transforms import Augment, normalise
 from reproduce.evaluation import Evaluate
-from reproduce.session.campaign import deviations
 from reproduce.session.setting import Setting
+from reproduce.session.trials import deviations
 
 GOLDEN = [2.1179119410217973, 1.9873145113719264]
 """Losses of two epochs in float64, one frozen and one not."""

@@ -109,7 +109,7 @@ def test_docstring_lists_every_deviation() -> None:
 
 
 def test_guest_deviations_are_listed_after_those_of_the_host() -> None:
-    from reproduce.session.campaign import deviations
+    from reproduce.session.trials import deviations
 
     alone = deviations(sptd.Pretrain(Domain("market"), Domain("duke")))
     guest = deviations(sptd.Pretrain(Domain("market"), Domain("duke"), objective=simclr.NTXent()))

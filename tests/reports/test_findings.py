@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -39,6 +40,22 @@ def block(column: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("column", ["m2d"])
+@pytest.mark.parametrize("column", ["m2d", "d2m"])
 def test_the_page_shows_what_was_recorded(column: str) -> None:
     assert block(column) in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{block(column)}"
+
+
+def spreads() -> str:
+    """Mean and standard deviation between training seeds of every recorded row, mAP and rank-1, each cell once."""
+    lines = ["| row | task | seeds | mAP | rank-1 |", "|---|---|---|---|---|"]
+    for result in sorted(RECORDED, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row)):
+        several = [[seed[name] for seed in result.measured.values()] for name in ("mAP", "rank1")]
+        numbers = [f"{mean(values):.1f} ± {stdev(values):.1f}" for values in several if len(values) > 1]
+        place = f"{result.case.paper} {result.case.table}, {result.case.label}"
+        lines.append(f"| {place} | {result.case.task} | {len(result.measured)} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
+def test_the_calibration_page_shows_how_far_seeds_spread() -> None:
+    page = (ROOT / "docs" / "calibration.md").read_text()
+    assert spreads() in page, f"the page should hold:\n{spreads()}"

@@ -17,6 +17,7 @@ from reproduce.commands.doctor import LINES, WIDTH, examine
 from reproduce.data.catalogue import CATALOGUE, letters
 from reproduce.data.manifests import digest
 from reproduce.data.reading import read
+from reproduce.papers.cases import Suite
 from reproduce.papers.tables import read_all
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -66,15 +67,13 @@ def test_an_empty_machine(doctor: Doctor) -> None:
 def test_rows_are_counted_by_what_their_tasks_need(doctor: Doctor) -> None:
     _, output = doctor()
     papers = read_all(SUITES)
-    tasks = [
-        item.values[0].task.name for paper in papers.values() for table in paper.tables for item in paper.cases(table)
-    ]
+    rows = [case for paper in papers.values() for case in Suite(paper).rows()]
+    tasks = [case.task.name for case in rows]
     assert line(output, "together ").startswith(f"together {len(tasks)} 0 market ")
     needs = {name: sum(letter in (task[0], task[2]) for task in tasks) for letter, name in letters().items()}
     assert f"duke {needs['duke']}" in line(output, "together ")
     assert f"personx {needs['personx']}" in line(output, "together ")
-    rows = [item.values[0].row for paper in papers.values() for table in paper.tables for item in paper.cases(table)]
-    pretrained = sum(row.pretrained == "luperson" for row in rows)
+    pretrained = sum(case.row.pretrained == "luperson" for case in rows)
     assert line(output, "UP-ReID ").endswith(f"luperson {pretrained}")
     assert line(output, "together ").endswith(f"luperson {pretrained}")
     kept = sum("d" not in (task[0], task[2]) for task in tasks)

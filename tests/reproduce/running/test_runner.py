@@ -71,7 +71,7 @@ class Backend(Stage[Folder]):
 def test_stages_search_by_the_backend_of_the_run(backend: Any, expected: str | None, tmp_path: Path) -> None:
     build(Backend(), Site(tmp_path, neighbours=backend), lambda _: None)
     assert Store(tmp_path).load(Backend()).facts == {"backend": expected}
-    assert Store(tmp_path).record(Backend())["provenance"]["neighbours"] == backend
+    assert Store(tmp_path).described(Backend()).provenance.neighbours == backend
     assert "backend" not in neighbours._forced
 
 

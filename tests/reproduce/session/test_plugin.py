@@ -57,7 +57,10 @@ def test_rows(case, judge):
 def slow(task, seed):
     return Number(99.0, sleep=60)
 
-@pytest.mark.parametrize("case", [param for param in Suite(PAPER, {"1": {"later": slow}}).cases() if param.values[0].recipe])
+@pytest.mark.parametrize("case", [
+    pytest.param(*param.values, id="slow", marks=param.marks)
+    for param in Suite(PAPER, {"1": {"later": slow}}).cases() if param.values[0].recipe
+])
 def test_slow(case, judge):
     judge(case)
 """
