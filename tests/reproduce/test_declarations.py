@@ -1,4 +1,4 @@
-"""A metric and a data set are declared once: here one of each is added by that alone, and used wherever there are some."""
+"""A metric and a data set are declared once: one of each is added here by that alone, and used everywhere."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_adding_a_data_set_is_one_declaration(monkeypatch: pytest.MonkeyPatch, t
     assert find(root, "hall") == root / "hall-2030"
     assert examine("hall", None, None).says == "ask its authors"
     assert "train ids 1, not 2 (1 fewer)" in examine("hall", root, None).says
-    with pytest.raises(UserError, match="hall: .* is not the published set: train ids 1, not 2"):
+    with pytest.raises(UserError, match=r"hall: .* is not the published set: train ids 1, not 2"):
         Setting("paper", root=root).locate(Domain("hall"))
     raw = {**PAPER, "table": [{**PAPER["table"][0], "metrics": ["mAP", "rank1"], "columns": [{"id": "m2h"}]}]}
     raw["table"][0]["row"] = [{"id": "a", "m2h": [1.0, 2.0]}]

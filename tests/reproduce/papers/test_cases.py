@@ -134,7 +134,7 @@ def test_points_of_a_sweep_are_cases_that_share_stages(tmp_path: Path) -> None:
     assert all(case.printed == {} and case.withdrawn for case in points)
     finals = [case.recipe(case.task, 3) for case in points if case.recipe]
     assert finals == [Number(value, (Number(3),), seed=3) for value in (0.5, 1.0, 2.0)]
-    without = [case for case in Suite(read(write(tmp_path, GOOD + SWEEP))).points()]
+    without = Suite(read(write(tmp_path, GOOD + SWEEP))).points()
     assert [case.recipe for case in without] == [None] * 3, "what has no method here yet is a case, and skipped"
 
 

@@ -483,7 +483,9 @@ from reproduce.papers.tables import read
 
 PAPER = read(Path(__file__).with_name("outside.toml"))
 
-@pytest.mark.parametrize("case", Suite(PAPER, {"1": {"later": lambda task, seed: Fixed(33.0 + seed, seed=seed)}}).cases())
+LATER = {"later": lambda task, seed: Fixed(33.0 + seed, seed=seed)}
+
+@pytest.mark.parametrize("case", Suite(PAPER, {"1": LATER}).cases())
 def test(case, judge):
     judge(case)
 """
