@@ -194,7 +194,7 @@ class Case:
     def comparable(self) -> bool:
         """Whether a difference from the printed number means anything; never on stand-ins, whatever the verdict."""
         on = self.identity
-        changed = on.record.subset is not None or on.record.precision
+        changed = on.record.subset is not None or on.record.precision or on.record.rounds
         if not on.published or on.scale != "paper" or changed:
             return False
         word = self.result.verdict

@@ -70,7 +70,7 @@ class Identity:
     def shared(self) -> tuple[object, ...]:
         """What results of one grid have in common, apart from scale and data."""
         record = self.record
-        return record.scale_version, record.subset, record.weights, record.precision
+        return record.scale_version, record.subset, record.weights, record.precision, record.rounds
 
     @property
     def on_stand_ins(self) -> bool:
@@ -168,6 +168,7 @@ def setting_words(identities: Sequence[Identity]) -> str:
     parts.append(data_words(identities))
     subsets = {identity.record.subset for identity in identities} - {None}
     parts += [f"{subset} identities" for subset in sorted(subsets, key=str)]
+    parts += sorted({f"{it.record.rounds} rounds of labelling" for it in identities if it.record.rounds})
     parts += sorted({f"{found} precision" for identity in identities if (found := identity.record.precision)})
     weights = dict.fromkeys(str(found) for identity in identities if (found := identity.record.weights))
     if weights:

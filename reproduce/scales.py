@@ -91,6 +91,7 @@ SCALES = {
 
 WEIGHTS = "weights"
 PRECISION = "precision"
+ROUNDS = "rounds"
 """The roles that do not depend on scale alone: see `reproduce.session.setting`."""
 
 
@@ -157,7 +158,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
-        "rounds": cut,
+        ROUNDS: cut,
         "iterations": counted(1 / (scale.ids * scale.shorten)),
         "updates": counted(1 / scale.ids),
         "updates of epochs": counted(scale.shorten / scale.ids),

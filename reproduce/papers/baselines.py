@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import structs
+
 from reproduce import metrics
-from reproduce.papers.records import Beside, Elsewhere, Identity, Moved, Numbers, Result
+from reproduce.papers.records import Beside, Elsewhere, Identity, Moved, Numbers, Result, StageEntry
 from reproduce.papers.verdicts import ROUNDING
 
 UNSTABLE = 4.0
@@ -22,7 +24,7 @@ OWN = 5
 LEVEL = 0.99
 """Of the interval that a difference may lie in by chance."""
 
-ROWS_OWN = ("data", "selection", "recipe")
+ROWS_OWN = ("data", "selection", "recipe", "rounds")
 """What the identities of two rows of a table may differ in and their seeds spread alike."""
 
 OLDER = "recorded for an older recipe"
@@ -71,8 +73,8 @@ def compare(result: Result, recorded: Sequence[Result], *, must_hold: bool = Fal
         None where nothing was recorded or measured. What was recorded for another recipe is not judged, and is drift
         where it must hold.
     """
-    own = [old for old in recorded if old.case.place == result.case.place and old.measured]
-    own = [old for old in own if old.identity.setting == result.identity.setting]
+    own = [_beginning(old, result) for old in recorded if old.case.place == result.case.place]
+    own = [old for old in own if old.measured and old.identity.setting == result.identity.setting]
     if not own or not result.measured:
         return None
     old = max(own, key=lambda old: old.identity.recipe == result.identity.recipe)
@@ -133,6 +135,31 @@ def told(beside: Beside) -> str:
         commit = (beside.commit or "unknown")[:12]
         return f"drifted: {numbers}; recorded by commit {commit}; if intended, pass --update-baselines"
     return f"{numbers}; not judged: {beside.unjudged}" if beside.unjudged else numbers
+
+
+def _beginning(old: Result, result: Result) -> Result:
+    """A record as it would be after as few rounds as a result had: its mAP and rank-1 at the end of that round."""
+    rounds = result.identity.rounds
+    if not rounds or old.identity.rounds:
+        return old
+    cut = structs.replace(old, identity=structs.replace(old.identity, rounds=rounds))
+    kept = {stage.key for stage in old.stages}
+    if old.identity.selection != "last" or _trained(result).keys() <= kept:
+        return cut
+    measured: dict[str, Numbers] = {}
+    for stage in _trained(old).values():
+        tested = [entry for entry in stage.history if "mAP" in entry]
+        if len(tested) >= rounds and str(stage.seed) in old.measured:
+            numbers = tested[rounds - 1]
+            measured[str(stage.seed)] = {name: numbers[name] for name in metrics.names(judged=True) if name in numbers}
+    return structs.replace(cut, measured=measured, collapsed={}, elsewhere=[])
+
+
+def _trained(record: Result) -> dict[str, StageEntry]:
+    """The trainings that a record evaluates, by key."""
+    by_key = {stage.key: stage for stage in record.stages}
+    keys = ((stage.spec.get("train") or {}).get("key") for stage in record.stages)
+    return {key: by_key[key] for key in keys if key in by_key}
 
 
 def _unstable(sides: Sequence[Runs]) -> str:

@@ -81,6 +81,8 @@ class Identity(Kept, kw_only=True, omit_defaults=True):
     """Of the rules by which the scale shrinks experiments; 0 at published scales and where nothing told it."""
     precision: str = ""
     """Other than float32."""
+    rounds: int = 0
+    """At most so many rounds of labelling and training; 0 for what each recipe says."""
     unpublished_weights: str = ""
     """SHA-256 of files that are not known to be the published ones."""
     recipe: str = ""

@@ -44,6 +44,8 @@ def reasons_against(identity: Identity) -> list[str]:
         reasons += [f"weights that are not the published file (sha256 {sha[:12]})" for sha in files.split(", ")]
     if identity.subset is not None:
         reasons.append(f"a subset of {identity.subset} identities")
+    if identity.rounds:
+        reasons.append(f"at most {identity.rounds} rounds of labelling and training")
     if precision := identity.precision:
         reasons.append(f"{precision} precision")
     return reasons

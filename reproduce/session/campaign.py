@@ -267,6 +267,7 @@ class Campaign:
         if option.subset is not None:
             words.append(f"--subset {option.subset}")
         words += [f"--precision {option.precision}"] if option.precision else []
+        words += [f"--rounds {option.rounds}"] if option.rounds else []
         if option.weights is not None:
             words.append(f"--weights {SCRATCH if option.weights == SCRATCH else 'DIR'}")
         return " ".join(words)
@@ -345,7 +346,7 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         raise UserError(
             f"--weights {option.weights} is no folder: give a folder of weights files, or the word {SCRATCH}"
         )
-    for name, least in (("jobs", 1), ("gpus", 0)):
+    for name, least in (("jobs", 1), ("gpus", 0), ("rounds", 1)):
         value = getattr(option, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give at least {least}")
@@ -359,4 +360,5 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         root,
         accept_counts=option.accept_counts,
         precision=option.precision,
+        rounds=option.rounds,
     )

@@ -93,7 +93,8 @@ def _seconds(earlier: Iterable[Result | FigureRecord], setting: Setting, scale: 
     seconds: dict[str, list[float]] = {}
     for record in earlier:
         identity = record.identity
-        if (identity.scale, identity.subset, identity.precision) == (scale, own.subset, own.precision):
+        settings = [(it.subset, it.precision, it.rounds) for it in (identity, own)]
+        if identity.scale == scale and settings[0] == settings[1]:
             for stage in record.stages:
                 seconds.setdefault(stage.kind, []).append(stage.provenance.wall_s)
     return {kind: statistics.median(several) for kind, several in seconds.items()}

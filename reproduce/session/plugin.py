@@ -72,6 +72,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of all trainings; mixed runs backbones in bfloat16 and is not the papers' recipe (default: the recipe's)",
     )
     group.addoption(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="at most N rounds of labelling and training in every row (default: as each recipe says)",
+    )
+    group.addoption(
         "--pictures",
         action="store_true",
         help="show photographs of people in figures; drawn images are always shown",

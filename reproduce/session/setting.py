@@ -25,7 +25,7 @@ from reproduce.errors import UserError
 from reproduce.papers.cases import World
 from reproduce.papers.records import Identity
 from reproduce.running import recipe
-from reproduce.scales import PRECISION, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size
+from reproduce.scales import PRECISION, ROUNDS, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size
 from reproduce.stage import Stage, closure, rewrite
 
 SCRATCH = "scratch"
@@ -107,6 +107,7 @@ class Setting:
         subset: identities kept of real data sets; None for all.
         accept_counts: go on where what lies under the root has other counts than the published set.
         precision: of all trainings; None for what each recipe says.
+        rounds: at most this many rounds of labelling and training; None for what each recipe says.
     """
 
     scale: str
@@ -117,6 +118,7 @@ class Setting:
     root: Path | None = None
     accept_counts: bool = False
     precision: str | None = None
+    rounds: int | None = None
     located: dict[Domain, Located] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The real data sets that were needed so far."""
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -125,6 +127,8 @@ class Setting:
     """Those that are not known to be the published ones."""
     drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Those of nets that were trained on drawn objects."""
+    uncut: dict[str, Stage[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Stages as their recipes have them, by the keys that they have with fewer rounds."""
     starts: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What stands in for weights of a name and a backbone, where it was needed so far."""
 
@@ -140,6 +144,14 @@ class Setting:
             Blocked: it needs data or weights that are not here, or a drawn world and the data are real.
             UserError: they are here, but not what they should be.
         """
+        whole = self._resolved(stage, world, None)
+        if self.rounds is None:
+            return whole
+        cut = self._resolved(stage, world, self.rounds)
+        self.uncut[cut.key] = whole
+        return cut
+
+    def _resolved(self, stage: Stage[Any], world: World | None, rounds: int | None) -> Stage[Any]:
         scale = SCALES[self.scale]
         by_scale = at_scale(scale, scratch=self.weights == SCRATCH)
         seed, dials = self.world_seed, Dials()
@@ -153,6 +165,8 @@ class Setting:
             value = by_scale(role, value, owner)
             if role == PRECISION:
                 return self.precision or value
+            if role == ROUNDS and rounds is not None:
+                return min(value, rounds)
             if role != WEIGHTS or not isinstance(value, str):
                 return value
             if scale.published:
@@ -331,5 +345,8 @@ class Setting:
             subset=self.subset,
             precision=", ".join(sorted(precisions)),
             unpublished_weights=", ".join(sorted(unpublished)),
-            recipe=recipe.digest(final[:: len(final) // cells]) if final else "",
+            rounds=self.rounds or 0,
+            recipe=recipe.digest(self.uncut.get(stage.key, stage) for stage in final[:: len(final) // cells])
+            if final
+            else "",
         )

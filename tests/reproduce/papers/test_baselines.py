@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,3 +237,34 @@ def test_the_order_of_dials_is_no_difference_between_rows() -> None:
     other = record(50.0, 51.0, 52.0, row="b", identity=there)
     beside = found(record(53.0, identity=here), [record(50.0, identity=there), other])
     assert beside.metrics["mAP"].band > 2.0, "the table's spread, not the row's own band"
+
+
+def ten_rounds(*mAP: float, seed: int = 1, key: str = "train", **changes: Any) -> Result:
+    """A result by a training of ten rounds (or so many), whose history tells its mAP after each."""
+    history = [{"step": 10 * n + 10, "mAP": value, "rank1": value + 10, "lr": 1.0} for n, value in enumerate(mAP)]
+    stages = [
+        made.stage(key, seed=seed, history=history),
+        made.stage("evaluate", seed=None, spec={"train": {"stage": "toy.Adapt", "key": key}}),
+    ]
+    return record(mAP[-1], seeds=seed, stages=stages, **changes)
+
+
+def test_fewer_rounds_are_compared_with_the_record_after_as_many() -> None:
+    old = ten_rounds(20.0, 30.0, 40.0, 50.0, key="ten")
+    cut = ten_rounds(20.0, 30.0, key="two", identity=identity(rounds=2))
+    beside = found(cut, [old])
+    assert (beside.metrics["mAP"].old, beside.metrics["mAP"].new) == (30.0, 30.0)
+    assert beside.metrics["rank1"].old == 40.0
+    fallen = ten_rounds(20.0, 10.0, key="two", identity=identity(rounds=2))
+    assert found(fallen, [old]).drift
+    assert compare(ten_rounds(20.0, 30.0), [cut]) is None, "all rounds are not held against a few"
+
+
+def test_rows_that_fewer_rounds_leave_alone_are_compared_as_they_are() -> None:
+    same = ten_rounds(80.0, 90.0, identity=identity(rounds=2))
+    assert found(same, [ten_rounds(80.0, 90.0)]).metrics["mAP"].old == 90.0, "the very same training"
+    first = replace(ten_rounds(20.0, 30.0, key="two"), identity=identity(rounds=2, selection="step 1"))
+    old = replace(
+        ten_rounds(20.0, 30.0, 40.0, key="ten"), identity=identity(selection="step 1"), measured={"1": {"mAP": 20.0}}
+    )
+    assert found(first, [old]).metrics["mAP"].old == 20.0, "a moment that both have"

@@ -485,3 +485,18 @@ def test_a_changed_world_is_another_stand_in(tiny_domain: Path) -> None:
     with pytest.raises(Blocked, match="needs stand-in data, and these data are real") as caught:
         Setting("smoke", {"market": tiny_domain, "duke": tiny_domain}).resolve(CASE, World(seed=2))
     assert caught.value.want == "world"
+
+
+def test_fewer_rounds_change_the_training_and_the_identity_but_not_the_recipe() -> None:
+    source = supervised.Train(Domain("market"))
+    row = Evaluate(msplr.Adapt(source, Domain("duke"), DBSCAN(Tuned(0.4))), on=Domain("duke"))
+    setting, whole = Setting("small", rounds=3), Setting("small")
+    cut: Any = setting.resolve(row)
+    assert cut.train.steps == 3
+    assert cut.train.init == whole.resolve(row).train.init  # type: ignore[attr-defined]
+    told, usual = setting.identity([cut]), whole.identity([whole.resolve(row)])
+    assert (told.rounds, usual.rounds) == (3, 0)
+    assert told.recipe == usual.recipe, "what is done in a round is the same"
+    assert told.digest != usual.digest
+    assert "at most 3 rounds of labelling and training" in reasons_against(told)
+    assert Setting("smoke", rounds=5).resolve(row).train.steps == 2, "never more than a scale has"  # type: ignore[attr-defined]
