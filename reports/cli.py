@@ -1,4 +1,4 @@
-"""`reproduce report`, and what a run calls at its end."""
+"""Implement `reproduce report`, and `finish`, which a run calls at its end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def finish(
     claims: Sequence[ClaimRecord] = (),
     figures: Sequence[FigureRecord] = (),
 ) -> Path:
-    """Render what a run that has just ended kept.
+    """Render the records of a run that has just ended.
 
     Args:
-        results: of rows.
-        suites: the folder of the papers' TOML files.
-        out: where the pages go.
-        claims: what came of the papers' claims.
-        figures: what the papers' figures show.
+        results: Results of rows.
+        suites: Folder of the papers' TOML files.
+        out: Folder for the pages.
+        claims: Results of the papers' claims.
+        figures: Records of the papers' figures.
 
     Returns:
-        The first HTML page.
+        Path of the first HTML page.
     """
     from reports.render import render
 
@@ -42,9 +42,7 @@ def finish(
 
 
 def readable(suites: Path) -> tuple[dict[str, Paper], str]:
-    """The papers of a folder and of other packages that can be read, and what is wrong with the others: a damaged file
-    spoils no report.
-    """
+    """Read the papers of a folder and of other packages; return them and the errors of damaged files as one text."""
     from reproduce.papers.tables import paths, read
 
     papers: dict[str, Paper] = {}
@@ -59,61 +57,65 @@ def readable(suites: Path) -> tuple[dict[str, Paper], str]:
 
 
 def _results(folder: Path) -> list[Result]:
-    """The results of a folder; none where a run kept nothing but figures, beside it."""
+    """Read the results of a folder; return none if a run kept only figures, in the folder beside it."""
     from reproduce.papers.records import read
 
     return [] if not folder.exists() and _beside(folder, "figures") else read(folder)
 
 
 def _claims(folder: Path) -> list[ClaimRecord]:
-    """The claims of a folder of results; a run keeps them beside it, the recorded ones lie in it."""
+    """Read the claims of a folder of results: a run keeps them beside it, recorded ones lie in it."""
     from reproduce.papers.records import read_claims
 
     return [claim for place in (folder, *_beside(folder, "claims")) for claim in read_claims(place)]
 
 
 def _figures(folder: Path) -> list[FigureRecord]:
-    """The figures of a folder of results, found as its claims are."""
+    """Read the figures of a folder of results, which lie where its claims do."""
     from reproduce.papers.records import read_figures
 
     return [figure for place in (folder, *_beside(folder, "figures")) for figure in read_figures(place)]
 
 
 def _beside(folder: Path, name: str) -> list[Path]:
-    """The folder of this name that a run keeps beside that of its results, where there is one."""
+    """Return the folder of this name beside a run's results, if there is one."""
     beside = folder.parent / name
     return [beside] if folder.name == "results" and beside.is_dir() else []
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `reproduce report`."""
+    """Add the arguments of `reproduce report`."""
     parser.add_argument(
         "results", nargs="*", type=Path, metavar="RESULTS_DIR", help="folders of results (default: build/results)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("build"), metavar="DIR", help="where the pages go (default: build)"
+        "--out", type=Path, default=Path("build"), metavar="DIR", help="folder for the pages (default: build)"
     )
     parser.add_argument(
-        "--suites", type=Path, default=Path("suites"), metavar="DIR", help="the papers' tables (default: suites)"
+        "--suites",
+        type=Path,
+        default=Path("suites"),
+        metavar="DIR",
+        help="folder of the papers' tables (default: suites)",
     )
-    parser.add_argument("--title", default="reproduce", help="heading of the page")
+    parser.add_argument("--title", default="reproduce", help="heading of the page (default: reproduce)")
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="also renew the table between the markers of this file"
+        "--readme", type=Path, metavar="FILE", help="also update the table between the markers of this file"
     )
     parser.add_argument(
         "--compare",
         nargs=2,
         type=Path,
         metavar=("OLD", "NEW"),
-        help="instead, say what moved between two folders of results",
+        help="instead, list what moved between two folders of results",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Render what the options name and say where it went.
+    """Render the results that the options name and print the paths of the pages.
 
     Raises:
-        UserError: something that was named cannot be read.
+        UserError: a named file or folder cannot be read.
     """
     from reports.readme import readme_table, update_readme
     from reports.render import render
@@ -126,8 +128,8 @@ def run(options: argparse.Namespace) -> int:
     results = [result for folder in folders for result in _results(folder)]
     claims = [claim for folder in folders for claim in _claims(folder)]
     figures = [figure for folder in folders for figure in _figures(folder)]
-    made = render(results, papers, options.out, claims=claims, figures=figures, problem="", title=options.title)
-    for path in made:
+    pages = render(results, papers, options.out, claims=claims, figures=figures, problem="", title=options.title)
+    for path in pages:
         print(path)
     if options.readme is not None:
         changed = update_readme(options.readme, readme_table(results, papers))
@@ -142,17 +144,15 @@ def _compare(options: argparse.Namespace, papers: Mapping[str, Paper]) -> int:
     if options.results or options.readme:
         raise UserError("--compare OLD NEW compares two folders and does nothing else: leave the others out")
     old, new = options.compare
-    found = compare(read(old), read(new), papers)
-    print(text(found), end="")
-    print(write_page(found, options.out, (str(old), str(new))))
+    comparison = compare(read(old), read(new), papers)
+    print(text(comparison), end="")
+    print(write_page(comparison, options.out, (str(old), str(new))))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`reproduce report [RESULTS_DIR ...]` or `--compare OLD NEW`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="reproduce report", description="Set measured numbers beside the printed ones."
-    )
+    """Run `reproduce report [RESULTS_DIR ...]` or `--compare OLD NEW` and return the exit code."""
+    parser = argparse.ArgumentParser(prog="reproduce report", description="Compare measured with printed numbers.")
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))

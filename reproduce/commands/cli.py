@@ -48,14 +48,14 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("doctor", help="what is here and what is missing: data, weights, devices")
-    command.add_argument("--data-root", metavar="DIR", help="where the data sets lie (default: REID_DATA)")
-    command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="where one of them lies")
+    command = commands.add_parser("doctor", help="check data, weights and devices, and say what is missing")
+    command.add_argument("--data-root", metavar="DIR", help="folder of the data sets (default: REID_DATA)")
+    command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="folder of one data set")
     command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
     command.add_argument(
-        "--deep", action="store_true", help="read all images again: some may have changed under their size and time"
+        "--deep", action="store_true", help="read all images again, to find changes that keep size and time"
     )
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
     command.set_defaults(run=doctor)
 
     command = commands.add_parser(
@@ -64,103 +64,126 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=plan)
 
     command = commands.add_parser("stage", help="show one finished stage: spec, provenance, last values")
-    command.add_argument("key", help="the stage's key, or the first characters of it")
-    command.add_argument("--store", type=Path, default=STORE)
+    command.add_argument("key", help="the stage's key, or its first characters")
+    command.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
     command.set_defaults(run=stage)
 
-    command = commands.add_parser("show", help="print results beside what the papers print")
-    command.add_argument("folder", type=Path, nargs="?", default=RECORDED, help=f"of results (default {RECORDED})")
+    command = commands.add_parser("show", help="print measured beside printed results")
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=RECORDED, help=f"folder of results (default {RECORDED})"
+    )
+    command.add_argument("--claims", action="store_true", help="instead, print the papers' claims, in our own words")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
+
     command.set_defaults(run=show)
 
-    command.add_argument("--claims", action="store_true", help="instead, what the papers conclude, in our own words")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
-
-    command = commands.add_parser("tables", help="what the papers print, every number")
+    command = commands.add_parser("tables", help="print every number that the papers print")
     form = command.add_mutually_exclusive_group(required=True)
-    form.add_argument("--csv", action="store_true", help="a line for each number")
+    form.add_argument("--csv", action="store_true", help="one line per number")
     form.add_argument("--markdown", action="store_true", help="tables as the papers draw them")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
     command.set_defaults(run=tables)
 
-    command = commands.add_parser("audit", help="what cannot all be true in what the papers print")
-    command.add_argument("--json", action="store_true", help="for programs")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"the papers' tables (default {SUITES})")
+    command = commands.add_parser("audit", help="find contradictions in printed numbers")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
     command.set_defaults(run=audit)
 
-    command = commands.add_parser("results", help="keep the results of a run under reports/results")
+    command = commands.add_parser("results", help="record the results of a run under reports/results")
     what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--record", action="store_true", help="write them there")
-    what.add_argument("--migrate", action="store_true", help="update records that earlier versions wrote")
+    what.add_argument("--record", action="store_true", help="record the run's results")
+    what.add_argument("--migrate", action="store_true", help="convert records written by earlier versions")
     command.add_argument(
-        "--data-root", metavar="DIR", help="for --migrate, where the data sets lie (default: REID_DATA)"
+        "--data-root", metavar="DIR", help="for --migrate, folder of the data sets (default: REID_DATA)"
     )
     command.add_argument(
-        "--domain", action="append", default=[], metavar="NAME=DIR", help="for --migrate, where one of them lies"
+        "--domain", action="append", default=[], metavar="NAME=DIR", help="for --migrate, folder of one data set"
     )
     command.add_argument(
-        "--elsewhere", action="store_true", help="add their numbers to records made on another processor"
+        "--elsewhere", action="store_true", help="add the numbers to records made on another processor"
     )
     command.add_argument("--out", type=Path, default=Path("build"), help="the run's --out (default build)")
-    command.add_argument("--into", type=Path, default=RECORDED, help=f"where records lie (default {RECORDED})")
+    command.add_argument("--into", type=Path, default=RECORDED, help=f"folder of the records (default {RECORDED})")
     command.set_defaults(run=record)
 
-    command = commands.add_parser("gc", help="list what the store can do without; --delete removes it")
-    command.add_argument("--store", type=Path, default=STORE)
+    command = commands.add_parser("gc", help="list what can be removed from the store; --delete removes it")
+    command.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
     command.add_argument(
-        "--keep", type=Path, nargs="*", default=[Path("build/results"), RECORDED], help="results whose stages stay"
+        "--keep",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        default=[Path("build/results"), RECORDED],
+        help=f"folders of results whose stages are kept (default build/results {RECORDED})",
     )
-    command.add_argument("--delete", action="store_true")
+    command.add_argument("--delete", action="store_true", help="delete what is listed")
     command.set_defaults(run=gc)
 
     command = commands.add_parser("bench", help="measure kernels and training steps beside bare matrix products")
-    command.add_argument("what", choices=["neighbours", "evaluate", "rerank", "train"])
+    command.add_argument("what", choices=["neighbours", "evaluate", "rerank", "train"], help="kernel to measure")
     command.add_argument(
-        "--sizes", nargs="+", required=True, metavar="N", help="images; queries x gallery, as 336x1973; batch for train"
+        "--sizes",
+        nargs="+",
+        required=True,
+        metavar="N",
+        help="number of images; queries x gallery, as 336x1973; batch size for train",
     )
-    command.add_argument("--columns", type=int, default=2048, help="of the embeddings (default 2048)")
-    command.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts (default 3)")
-    command.add_argument("--threads", type=int, help="of a measurement (default: all cores)")
-    command.add_argument("--dense", type=int, default=6000, help="most images for dense references (default 6000)")
-    command.add_argument("--out", type=Path, default=Path("build/bench"))
+    command.add_argument("--columns", type=int, default=2048, help="dimension of the embeddings (default 2048)")
+    command.add_argument("--repeats", type=int, default=3, help="rounds; their median is reported (default 3)")
+    command.add_argument("--threads", type=int, help="threads per measurement (default: all cores)")
+    command.add_argument(
+        "--dense", type=int, default=6000, help="largest number of images for dense references (default 6000)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="folder for the measurements (default build/bench)"
+    )
     command.set_defaults(run=bench)
 
-    data = commands.add_parser("data", help="draw stand-ins, look at them, count what a folder holds, take in weights")
+    data = commands.add_parser("data", help="draw stand-ins and contact sheets, count a folder, convert weights")
     verbs = data.add_subparsers(required=True, metavar="VERB")
     drawn = catalogue.drawn()
 
     verb = verbs.add_parser("make", help="draw a domain into a folder")
-    verb.add_argument("domain", choices=drawn)
-    verb.add_argument("folder", type=Path)
-    verb.add_argument("--scale", choices=list(SCALES), default="small")
-    verb.add_argument("--world-seed", type=int, default=1)
+    verb.add_argument("domain", choices=drawn, help="domain to draw")
+    verb.add_argument("folder", type=Path, help="an empty or new folder")
+    verb.add_argument("--scale", choices=list(SCALES), default="small", help="scale that sets the size (default small)")
+    verb.add_argument("--world-seed", type=int, default=1, help="seed of the stand-in world (default 1)")
     verb.set_defaults(run=make)
 
     verb = verbs.add_parser("sheet", help="draw contact sheets: each domain, each dial, objects")
-    verb.add_argument("folder", type=Path, nargs="?", default=Path("build/sheets"))
-    verb.add_argument("--world-seed", type=int, default=1)
+    verb.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("build/sheets"),
+        help="folder for the sheets (default build/sheets)",
+    )
+    verb.add_argument("--world-seed", type=int, default=1, help="seed of the stand-in world (default 1)")
     verb.set_defaults(run=sheet)
 
     verb = verbs.add_parser("info", help="count identities, images and cameras of a folder")
-    verb.add_argument("domain")
-    verb.add_argument("folder", type=Path)
+    verb.add_argument("domain", help="data set that the folder holds, such as market")
+    verb.add_argument("folder", type=Path, help="the data set's folder")
     verb.add_argument(
-        "--variant", default="", help="such as train+val or train (msmt17), labelled or detected (cuhk03)"
+        "--variant",
+        default="",
+        help="variant of the data set: train+val or train (msmt17), labelled or detected (cuhk03), ...",
     )
     verb.set_defaults(run=info)
 
-    verb = verbs.add_parser("weights", help="take in a published file of ResNet-50 weights; nothing in it is run")
+    verb = verbs.add_parser("weights", help="convert a published file of ResNet-50 weights; no code in it is run")
     verb.add_argument(
         "file", type=Path, help="a .pth of torchvision, IBN-Net, OpenUnReID, fast-reid, MoCo, LUPerson, ..."
     )
-    verb.add_argument("--as", dest="name", required=True, metavar="NAME", help="what methods call it, such as luperson")
-    verb.add_argument("--net", metavar="PREFIX", help="which one, where the file holds several nets")
-    verb.add_argument("--into", type=Path, metavar="DIR", help="folder of weights (default: where runs look)")
+    verb.add_argument("--as", dest="name", required=True, metavar="NAME", help="name for recipes, such as luperson")
+    verb.add_argument("--net", metavar="PREFIX", help="prefix of the net to convert, if the file holds several")
+    verb.add_argument("--into", type=Path, metavar="DIR", help="folder for the weights (default: the one runs read)")
     verb.set_defaults(run=take_weights)
     return parser
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Print what is here; 1 where something of it is broken."""
+    """Print the doctor's page; return 1 if something is broken."""
     from reproduce.commands.doctor import page
     from reproduce.session.setting import data_root, given_folders
 
@@ -181,22 +204,24 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def stage(options: argparse.Namespace) -> None:
-    """Print what the store knows of one stage."""
-    found = sorted(options.store.glob(f"*/{options.key}*/artifact.json"))
-    if len(found) != 1:
-        many = ", ".join(path.parent.name for path in found[:5])
+    """Print spec, provenance and last values of one finished stage."""
+    matches = sorted(options.store.glob(f"*/{options.key}*/artifact.json"))
+    if len(matches) != 1:
+        several = ", ".join(path.parent.name for path in matches[:5])
         problem = (
-            f"{len(found)} stages begin with {options.key}: {many}" if found else f"no stage begins with {options.key}"
+            f"{len(matches)} stages begin with {options.key}: {several}"
+            if matches
+            else f"no stage begins with {options.key}"
         )
         raise UserError(f"{problem} in {options.store}; `reproduce plan` lists keys, --store names another store")
-    record = json.loads(found[0].read_text())
-    print(f"{record['stage']} {record['key']}\n{found[0].parent}\n")
+    record = json.loads(matches[0].read_text())
+    print(f"{record['stage']} {record['key']}\n{matches[0].parent}\n")
     for title in ("spec", "provenance"):
         print(f"{title}:")
         for name, value in record[title].items():
             print(f"  {name:16} {json.dumps(value)}")
         print()
-    for entry in json.loads((found[0].parent / "history.json").read_text())[-3:]:
+    for entry in json.loads((matches[0].parent / "history.json").read_text())[-3:]:
         print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
 
 
@@ -210,14 +235,14 @@ def show(options: argparse.Namespace) -> None:
         print(claims_page(read_all(options.suites).values(), collected(options.suites)), end="")
         return
 
-    found = records.read(options.folder)
-    if not found:
+    results = records.read(options.folder)
+    if not results:
         raise UserError(f"{options.folder} holds no results: run `pytest suites/` first, or name another folder")
-    print(summary(found, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
+    print(summary(results, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Print every printed number."""
+    """Print every number of the papers' tables."""
     from reproduce.papers.export import as_csv, as_markdown
 
     papers = read_all(options.suites)
@@ -225,7 +250,7 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def audit(options: argparse.Namespace) -> None:
-    """Print what the papers' numbers contradict."""
+    """Print the contradictions between the papers' numbers."""
     from reproduce.papers.audit import as_json
     from reproduce.papers.audit import audit as findings_of
     from reproduce.papers.export import audit_page
@@ -236,7 +261,7 @@ def audit(options: argparse.Namespace) -> None:
 
 
 def record(options: argparse.Namespace) -> None:
-    """Copy a run's results to where they are committed: numbers, never pictures."""
+    """Copy a run's results to the recorded ones: numbers, never pictures."""
     if options.migrate:
         moved = list(records.migrate(options.into, _digests(options)))
         for old, new in moved:
@@ -244,8 +269,8 @@ def record(options: argparse.Namespace) -> None:
         print(f"{counted(len(moved), 'record')} carried over; next: git add {options.into}")
         return
     folder = options.out / "results"
-    found = records.read(folder) if folder.is_dir() else []
-    kept = [result for result in found if result.measured]
+    results = records.read(folder) if folder.is_dir() else []
+    kept = [result for result in results if result.measured]
     drawings = records.read_figures(options.out / "figures")
     if not kept and not drawings:
         raise UserError(f"{folder} holds no measured results: run `pytest suites/` first, or give --out")
@@ -262,7 +287,7 @@ def record(options: argparse.Namespace) -> None:
         print(records.write(claim, options.into / "claims"))
     for path in drawn:
         print(path)
-    failed = len(found) - len(kept)
+    failed = len(results) - len(kept)
     print(
         f"{counted(len(kept), 'result')}, {counted(len(tried), 'claim')} and {counted(len(drawn), 'figure')} recorded"
         f"{f', {failed} without numbers left out' if failed else ''};",
@@ -271,25 +296,25 @@ def record(options: argparse.Namespace) -> None:
 
 
 def _digests(options: argparse.Namespace) -> dict[str, str]:
-    """The fingerprints of the data sets that were given, as earlier versions told them and as this one does."""
+    """Map the digests that earlier versions computed for the given data sets to the present ones."""
     from reproduce.data.layouts import find
     from reproduce.data.manifests import digest, former_digest
     from reproduce.data.reading import read
     from reproduce.session.setting import data_root, given_folders
 
     root, given = data_root(options.data_root), given_folders(options.domain)
-    found = {name: given.get(name) or (find(root, name) if root else None) for name in catalogue.CATALOGUE}
+    folders = {name: given.get(name) or (find(root, name) if root else None) for name in catalogue.CATALOGUE}
     sets = [
         read(folder, name, variant=variant)
-        for name, folder in found.items()
+        for name, folder in folders.items()
         if folder
         for variant in catalogue.variants(name)
     ]
-    return {former_digest(each): digest(each) for each in sets}
+    return {former_digest(dataset): digest(dataset) for dataset in sets}
 
 
 def gc(options: argparse.Namespace) -> None:
-    """List, or delete, drafts and states of dead runs, and artifacts that no kept result names."""
+    """List or delete drafts and states of dead runs, and artifacts that no kept result names."""
     from reproduce.running.runner import Store
 
     store = Store(options.store)
@@ -321,7 +346,7 @@ def gc(options: argparse.Namespace) -> None:
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Run a benchmark and print its measurements."""
     from reproduce.commands.bench import bench as measure
 
     try:
@@ -340,7 +365,7 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Draw a domain in the layout of the data set that it stands for."""
+    """Draw a domain in the layout of the data set that it imitates."""
     from reproduce.data.world import Dials, draw
 
     if options.folder.exists() and any(options.folder.iterdir()):
@@ -367,36 +392,37 @@ def sheet(options: argparse.Namespace) -> None:
 
 
 def info(options: argparse.Namespace) -> None:
-    """Count what a folder holds, beside the published counts."""
+    """Count identities, images and cameras of a folder, beside the published counts."""
     from reproduce.data.domains import Domain
     from reproduce.data.reading import describe, read
 
     domain = Domain(options.domain, options.variant)
     whole = read(options.folder, domain.name, variant=domain.variant)
-    found = describe(whole)
+    described = describe(whole)
     published = catalogue.published(domain.name, domain.variant)
     print(" ".join(filter(None, (domain.name, whole.version, domain.variant, str(whole.root)))))
     for split in ("train", "query", "gallery"):
-        counts = getattr(found, split)
+        counts = getattr(described, split)
         beside = f"   published: {_counts(getattr(published, split))}" if published else ""
         print(f"{split:8} {_counts(counts)}{beside}")
-    print(f"distractors {found.distractors}, junk {found.junk}")
+    print(f"distractors {described.distractors}, junk {described.junk}")
 
 
 def take_weights(options: argparse.Namespace) -> None:
-    """Convert a published file, and say what became of it."""
+    """Convert a published file of weights and print what it holds."""
     from reproduce import weights
 
-    made = weights.convert(options.file, options.name, options.into or weights.folders()[0], net=options.net)
-    print(made.path)
-    print(f"sha256   {made.sha256}")
-    print(f"source   {made.source}, sha256 {made.source_sha256}")
-    print(f"holds    a {made.backbone}, from {made.prefix or 'the top'}; {made.left_out} other tensors left out")
-    if not weights.is_published(options.name, made.backbone, made.source_sha256):
+    converted = weights.convert(options.file, options.name, options.into or weights.folders()[0], net=options.net)
+    print(converted.path)
+    print(f"sha256   {converted.sha256}")
+    print(f"source   {converted.source}, sha256 {converted.source_sha256}")
+    origin = converted.prefix or "the top"
+    print(f"holds    a {converted.backbone}, from {origin}; {converted.left_out} other tensors left out")
+    if not weights.is_published(options.name, converted.backbone, converted.source_sha256):
         print(f"note     not known as the published {options.name} weights: results will not be comparable")
-    if made.stem_relu is False:
+    if converted.stem_relu is False:
         print("note     its own code runs the stem without a ReLU: stem_relu=False repeats that")
-    print(f"next:    --weights {made.path.parent}" if options.into else "next:    runs find it by themselves")
+    print(f"next:    --weights {converted.path.parent}" if options.into else "next:    runs find it by themselves")
 
 
 def _counts(counts: object) -> str:

@@ -1,4 +1,4 @@
-"""Baselines: how a result compares with what was recorded for the same case, on this processor or on another."""
+"""Compare a result with its baseline, the recorded result of the same case on this or another processor."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from reproduce.papers.records import Beside, Elsewhere, Identity, Moved, Numbers
 from reproduce.papers.verdicts import ROUNDING
 
 UNSTABLE = 4.0
-"""Standard deviation between training seeds, in mAP, above which a row says nothing about code."""
+"""Standard deviation between training seeds, in mAP, above which a row is too noisy to detect a change of code."""
 
 OWN = 5
-"""Degrees of freedom from which a row's spread is its own, such as those of three seeds on two processors."""
+"""Degrees of freedom from which a row uses its own spread, such as three seeds on two processors give."""
 
 LEVEL = 0.99
-"""Of the interval that a difference may lie in by chance."""
+"""Level of the interval that a difference may lie in by chance."""
 
 ROWS_OWN = ("data", "selection", "recipe", "rounds")
-"""What the identities of two rows of a table may differ in and their seeds spread alike."""
+"""Parts of the identity in which two rows of a table may differ while their seeds spread alike."""
 
 OLDER = "recorded for an older recipe"
 
@@ -39,39 +39,39 @@ class Runs:
     every: Mapping[str, Numbers]
     """Numbers by seed."""
     collapsed: frozenset[str]
-    """The seeds that collapsed."""
+    """Seeds that collapsed."""
 
     @property
     def measured(self) -> Mapping[str, Numbers]:
-        """The numbers of seeds that did not collapse; of all where every one did."""
+        """The numbers of seeds that did not collapse; of all seeds if every one did."""
         return {seed: numbers for seed, numbers in self.every.items() if seed not in self.collapsed} or self.every
 
     @classmethod
     def of(cls, side: Result | Elsewhere) -> Runs:
-        """Those of a result, or of the same case on another processor."""
+        """Return the runs of a result, or of the same case on another processor."""
         return cls(frozenset(side.on), side.measured, frozenset(side.collapsed.keys() & side.measured.keys()))
 
 
 def compare(result: Result, recorded: Sequence[Result], *, must_hold: bool = False) -> Beside | None:
-    """Set a result beside what was recorded for the same cell in the same setting.
+    """Compare a result with the recorded one of the same cell in the same setting.
 
-    On the recorded processor the seeds that both have are compared, on any other the means of all that did not
-    collapse. The band is a 99 % t interval for the difference of two means, collapsed seeds left out. Its variance is
-    the row's own where that has `OWN` degrees of freedom; else the median of the table's row variances, each of them
-    divided by the median that such a variance has where the true one is 1.
+    On the recorded processor the shared seeds are compared, on any other the means of all seeds that did not collapse.
+    The band is a 99 % t interval for the difference of two means, without collapsed seeds. Its variance is the row's
+    own if that has `OWN` degrees of freedom; else the median of the table's row variances, each divided by the median
+    of the distribution of such a variance if the true one is 1.
 
-    A difference beyond the band is drift, unless the row is not judged: where its own seeds spread by more than
-    `UNSTABLE` or some of them collapse; and on another processor where pseudo labels are learnt from, which turn
-    rounding into other clusters, or where its spread over two processors was never recorded.
+    A difference outside the band is drift, unless the row is not judged: its seeds spread by more than `UNSTABLE` or
+    some of them collapse; or, on another processor, it learns from pseudo labels, which turn rounding into other
+    clusters, or its spread over two processors was never recorded.
 
     Args:
-        result: what was measured now.
-        recorded: results to find its record among.
-        must_hold: whether they were recorded for this machine, so that another processor is no excuse.
+        result: The result of this run.
+        recorded: Recorded results to search.
+        must_hold: Whether the records must hold on this machine even if another processor made them.
 
     Returns:
-        None where nothing was recorded or measured. What was recorded for another recipe is not judged, and is drift
-        where it must hold.
+        None if nothing was recorded or measured. A record of another recipe is not judged; with `must_hold` it is
+        drift.
     """
     own = [_beginning(old, result) for old in recorded if old.case.place == result.case.place]
     own = [old for old in own if old.measured and old.identity.setting == result.identity.setting]
@@ -101,8 +101,8 @@ def compare(result: Result, recorded: Sequence[Result], *, must_hold: bool = Fal
     unjudged = OLDER if older else _unstable(sides)
     if not unjudged and not here and not must_hold:
         unjudged = _elsewhere(sides, steady=result.steady)
-    if not unjudged and any(one.band is None for one in moved.values()):
-        unjudged = "too few seeds were recorded to tell its spread"
+    if not unjudged and any(metric.band is None for metric in moved.values()):
+        unjudged = "too few seeds were recorded to estimate its spread"
     outside = any(map(beyond, moved.values()))
     return Beside(
         commit=old.stages[-1].provenance.commit if old.stages else None,
@@ -118,17 +118,17 @@ def compare(result: Result, recorded: Sequence[Result], *, must_hold: bool = Fal
 
 
 def beyond(metric: Moved) -> bool:
-    """Whether old and new of a metric lie further apart than its band or, without one, whether they differ."""
+    """Return whether old and new value of a metric differ by more than its band or, without one, at all."""
     return abs(metric.new - metric.old) > (metric.band or 0.0) + ROUNDING
 
 
-def told(beside: Beside) -> str:
-    """A comparison in one sentence: drifted or not judged, old, new, band, and who recorded it."""
-    moved = []
-    for metric, one in beside.metrics.items():
-        band = "" if one.band is None else f" (band {one.band:.1f})"
-        moved.append(f"{metric} was {one.old:.1f} and is {one.new:.1f}{band}")
-    numbers = ", ".join(moved)
+def describe(beside: Beside) -> str:
+    """Describe a comparison in one sentence: drifted or not judged, old, new, band, and the commit that recorded it."""
+    changes = []
+    for metric, moved in beside.metrics.items():
+        band = "" if moved.band is None else f" (band {moved.band:.1f})"
+        changes.append(f"{metric} was {moved.old:.1f} and is {moved.new:.1f}{band}")
+    numbers = ", ".join(changes)
     if beside.drift and beside.unjudged == OLDER:
         return f"drifted: {OLDER}; {numbers}; pass --update-baselines"
     if beside.drift:
@@ -163,7 +163,7 @@ def _trained(record: Result) -> dict[str, StageEntry]:
 
 
 def _unstable(sides: Sequence[Runs]) -> str:
-    """Why a row's own seeds say nothing about code; empty where they do."""
+    """Say why a row is too noisy to be judged; empty if it is not."""
     collapsed, seeds = sum(len(side.collapsed) for side in sides), sum(len(side.every) for side in sides)
     if 0 < collapsed < seeds:
         return f"unstable, {collapsed} of its {seeds} recorded seeds collapsed"
@@ -174,16 +174,16 @@ def _unstable(sides: Sequence[Runs]) -> str:
 
 
 def _elsewhere(sides: Sequence[Runs], *, steady: bool) -> str:
-    """Why a row is not judged on a processor that it was not recorded on; empty where it is."""
+    """Say why a row is not judged on a processor that it was not recorded on; empty if it is judged."""
     if not steady:
         return "it learns from pseudo labels and was recorded on another processor"
     if len(sides) < 2:
-        return "it was recorded on one other processor alone"
+        return "it was recorded on only one other processor"
     return ""
 
 
 def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, now: int) -> float | None:
-    """How far the means of so many seeds may lie apart; None where no row has two seeds."""
+    """Compute how far the means of so many seeds may lie apart; None if no row has two seeds."""
     from scipy import stats
 
     if len(own) > OWN:
@@ -198,7 +198,7 @@ def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, no
 
 
 def _shared(one: Runs, other: Runs) -> list[str]:
-    """The seeds that both have; of those that collapsed in one alone only the others, if there are any."""
+    """Return the seeds that both have, except those that collapsed in only one of them."""
     seeds = one.every.keys() & other.every.keys()
     return sorted(seeds - (one.collapsed ^ other.collapsed))
 
@@ -212,24 +212,24 @@ def _sound(sides: Iterable[Runs], metric: str) -> list[float]:
 
 
 def _values(measured: Iterable[Mapping[str, Numbers]], metric: str) -> list[float]:
-    """A metric of all seeds that have it."""
+    """Collect a metric over all seeds that have it."""
     return [numbers[metric] for runs in measured for numbers in runs.values() if metric in numbers]
 
 
 def _sides(record: Result) -> list[Runs]:
-    """A record's runs on each machine that it was recorded on."""
+    """Return a record's runs, one per machine that recorded it."""
     return [Runs.of(record), *map(Runs.of, record.elsewhere)]
 
 
 def _alike(one: Result, other: Result) -> bool:
-    """Whether two records are rows of one table in one setting, whatever their data sets and the moment they test."""
+    """Return whether two records are rows of one table in one setting, apart from data sets, selection and recipe."""
     if (one.case.paper, one.case.table) != (other.case.paper, other.case.table):
         return False
     return _shared_setting(one.identity) == _shared_setting(other.identity)
 
 
 def _shared_setting(identity: Identity) -> tuple[dict[str, Any], set[str]]:
-    """What identities of rows whose seeds spread alike have in common: the setting, and the worlds of their data."""
+    """Return what rows whose seeds spread alike share: the setting without `ROWS_OWN`, and the worlds of their data."""
     setting = {name: value for name, value in identity.setting.items() if name not in ROWS_OWN}
     worlds = [[entry.get(name) for name in ("kind", "world", "seed", "dials")] for entry in identity.data.values()]
     return setting, {json.dumps(world, sort_keys=True) for world in worlds}

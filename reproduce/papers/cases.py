@@ -1,4 +1,4 @@
-"""The cases of a paper: its rows, figures, sweeps and claims, as tests are made of them."""
+"""Build the cases of a paper (rows, figures, sweeps and claims), which are the parameters of tests."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from reproduce.papers.tables import Claim, Figure, Paper, Printed, Row, Task, fu
 from reproduce.stage import Stage
 
 Recipe: TypeAlias = Callable[[Task, int], Stage[Any]]
-"""What produces a row: from the task and a training seed to the stage that evaluates it."""
+"""A function of task and training seed that returns the stage that evaluates a row."""
 
 SweepRecipe: TypeAlias = Callable[[Task, int, Any], Stage[Any]]
-"""What produces a point of a sweep: from the task, a training seed and the value to the stage that evaluates it."""
+"""A function of task, training seed and value that returns the stage that evaluates a point of a sweep."""
 
 Recipes: TypeAlias = Mapping[str, Mapping[str, Recipe]]
-"""By table, then by row, whose id is spelled with underscores for other signs."""
+"""Recipes by table, then by row id, in which underscores replace all signs but letters and digits."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A change of the drawn world, under which a row is run again."""
+    """A change of the drawn world, in which a row is run again."""
 
     seed: int | None = None
-    """Of another world; None for the one that was asked for."""
+    """Seed of another world; None for the requested one."""
     off: str = ""
-    """The cause of variation whose dial stands at 0; empty for none."""
+    """Cause of variation whose dial is set to 0; empty for none."""
 
     def __str__(self) -> str:
         return f"no-{self.off}" if self.off else f"world{self.seed}"
@@ -44,7 +44,7 @@ OTHER_WORLD = World(seed=2)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """One row on one task, or a point of a sweep over it, and how to run it."""
+    """One row on one task, or a point of a sweep over it, with its recipe."""
 
     paper: str
     table: str
@@ -52,17 +52,17 @@ class Case:
     column: str
     task: Task
     recipe: Recipe | None
-    """None where the method does not exist here yet."""
+    """None if the method is not implemented yet."""
     world: World | None = None
-    """The change of the drawn world; None for the world that was asked for, or for real data."""
+    """Change of the drawn world; None for the requested world, or for real data."""
     figure: str = ""
-    """The figure that shows it; empty where it stands for the table alone."""
+    """Figure that shows it; empty for a case of the table."""
     point: Point | None = None
-    """Where in a sweep."""
+    """Point of a sweep; None for the row as printed."""
 
     @property
     def id(self) -> str:
-        """Of its test, such as `table3-m2d-ours`."""
+        """Id of its test, such as `table3-m2d-ours`."""
         parts = [f"figure{self.figure}" if self.figure else f"table{self.table}", self.task.name, self.row.id]
         if not is_task(self.column):
             parts.append(self.column)
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def cell(self) -> Cell:
-        """What records call it."""
+        """Its cell in records."""
         label = full_label(self.row)
         return Cell(
             paper=self.paper,
@@ -86,17 +86,17 @@ class Case:
 
     @property
     def names(self) -> set[str]:
-        """The data sets that must be there to do all that the paper did."""
+        """The data sets needed to do all that the paper did."""
         return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it needs a data set that its makers have withdrawn."""
+        """Whether it needs a withdrawn data set."""
         return self.task.withdrawn
 
     @property
     def quoted(self) -> bool:
-        """Whether the paper took its numbers from another, so that a run of ours stands beside them for reference."""
+        """Whether the paper took its numbers from another paper; our run is then for reference."""
         return self.row.quoted(self.column)
 
     @property
@@ -108,32 +108,32 @@ class Case:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClaimCase:
-    """A claim that compares cells, and how to run them."""
+    """A claim that compares cells, with their cases."""
 
     paper: str
     claim: Claim
     left: Case
     right: tuple[Case, ...]
     family: int
-    """How many claims about the same table can be tried."""
+    """Number of testable claims about the same table."""
     world: World | None = None
-    """The change of the drawn world in which it is tried; None for the world that was asked for, or real data."""
+    """Change of the drawn world in which it is tested; None for the requested world, or real data."""
     baselines: Mapping[Case, Recipe] = field(default_factory=dict)
-    """Cells on the right with the supervised training that their source models are held against."""
+    """Supervised training with which the source models of cells on the right are compared, by cell."""
 
     @property
     def id(self) -> str:
-        """Of its test."""
+        """Id of its test."""
         return "-".join(filter(None, ("claim", self.claim.id, str(self.world or ""))))
 
     @property
     def cells(self) -> tuple[Case, ...]:
-        """Left, then right."""
+        """The left cell, then those on the right."""
         return (self.left, *self.right)
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it needs a data set that its makers have withdrawn."""
+        """Whether it needs a withdrawn data set."""
         return any(cell.withdrawn for cell in self.cells)
 
     @property
@@ -144,14 +144,14 @@ class ClaimCase:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FigureCase:
-    """A figure that shows what rows make of images, on one task."""
+    """A figure that shows images processed by the networks of rows, on one task."""
 
     paper: str
     figure: Figure
     cells: tuple[Case, ...]
-    """The rows on the task, in the figure's order."""
+    """Rows on the task, in the figure's order."""
     draw: Draw
-    """Makes the stage that works it out."""
+    """Builds the stage that computes the figure."""
 
     @property
     def task(self) -> Task:
@@ -159,16 +159,16 @@ class FigureCase:
 
     @property
     def id(self) -> str:
-        """Of its test."""
+        """Id of its test."""
         return f"figure{self.figure.id}-{self.task}"
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it needs a data set that its makers have withdrawn."""
+        """Whether it needs a withdrawn data set."""
         return self.task.withdrawn
 
     def stage(self, seed: int) -> Drawn:
-        """What works the figure out, from the networks of one training seed."""
+        """Return the stage that computes the figure from the networks of one training seed."""
         return of_rows(self.draw, [cell.recipe(cell.task, seed) for cell in self.cells if cell.recipe], seed)
 
 
@@ -177,23 +177,23 @@ AnyCase: TypeAlias = Case | ClaimCase | FigureCase
 
 @dataclass(frozen=True)
 class Suite:
-    """A paper and what produces its rows, figures and sweeps here."""
+    """A paper with the recipes that produce its rows, figures and sweeps."""
 
     paper: Paper
     tables: Recipes = field(default_factory=dict)
     draws: Mapping[str, Draw] = field(default_factory=dict)
-    """What works out a figure that shows images, by the figure's id."""
+    """Builders of figures that show images, by figure id."""
     sweeps: Mapping[str, Mapping[str, SweepRecipe]] = field(default_factory=dict)
-    """What produces the points of a sweep, by the figure's id, then by parameter."""
+    """Recipes of the points of a sweep, by figure id, then by parameter."""
     baselines: Mapping[str, Recipe] = field(default_factory=dict)
-    """By the id of a row that claims compare with: the supervised training on its source that its own source model
-    should come near to."""
+    """Supervised training on the source that a row's own source model should come near to, by id of a row that claims
+    compare with."""
 
     def __post_init__(self) -> None:
-        """Check that every recipe names something that the paper has.
+        """Check that every recipe belongs to a table, row, figure or sweep of the paper.
 
         Raises:
-            UserError: one does not.
+            UserError: A recipe does not.
         """
         figures = {figure.id: figure for figure in self.paper.figures}
         for what, named, known in (
@@ -221,19 +221,19 @@ class Suite:
                     )
 
     def cases(self) -> list[Any]:
-        """Every case, as parameters for `parametrize("case", ...)`: rows, figures with their sweeps, claims."""
+        """Return every case (rows, figures, sweeps, claims) as parameters for `parametrize("case", ...)`."""
         import pytest
 
-        every: list[AnyCase] = [*self.rows(), *self.shown(), *self.points(), *self.pictures(), *self.claims()]
-        twice = [id for id, count in Counter(case.id for case in every).items() if count > 1]
-        assert not twice, twice
+        cases: list[AnyCase] = [*self.rows(), *self.shown(), *self.points(), *self.pictures(), *self.claims()]
+        duplicates = [id for id, count in Counter(case.id for case in cases).items() if count > 1]
+        assert not duplicates, duplicates
         marks = {True: (pytest.mark.withdrawn,), False: ()}
-        return [pytest.param(case, id=case.id, marks=marks[case.withdrawn]) for case in every]
+        return [pytest.param(case, id=case.id, marks=marks[case.withdrawn]) for case in cases]
 
     def rows(self) -> Iterator[Case]:
-        """The rows that were, or may have been, executed, on each of their tasks; and those run for reference.
+        """Yield the rows that the authors ran or may have run, and those run for reference, on each of their tasks.
 
-        One whose method does not exist here yet has no recipe.
+        A row whose method is not implemented yet has no recipe.
         """
         for table in self.paper.tables.values():
             recipes = self.tables.get(table.id, {})
@@ -256,13 +256,13 @@ class Suite:
                         )
 
     def shown(self) -> Iterator[Case]:
-        """The rows that a figure draws as curves, on its tasks, as far as they can be run."""
+        """Yield the rows with recipes that figures draw as curves, on the figures' tasks."""
         for figure in self.paper.figures:
             if figure.kind == "convergence":
                 yield from (replace(cell, figure=figure.id) for cell in self._cells(figure))
 
     def points(self) -> Iterator[Case]:
-        """The points of sweeps, on each of their tasks."""
+        """Yield the points of sweeps, on each of their tasks."""
         for figure in self.paper.figures:
             for sweep in figure.sweeps:
                 recipe = self.sweeps.get(figure.id, {}).get(sweep.parameter)
@@ -276,10 +276,10 @@ class Suite:
                         )
 
     def pictures(self) -> Iterator[FigureCase]:
-        """The figures that show what rows make of images, on each of their tasks.
+        """Yield the figures that show images, on each of their tasks.
 
         Raises:
-            UserError: a figure shows a row that no recipe produces.
+            UserError: A figure shows a row that no recipe produces.
         """
         for figure in self.paper.figures:
             if figure.id not in self.draws:
@@ -294,22 +294,22 @@ class Suite:
                 yield FigureCase(paper=self.paper.id, figure=figure, cells=own, draw=self.draws[figure.id])
 
     def claims(self) -> Iterator[ClaimCase]:
-        """The claims that rows with recipes can try.
+        """Yield the claims that rows with recipes can test.
 
-        Each is tried in the world that was asked for (or on real data), in a second drawn world and, where it names a
-        cause, with the cause's dial at 0.
+        Each is tested in the requested world (or on real data), in a second drawn world and, if it names a cause, with
+        the cause's dial at 0.
         """
-        known = {f"{case.table}/{case.row.id}/{case.column}": case for case in self.rows() if case.recipe}
-        tried = [
+        runnable = {f"{case.table}/{case.row.id}/{case.column}": case for case in self.rows() if case.recipe}
+        tested = [
             claim
             for claim in self.paper.claims
-            if claim.kind in ("gain", "order") and known.keys() >= {claim.left, *claim.right}
-            if claim.testable != "no" or any(known[cell].quoted for cell in (claim.left, *claim.right))
+            if claim.kind in ("gain", "order") and runnable.keys() >= {claim.left, *claim.right}
+            if claim.testable != "no" or any(runnable[cell].quoted for cell in (claim.left, *claim.right))
         ]
-        family = Counter(claim.table for claim in tried)
-        for claim in tried:
+        family = Counter(claim.table for claim in tested)
+        for claim in tested:
             for world in (None, OTHER_WORLD, *([World(off=claim.cause)] if claim.cause else [])):
-                left, *right = (replace(known[cell], world=world) for cell in (claim.left, *claim.right))
+                left, *right = (replace(runnable[cell], world=world) for cell in (claim.left, *claim.right))
                 yield ClaimCase(
                     paper=self.paper.id,
                     claim=claim,
@@ -321,7 +321,7 @@ class Suite:
                 )
 
     def _cells(self, figure: Figure, *, runnable: bool = True) -> Iterator[Case]:
-        """The rows of a figure on its tasks, in its order; only those with a recipe, or all."""
+        """Yield the rows of a figure on its tasks, in its order: only those with a recipe, or all."""
         cells = {(case.table, case.row.id, case.column): case for case in self.rows()}
         for task in figure.task:
             for table, row in figure.places:
@@ -335,10 +335,10 @@ def _identifier(id: str) -> str:
 
 
 def _at(recipe: SweepRecipe, value: float) -> Recipe:
-    """The recipe of one point."""
+    """Return the recipe of one point of a sweep."""
     return lambda task, seed: recipe(task, seed, value)
 
 
 def cases_of(params: Sequence[Any]) -> list[AnyCase]:
-    """The cases behind parameters that `Suite.cases` gave."""
+    """Return the cases of parameters that `Suite.cases` returned."""
     return [param.values[0] for param in params]

@@ -1,4 +1,4 @@
-"""What the papers print, for readers: tables as CSV and Markdown, claims and audit as pages."""
+"""Export the papers' content: tables as CSV and Markdown, claims and audit as pages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EXPORTED = ("paper", "table", "row", "source", "target", "metric", "value", "exe
 WEIGHTS = {
     "contradiction": "text and table cannot both be right",
     "misprint": "one of the numbers is most likely wrong",
-    "implausible": "a number stands out among its like; it may be right",
-    "different setting": "both may be right, of different things",
+    "implausible": "a number stands out among comparable ones; it may be right",
+    "different setting": "both may be right, for different things",
 }
 
 WORDS = (
@@ -30,11 +30,15 @@ WORDS = (
     "means from Market-1501 to DukeMTMC-reID, and so on: m Market-1501, d DukeMTMC-reID, t MSMT17."
 )
 
-TRIED = {"yes": "cases try it", "part": "cases try a part of it", "no": "cases try it, by a row that the paper quotes"}
+TRIED = {
+    "yes": "cases test it",
+    "part": "cases test part of it",
+    "no": "cases test it, with a row that the paper quotes",
+}
 
 
 def as_csv(papers: Mapping[str, Paper]) -> str:
-    """Every printed number on a line of its own."""
+    """Format every printed number on a line of its own."""
     table = frame(papers)
     twice = {
         (paper.id, id, task)
@@ -64,7 +68,7 @@ def as_csv(papers: Mapping[str, Paper]) -> str:
 
 
 def as_markdown(papers: Iterable[Paper]) -> str:
-    """The tables as the papers draw them, a section each."""
+    """Format the tables as the papers draw them, one section per table."""
     parts: list[str] = []
     for paper in papers:
         parts.append(f"# {paper.name}: {paper.title}\n\n{paper.authors}. {paper.venue}")
@@ -110,13 +114,13 @@ def _row(row: Row, table: Table) -> list[str]:
 
 
 def _ran(row: Row) -> str:
-    """Whether the authors ran a row: in a word, or by column."""
+    """Say whether the authors ran a row, in a word or by column."""
     words = set(row.executed.values())
     return words.pop() if len(words) == 1 else "; ".join(f"{column} {word}" for column, word in row.executed.items())
 
 
 def _exported(metric: str) -> str:
-    """A metric in a CSV file: `rank-1`, `mAP-gain`, `train_ids`."""
+    """Return a metric's name in a CSV file: `rank-1`, `mAP-gain`, `train_ids`."""
     declared = METRICS[metric]
     return declared.title.replace(" ", "-") if declared.kind in ("retrieval", "gain") else metric
 
@@ -132,42 +136,42 @@ def _escaped(text: str) -> str:
 
 
 def claims_page(papers: Iterable[Paper], collected: Iterable[object]) -> str:
-    """Every conclusion of the papers, in our own words, and whether a case tries it.
+    """List every claim of the papers, in our own words, and whether a case tests it.
 
     Args:
-        papers: the papers.
-        collected: the cases of their suites, as `reproduce.session.planning.collected` gives them.
+        papers: The papers.
+        collected: The cases of their suites, from `reproduce.session.planning.collected`.
     """
     cases = list(collected)
-    tried = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
+    tested = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
     rows = [case for case in cases if isinstance(case, Case)]
     run = {(case.paper, f"{case.table}/{case.row.id}/{case.column}") for case in rows if case.recipe}
     parts = [WORDS]
     for paper in papers:
-        own = sum((paper.id, claim.id) in tried for claim in paper.claims)
-        counts = f"{len(paper.claims)} conclusions, in our own words; cases try {own} of them."
+        own = sum((paper.id, claim.id) in tested for claim in paper.claims)
+        counts = f"{len(paper.claims)} claims, in our own words; cases test {own} of them."
         parts.append(f"# {paper.name}: {paper.title}\n\n{counts}")
         for where, claims in groupby(paper.claims, lambda claim: claim.where):
-            lines = [_claim(claim, (paper.id, claim.id) in tried, _missing(paper, claim, run)) for claim in claims]
+            lines = [_claim(claim, (paper.id, claim.id) in tested, _missing(paper, claim, run)) for claim in claims]
             parts.append(f"## {where}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
 def _missing(paper: Paper, claim: Claim, run: AbstractSet[tuple[str, str]]) -> list[str]:
-    """The cells that a claim compares and nothing here computes."""
+    """Return the cells that a claim compares and no recipe computes."""
     compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
     return [cell for cell in compared if (paper.id, cell) not in run]
 
 
-def _claim(claim: Claim, tried: bool, missing: Sequence[str]) -> str:
-    if tried:
+def _claim(claim: Claim, tested: bool, missing: Sequence[str]) -> str:
+    if tested:
         notes = [TRIED[claim.testable]]
     elif claim.testable != "no" and missing:
-        notes = [f"no case tries it yet: nothing here computes {', '.join(missing)}"]
+        notes = [f"no case tests it yet: no recipe computes {', '.join(missing)}"]
     elif claim.testable != "no":
-        notes = ["no case tries it: it is not told as a comparison of cells"]
+        notes = ["no case tests it: it is not stated as a comparison of cells"]
     else:
-        notes = ["no case can try it"]
+        notes = ["no case can test it"]
     if claim.cause:
         notes.append(f"the cause it names: {claim.cause}, if the cause matters")
     if claim.why:
@@ -176,11 +180,11 @@ def _claim(claim: Claim, tried: bool, missing: Sequence[str]) -> str:
 
 
 def audit_page(findings: Sequence[Finding], papers: Iterable[Paper]) -> str:
-    """What does not fit, grouped by what it means, each with its places and numbers."""
+    """Format the audit's findings, grouped by weight, each with its places and numbers."""
     titles = "\n".join(f"- {paper.name}: {paper.title} ({paper.venue})" for paper in papers)
     parts = [
         f"# Audit of the printed tables\n\n{len(findings)} findings, computed from the tables and the numbers that the "
-        "papers' text states. A finding is no verdict on a method: most are slips of the pen.",
+        "papers' text states. A finding is no verdict on a method: most are typing errors.",
         titles,
         WORDS,
     ]

@@ -1,4 +1,4 @@
-"""Printed, measured and reported numbers as one tidy table, for notebooks, exports and pages."""
+"""Collect printed, measured and reported numbers in one tidy data frame, for notebooks, exports and pages."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ COLUMNS = (
     "parameter_value",
     "by",
 )
-"""Of the table; see `frame`."""
+"""Columns of the data frame; see `frame`."""
 
 
 def frame(
     papers: Mapping[str, Paper] | None = None, results: Iterable[Result] = (), reported: Path | None = None
 ) -> pd.DataFrame:
-    """Collect numbers in a data frame with one number a line.
+    """Collect numbers in a data frame with one number per line.
 
     Args:
-        papers: what papers print, by id, as `reproduce.papers.tables.read_all` gives them.
-        results: what runs measured, as `reproduce.papers.records.read` gives it.
-        reported: a CSV file of what third parties measured, with the columns method, task, setting, mAP, rank1, who
-            and source.
+        papers: Papers by id, from `reproduce.papers.tables.read_all`.
+        results: Results of runs, from `reproduce.papers.records.read`.
+        reported: CSV file of third parties' measurements, with the columns method, task, setting, mAP, rank1, who and
+            source.
 
     Returns:
-        The columns are `COLUMNS`. "origin" is "printed", "measured" or "reported"; "value" is in percent, or a count;
-        "seed" is the training seed of a measured number; "setting" names the identity of a measured number (its digest)
-        or how a reported one was measured; "parameter" and "parameter_value" tell where in a sweep it lies; "by" is
-        who measured a reported number. What an origin does not have is missing.
+        A data frame with the columns `COLUMNS`. "origin" is "printed", "measured" or "reported"; "value" is in percent,
+        or a count; "seed" is the training seed of a measured number; "setting" is the digest of a measured number's
+        identity, or how a reported one was measured; "parameter" and "parameter_value" give its point in a sweep; "by"
+        is who measured a reported number. Values that an origin lacks are missing.
 
     Raises:
-        UserError: the CSV file is missing or lacks a column.
+        UserError: The CSV file is missing or lacks a column.
     """
     import pandas as pd
 

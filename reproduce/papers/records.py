@@ -1,4 +1,4 @@
-"""What a run keeps, as typed records, and the JSON files that hold them: results of rows, claims, figures."""
+"""Define typed records of rows, claims and figures, and read and write their JSON files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 Numbers = dict[str, float | int]
-"""What one training seed measured, by metric."""
+"""Numbers of one training seed, by metric."""
 
 _INNERMOST = re.compile(r"\{[^{}\[\]]*\}|\[[-+.,\deE\s]*\]")
-"""Objects without others in them, such as a line of a history, and lists of numbers: written on one line."""
+"""Matches innermost objects, such as a line of a history, and lists of numbers, which are written on one line."""
 
 
 class Kept(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A part of a record."""
+    """Base class of records and their parts."""
 
 
 class Point(Kept, kw_only=True):
-    """A point of a sweep: the figure that shows it, and what is varied."""
+    """A point of a sweep: its figure, parameter and value."""
 
     figure: str
     parameter: str
@@ -44,60 +44,60 @@ class Point(Kept, kw_only=True):
 
 
 class Cell(Kept, kw_only=True, omit_defaults=True):
-    """Which row on which task."""
+    """A row on a task."""
 
     paper: str
     table: str
     row: str
     column: str
     label: str = ""
-    """The row, as readers know it."""
+    """The row's label for readers."""
     task: str = ""
-    """The task that was really run for the column."""
+    """The task that was run for the column."""
     point: Point | None = None
-    """Where in a sweep; None for the row as it is printed."""
+    """Point of a sweep; None for the row as printed."""
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What tells it from other cells."""
+        """A tuple that distinguishes it from other cells."""
         point = self.point and (self.point.figure, self.point.parameter, self.point.value)
         return self.paper, self.table, self.column, self.row, self.task, point
 
 
 class Identity(Kept, kw_only=True, omit_defaults=True):
-    """What makes results of one cell comparable with each other: everything but the training seed."""
+    """Everything but the training seed that results of one cell must share to be compared."""
 
     scale: str
     data: dict[str, dict[str, Any]]
-    """Of each source of images what it says of itself, at least its "kind"."""
+    """Description of each source of images, with at least its "kind"."""
     weights: str
-    """What networks start from; "scratch" for nothing."""
+    """Initial weights of networks; "scratch" for none."""
     selection: str
-    """The moment of the training that is tested."""
+    """Moment of the training that is tested."""
     bn_group: int | None
     subset: int | None
     """Identities kept of real data sets; None for all."""
     scale_version: int = 0
-    """Of the rules by which the scale shrinks experiments; 0 at published scales and where nothing told it."""
+    """Version of the rules by which the scale shrinks experiments; 0 at published scales and if it is unknown."""
     precision: str = ""
-    """Other than float32."""
+    """Precisions other than float32."""
     rounds: int = 0
-    """At most so many rounds of labelling and training; 0 for what each recipe says."""
+    """Largest number of rounds of labelling and training; 0 for each recipe's own."""
     unpublished_weights: str = ""
-    """SHA-256 of files that are not known to be the published ones."""
+    """SHA-256 of files not known to be the published ones."""
     recipe: str = ""
-    """A digest of all that the stages do (`reproduce.running.recipe`)."""
+    """Digest of all that the stages do (`reproduce.running.recipe`)."""
 
     @property
     def digest(self) -> str:
-        """A short name for it."""
+        """A short hash of it."""
         return hashlib.sha256(json.dumps(msgspec.to_builtins(self), sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def setting(self) -> dict[str, Any]:
-        """All of it but the recipe, as JSON."""
-        told: dict[str, Any] = msgspec.to_builtins(structs.replace(self, recipe=""))
-        return told
+        """All fields but the recipe, as JSON values."""
+        fields: dict[str, Any] = msgspec.to_builtins(structs.replace(self, recipe=""))
+        return fields
 
 
 class StageEntry(Kept, kw_only=True, omit_defaults=True):
@@ -110,13 +110,13 @@ class StageEntry(Kept, kw_only=True, omit_defaults=True):
     spec: dict[str, Any]
     provenance: Provenance
     history: list[dict[str, Any]]
-    """What it logged, an entry a step."""
+    """Logged values, one entry per step."""
     kind: str = ""
-    """Its label without training seeds and drawn worlds: what its time depends on."""
+    """Label without training seeds and drawn worlds, on which its time depends."""
 
 
 class Elsewhere(Kept, kw_only=True):
-    """The numbers of the same case on another processor."""
+    """Numbers of the same case on another processor."""
 
     on: list[str]
     """Arithmetics (`provenance.arithmetic`)."""
@@ -126,42 +126,47 @@ class Elsewhere(Kept, kw_only=True):
 
 
 class Moved(Kept, kw_only=True):
-    """One metric beside its recorded value: means, the band of their difference, and of how many runs they are."""
+    """One metric and its recorded value."""
 
     old: float
+    """Mean of the recorded runs."""
     new: float
+    """Mean of the new runs."""
     band: float | None
+    """Largest difference of the means that is no drift; None if it is unknown."""
     before: int
+    """Number of recorded runs."""
     after: int
+    """Number of new runs."""
 
 
 class Beside(Kept, kw_only=True):
-    """A result beside what was recorded for the same case in the same setting (`baselines.compare`)."""
+    """Comparison of a result with the recorded one of the same case and setting (`baselines.compare`)."""
 
     commit: str | None
-    """That recorded it."""
+    """Commit of the recorded result."""
     recorded_on: list[str]
-    """The processors, in words."""
+    """Arithmetics of the recorded runs (`provenance.arithmetic`)."""
     same_machine: bool
     recorded_seeds: list[int]
     seeds: list[int]
     metrics: dict[str, Moved]
     unjudged: str
-    """Why it is not judged; empty where it is."""
+    """Why it is not judged; empty if it is."""
     outside: bool
-    """Whether a metric lies beyond its band."""
+    """Whether a metric lies outside its band."""
     drift: bool
 
 
 class Spread(Kept, kw_only=True):
-    """The standard deviation between training seeds that rows share, and its degrees of freedom."""
+    """Standard deviation between training seeds, pooled over rows, and its degrees of freedom."""
 
     sd: float
     freedom: int
 
 
 class Result(Kept, kw_only=True):
-    """What a row measured on one task in one setting."""
+    """Measured numbers of a row on one task in one setting."""
 
     format: int = FORMAT
     case: Cell
@@ -171,23 +176,23 @@ class Result(Kept, kw_only=True):
     """Percentage points around a printed number."""
     band_why: str = ""
     collapses: bool = False
-    """Whether the paper reports that this row's training falls apart."""
+    """Whether the paper reports that this row's training collapses."""
     measured: dict[str, Numbers] = {}
-    """By training seed; empty where there are no numbers."""
+    """Numbers by training seed; empty if there are none."""
     collapsed: dict[str, str] = {}
-    """Why training could not go on, by seed."""
+    """Why training could not continue, by seed."""
     reasons: list[str] = []
     """Why it is not comparable with the printed number."""
     deviations: list[str] = []
-    """Where the methods depart from their papers."""
+    """Differences of the methods from their papers."""
     stages: list[StageEntry] = []
     command: str = ""
-    """Runs it alone."""
+    """Command that runs it alone."""
     verdict: str
     steady: bool = False
-    """Whether rounding moves it little: no stage learns from pseudo labels."""
+    """Whether rounding has little effect on it: no stage learns from pseudo labels."""
     table_spread: dict[str, Spread] = {}
-    """The spread between seeds that the verdict took (`verdicts.pool`)."""
+    """Spread between seeds that the verdict used (`verdicts.pool`)."""
     baseline: Beside | None = None
     elsewhere: list[Elsewhere] = []
     error: str = ""
@@ -200,14 +205,14 @@ class Result(Kept, kw_only=True):
 
     @property
     def means(self) -> Numbers:
-        """The mean over seeds of every metric that all of them have."""
+        """Mean over seeds of every metric that all of them have."""
         seeds = list(self.measured.values())
         shared = [name for name in seeds[0] if all(name in seed for seed in seeds)] if seeds else []
         return {name: sum(seed[name] for seed in seeds) / len(seeds) for name in shared}
 
 
 class Claimed(Kept, kw_only=True):
-    """A claim, as the paper's file describes it."""
+    """A claim as described in the paper's file."""
 
     paper: str
     id: str
@@ -232,36 +237,36 @@ class Comparison(Kept, kw_only=True):
     low: float
     high: float
     interval: str
-    """Of what kind it is, in words."""
+    """Kind of the interval, in words."""
     by_seed: dict[str, float]
     p: float
 
 
 class ClaimRecord(Kept, kw_only=True):
-    """What came of a claim in one world."""
+    """Verdict on a claim in one world."""
 
     format: int = FORMAT
     claim: Claimed
     world: str
-    """The change of the drawn world; empty for the world, or the data, that was asked for."""
+    """Change of the drawn world; empty for the requested world or data."""
     identity: Identity
     seeds: list[int]
     verdict: str
     second: list[str] = []
-    """What stands beside the verdict, such as "smaller than stated"."""
+    """Qualifications of the verdict, such as "smaller than stated"."""
     reasons: list[str] = []
     compared: list[Comparison] = []
     p: float | None = None
     p_adjusted: float | None = None
     family: str = ""
-    """Among how many claims p was adjusted."""
+    """The claims over which p was adjusted, in words."""
     collapsed: list[str] = []
-    """Cells and seeds whose training could not go on."""
+    """Cells and seeds whose training could not continue."""
     command: str = ""
 
 
 class Shown(Kept, kw_only=True):
-    """A figure on one task, as the paper's file describes it; `rows` are labels."""
+    """A figure on one task as described in the paper's file; `rows` are labels."""
 
     paper: str
     id: str
@@ -272,18 +277,18 @@ class Shown(Kept, kw_only=True):
 
 
 class Strip(Kept, kw_only=True, omit_defaults=True):
-    """The pictures of a figure, side by side in one PNG beside its record."""
+    """The pictures of a figure, side by side in one PNG that lies beside its record."""
 
     file: str
     count: int
     height: int
     width: int
     path: str = ""
-    """Where it lies, once it was found; never written."""
+    """Path of the PNG once it was found; never written."""
 
 
 class FigureRecord(Kept, kw_only=True):
-    """What a figure shows."""
+    """Facts and pictures of a figure."""
 
     format: int = FORMAT
     figure: Shown
@@ -292,7 +297,7 @@ class FigureRecord(Kept, kw_only=True):
     verdict: str
     """"drawn" or "error"."""
     drawing: dict[str, Any] | None = None
-    """Facts to draw (`reproduce.figures`)."""
+    """Facts for the page to draw (`reproduce.figures`)."""
     pictures: Strip | None = None
     deviations: list[str] = []
     stages: list[StageEntry] = []
@@ -305,7 +310,7 @@ R = TypeVar("R", Result, ClaimRecord, FigureRecord)
 
 
 def path_of(record: Record, folder: Path) -> Path:
-    """Where a folder keeps a record: a name by what it is of and its identity."""
+    """Return a record's path in a folder, named by its case, claim or figure and its identity."""
     identity = record.identity
     match record:
         case Result(case=case):
@@ -320,13 +325,13 @@ def path_of(record: Record, folder: Path) -> Path:
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Write a record whole or not at all, in place of those of the same case and setting by another recipe."""
+    """Write a record atomically, replacing those of the same case and setting by another recipe."""
     path = path_of(record, folder)
     if isinstance(record, FigureRecord) and record.pictures:
         record = structs.replace(record, pictures=structs.replace(record.pictures, path=""))
     _put(msgspec.to_builtins(record), path)
     for other in path.parent.glob(f"{path.stem.rpartition('-')[0]}-????????.json"):
-        with contextlib.suppress(UserError):  # a broken one is told when it is read
+        with contextlib.suppress(UserError):  # a broken record is reported when it is read
             if other != path and read_one(other).identity.setting == record.identity.setting:
                 other.unlink()
                 other.with_suffix(".png").unlink(missing_ok=True)
@@ -334,13 +339,13 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def write_figure(record: FigureRecord, pictures: NDArray[np.uint8] | None, folder: Path) -> Path:
-    """Write what a figure shows, as `write` does.
+    """Write a figure's record, as `write` does, with its pictures.
 
     Args:
-        record: the figure; it gets the name and size of the strip.
-        pictures: the images that it names, (N, height, width, 3), as one strip in their order; None for no strip, and
-            then one of an earlier run goes.
-        folder: where both go.
+        record: The figure's record, to which the name and size of the strip are added.
+        pictures: The images that it names, (N, height, width, 3), written as one strip in this order; None writes no
+            strip and removes that of an earlier run.
+        folder: Folder for both files.
     """
     path = path_of(record, folder)
     strip, beside = None, path.with_suffix(".png")
@@ -360,14 +365,14 @@ def write_figure(record: FigureRecord, pictures: NDArray[np.uint8] | None, folde
 def _put(document: Any, path: Path) -> None:
     text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
     with replacing(path) as draft:
-        draft.write_text(_INNERMOST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text) + "\n")
+        draft.write_text(_INNERMOST.sub(lambda match: re.sub(r"\n\s*", " ", match[0]), text) + "\n")
 
 
 def read(folder: Path) -> list[Result]:
-    """Read every result under a folder, sorted by path; hidden files, claims and figures are left out.
+    """Read every result under a folder, sorted by path, except hidden files, claims and figures.
 
     Raises:
-        UserError: the folder is missing, or a file in it is broken or of another format; the message names it.
+        UserError: The folder is missing, or a file in it is broken or of another format; the message names it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} with results: run `pytest suites/` first, or name another folder")
@@ -375,12 +380,12 @@ def read(folder: Path) -> list[Result]:
 
 
 def read_claims(folder: Path) -> list[ClaimRecord]:
-    """Read what came of claims from the files under a folder; none where there is no such folder."""
+    """Read the records of claims under a folder; none if it does not exist."""
     return _of_kind(ClaimRecord, folder)
 
 
 def read_figures(folder: Path) -> list[FigureRecord]:
-    """Read what figures show from the files under a folder; none where there is no such folder."""
+    """Read the records of figures under a folder; none if it does not exist."""
     return _of_kind(FigureRecord, folder)
 
 
@@ -390,15 +395,15 @@ def _of_kind(kind: type[R], folder: Path) -> list[R]:
 
 
 def _paths(folder: Path) -> list[Path]:
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
-    return [folder / path for path in found if not any(part.startswith(".") for part in path.parts)]
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
+    return [folder / path for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
 def read_one(path: Path) -> Record:
-    """Read a record. The pictures of a figure gain the path of their strip, and are None where that is not there.
+    """Read a record, with the path of a figure's strip in `pictures`, or None if the strip is missing.
 
     Raises:
-        UserError: the file is broken, or of another format.
+        UserError: The file is broken or of another format.
     """
     try:
         document = msgspec.json.decode(path.read_bytes())
@@ -412,18 +417,18 @@ def read_one(path: Path) -> Record:
         ) from None
     if isinstance(record, FigureRecord) and record.pictures:
         if Path(record.pictures.file).name != record.pictures.file:
-            raise UserError(f"{path} names pictures elsewhere: delete it and run its case again")
+            raise UserError(f"{path} names pictures in another folder: delete it and run its case again")
         beside = path.with_name(record.pictures.file)
-        found = structs.replace(record.pictures, path=str(beside)) if beside.is_file() else None
-        record = structs.replace(record, pictures=found)
+        strip = structs.replace(record.pictures, path=str(beside)) if beside.is_file() else None
+        record = structs.replace(record, pictures=strip)
     return record
 
 
 def parse(document: Any) -> Record:
-    """A record from JSON.
+    """Convert JSON to a record.
 
     Raises:
-        ValueError: it is none; the message says where.
+        ValueError: It is no record; the message says where.
     """
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
@@ -432,22 +437,24 @@ def parse(document: Any) -> Record:
     kind: Any = ClaimRecord if "claim" in document else FigureRecord if "figure" in document else Result
     if kind is Result:
         for part in (document, *(document.get("elsewhere") or ())):
-            if isinstance(part, dict) and isinstance(texts := part.get("collapsed"), list):  # as it was written once
+            if isinstance(part, dict) and isinstance(
+                texts := part.get("collapsed"), list
+            ):  # written by earlier versions
                 part["collapsed"] = dict(re.findall(r"seed (\d+): (.*)", "\n".join(map(str, texts))))
     record: Record = msgspec.convert(document, kind)
     return record
 
 
 def record(result: Result, folder: Path) -> Path:
-    """Write a result as a baseline for later ones: without what was said of it beside an older baseline."""
+    """Write a result as a baseline for later ones, without its own comparison with an older baseline."""
     return write(structs.replace(result, baseline=None), folder)
 
 
 def record_elsewhere(result: Result, folder: Path) -> Path:
-    """Add a run's numbers to the record of the same case in the same setting that another processor made.
+    """Add a run's numbers to the record that another processor made of the same case in the same setting.
 
     Raises:
-        UserError: there is no such record, or this processor made it.
+        UserError: There is no such record, or this processor made it.
     """
     path = path_of(result, folder)
     if not path.exists():
@@ -467,14 +474,14 @@ def record_elsewhere(result: Result, folder: Path) -> Path:
 
 
 def record_figures(drawn: Sequence[FigureRecord], folder: Path) -> list[Path]:
-    """Write the figures that were drawn under a folder of recorded results, without their pictures."""
+    """Write the drawn figures under a folder of recorded results, without their pictures."""
     return [write_figure(figure, None, folder / "figures") for figure in drawn if figure.drawing is not None]
 
 
 def update(
     results: Sequence[Result], claims: Sequence[ClaimRecord], figures: Sequence[FigureRecord], folder: Path
 ) -> list[str]:
-    """Record results, claims and figures in place of older ones, and say what moved, a line each."""
+    """Record results, claims and figures in place of older ones; return one line per result with what moved."""
     lines = []
     for result in results:
         if not result.measured:
@@ -482,9 +489,9 @@ def update(
         record(result, folder)
         case, was = result.case, result.baseline
         moved = [
-            f"{metric} {one.old:.1f} -> {one.new:.1f}"
-            for metric, one in (was.metrics if was else {}).items()
-            if f"{one.old:.1f}" != f"{one.new:.1f}"
+            f"{metric} {change.old:.1f} -> {change.new:.1f}"
+            for metric, change in (was.metrics if was else {}).items()
+            if f"{change.old:.1f}" != f"{change.new:.1f}"
         ]
         name = f"{case.paper} table {case.table}, {case.label}, {case.task}"
         lines.append(f"recorded  {name}: {', '.join(moved) or ('as it was' if was else 'new')}")
@@ -495,19 +502,19 @@ def update(
 
 
 def migrate(folder: Path, digests: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
-    """Give the records of a folder the identities that this version gives them.
+    """Convert the identities of a folder's records to those of this version.
 
-    A record without a digest of its recipe gets the one of the stages that it keeps.
+    A record without a recipe digest gets the one of the stages that it keeps.
 
     Args:
-        folder: of results and figures; claims are tried again.
-        digests: of data sets, as they were told before and as they are told now.
+        folder: Folder of results and figures; claims are not converted.
+        digests: Present digests of data sets by former ones.
 
     Yields:
-        Where each lay and where it lies now.
+        Old and new path of each converted record.
 
     Raises:
-        UserError: a record does not keep all of its stages.
+        UserError: A record does not keep all of its stages.
     """
     for path, kept in [(path, read_one(path)) for path in _paths(folder)]:
         if isinstance(kept, ClaimRecord) or not kept.stages:

@@ -1,8 +1,8 @@
-"""Claims tried: differences between rows, how sure they are, and what that says about what a paper concludes.
+"""Test claims: differences between rows, their confidence intervals, and the verdict on a paper's conclusion.
 
 A difference is measured with several training seeds on queries of several people, and both are samples. Its variance is
-that of a two-way layout: that of the seeds' means, plus that of the people's, less the residual that both contain. The
-mean is over queries; a person counts with all of theirs together, since queries of one person are alike.
+that of a two-way layout: the variance of the seeds' means, plus that of the people's, minus the residual that both
+contain. The mean is over queries; the queries of one person form one unit, since they are alike.
 """
 
 from __future__ import annotations
@@ -23,41 +23,40 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 FEWEST_SEEDS = 3
-"""With fewer nothing is decided."""
+"""Fewer seeds leave every claim undecided."""
 
 TRAINED = 0.8
-"""The share of supervised training's mAP on its own source that a baseline must reach."""
+"""Fraction of supervised training's mAP on its own source that a baseline must reach."""
 
 NO_SPREAD = 1e-100
-"""Variance, in squared percent points, that is none; smaller numbers cannot be squared."""
+"""Variance, in squared percentage points, that counts as zero; smaller numbers cannot be squared."""
 
 DRAWS = 2000
-"""Of the bootstrap over people."""
+"""Samples of the bootstrap over people."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference in percent points.
-
-    Attributes:
-        mean: left minus right.
-        low, high: its 95 % interval.
-        above, below: one-sided p-values against a difference that is not above zero, and not below it.
-        kind: of the interval, in words.
-    """
+    """A mean difference in percentage points."""
 
     mean: float
+    """Left minus right."""
     low: float
+    """Lower end of its 95 % interval."""
     high: float
+    """Upper end of its 95 % interval."""
     above: float
+    """One-sided p-value against a difference that is not above zero."""
     below: float
+    """One-sided p-value against a difference that is not below zero."""
     kind: str
+    """Kind of the interval, in words."""
 
 
 def by_query(scores: Scores, metric: str) -> NDArray[Any]:
-    """A metric in percent for each query (Q,), NaN where it has none, or the one number (1,) that belongs to no query.
+    """Return a metric in percent per query (Q,), NaN without a value, or its one number (1,) if it has no queries.
 
-    Empty where nothing measured it.
+    Empty if the metric was not measured.
     """
     import numpy as np
 
@@ -73,18 +72,18 @@ def by_query(scores: Scores, metric: str) -> NDArray[Any]:
 def difference(
     left: NDArray[Any], right: NDArray[Any], people: tuple[NDArray[Any], NDArray[Any]], *, paired: bool
 ) -> Difference:
-    """Left minus right.
+    """Compute the mean of left minus right with its interval.
 
     Args:
-        left: (S, Q) one row a training seed, a column a query; Q = 1 where there are no queries.
+        left: (S, Q), a row per training seed and a column per query; Q = 1 for a metric without queries.
         right: (S, R), the same seeds.
-        people: the identities of the queries, (Q,) and (R,).
-        paired: whether the queries are the same ones; seeds always are paired then, and else neither.
+        people: Identities of the queries, (Q,) and (R,).
+        paired: Whether the queries are the same; if so, seeds are paired too, otherwise neither is.
 
     Returns:
-        With several seeds a t interval, whose tails are those of t with the seeds' and with the people's degrees of
+        With several seeds a t interval, whose tails mix those of t with the seeds' and with the people's degrees of
         freedom, weighted by their shares of the variance. With one seed the interval of a bootstrap over people, which
-        speaks of this training alone, and p-values of 1.
+        holds for this training only, and p-values of 1.
     """
     samples = [(left - right, people[0])] if paired else [(left, people[0]), (right, people[1])]
     mean = float(left.mean() - right.mean())
@@ -102,7 +101,7 @@ def difference(
         sign = (mean > 0) - (mean < 0)
         above, below = (0.0 if sign > 0 else 1.0), (0.0 if sign < 0 else 1.0)
         return Difference(mean, mean, mean, above, below, kind)
-    parts = [_together(each) for each in (seeds, persons) if any(value for value, _ in each)]
+    parts = [_together(terms) for terms in (seeds, persons) if any(value for value, _ in terms)]
 
     def tail(t: float) -> float:
         return float(sum(value * stdtr(freedom, -t) for value, freedom in parts) / sum(value for value, _ in parts))
@@ -113,11 +112,11 @@ def difference(
 
 
 def by_person(values: NDArray[Any], pids: NDArray[Any]) -> NDArray[Any]:
-    """Values of queries (S, Q) as one of each person (S, I), whose plain mean is the mean over queries.
+    """Reduce values of queries (S, Q) to one per person (S, I) whose plain mean is the mean over queries.
 
-    A person's is that mean plus I / Q times the sum of what their queries lie above it: the linearised ratio of the
-    people's totals to their numbers of queries (Cochran, "Sampling Techniques", 1977, chapter 9A). Where everybody has
-    one query, the values stay as they are.
+    A person's value is that mean plus I / Q times the sum of their queries' deviations from it: the linearised ratio
+    of the people's totals to their numbers of queries (Cochran, "Sampling Techniques", 1977, chapter 9A). With one
+    query per person the values are unchanged.
     """
     import numpy as np
 
@@ -128,7 +127,7 @@ def by_person(values: NDArray[Any], pids: NDArray[Any]) -> NDArray[Any]:
 
 
 def _variance(values: NDArray[Any]) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """The variance of the mean of values (S, I), and those of the means of seeds and people with degrees of freedom."""
+    """Estimate the variance of the mean of values (S, I), and its seed and person terms with degrees of freedom."""
     seeds, people = values.shape
     of_seeds = float(values.mean(1).var(ddof=1)) / seeds
     if people == 1:
@@ -141,16 +140,16 @@ def _variance(values: NDArray[Any]) -> tuple[float, tuple[float, float], tuple[f
 
 
 def _together(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The sum of independent variances with its degrees of freedom (Welch and Satterthwaite)."""
+    """Sum independent variances, with the degrees of freedom of the sum (Welch and Satterthwaite)."""
     whole = sum(value for value, _ in parts)
     return whole, whole**2 / sum(value**2 / freedom for value, freedom in parts)
 
 
 def _bootstrap(samples: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[float, float]:
-    """The interval of the first sample's mean less the second's, if there is one, over people drawn anew.
+    """Bootstrap over people the interval of the first sample's mean minus that of the second, if any.
 
     Args:
-        samples: values (1, Q) and the identities (Q,) that they belong to.
+        samples: Values (1, Q) and their identities (Q,).
     """
     import numpy as np
 
@@ -170,29 +169,28 @@ def _bootstrap(samples: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[fl
 
 @dataclass(frozen=True)
 class Compared:
-    """One cell and metric that a claim compares.
-
-    Attributes:
-        stated: left minus right in the text; None for an order. At least that much with `at_least`.
-        collapsed: whether the cell that the claim puts lower collapsed at a seed: that it is lower supports nothing.
-    """
+    """One comparison of a claim: a cell on the right, in one metric."""
 
     right: str
     metric: str
     stated: float | None
+    """Left minus right in the text; None for an order."""
     by_seed: Mapping[int, float]
+    """Measured difference by training seed."""
     difference: Difference
     at_least: bool = False
+    """Whether the text states `stated` or more."""
     collapsed: bool = False
+    """Whether the cell that the claim puts lower collapsed at any seed; its being lower then supports nothing."""
 
     @property
     def way(self) -> int:
-        """1 where the claim puts the left cell higher, -1 where it puts it lower."""
+        """1 if the claim puts the left cell higher, -1 if it puts it lower."""
         return -1 if self.stated is not None and self.stated < 0 else 1
 
     @property
     def size(self) -> str:
-        """How the difference is where its interval excludes the stated size: "smaller" or "larger"; else empty."""
+        """How the interval excludes the stated size, "smaller" or "larger"; empty if it does not."""
         if self.stated is None:
             return ""
         low, high = sorted(self.way * bound for bound in (self.difference.low, self.difference.high))
@@ -205,46 +203,47 @@ class Compared:
 def compare(
     claim: Claim, left: Mapping[int, Scores], rights: Sequence[Mapping[int, Scores]], *, paired: bool
 ) -> list[Compared]:
-    """Everything that a claim of kind "order" or "gain" compares; nothing where no query has a value of a metric.
+    """Measure every comparison of a claim of kind "order" or "gain"; none if no query has a value of some metric.
 
     Args:
-        claim: the claim.
-        left: the scores of its left cell by training seed.
-        rights: the same of each cell on its right.
-        paired: whether all are scored on the same queries.
+        claim: The claim.
+        left: Scores of its left cell by training seed.
+        rights: The same for each cell on its right.
+        paired: Whether all are scored on the same queries.
     """
     import numpy as np
 
-    found = []
+    comparisons = []
     for cell, right in zip(claim.right, rights, strict=True):
         for metric in claim.metrics:
             ours, theirs = (np.stack([by_query(scores, metric) for scores in side.values()]) for side in (left, right))
-            told = [~np.isnan(values).any(0) for values in (ours, theirs)]
+            valid = [~np.isnan(values).any(0) for values in (ours, theirs)]
             if paired:
-                told = [told[0] & told[1]] * 2
-            ours, theirs = ours[:, told[0]], theirs[:, told[1]]
+                valid = [valid[0] & valid[1]] * 2
+            ours, theirs = ours[:, valid[0]], theirs[:, valid[1]]
             if not ours.size or not theirs.size:
                 return []
-            people = _people(left, told[0]), _people(right, told[1])
+            people = _people(left, valid[0]), _people(right, valid[1])
             by_seed = {
                 seed: float(one.mean() - other.mean()) for seed, one, other in zip(left, ours, theirs, strict=True)
             }
             stated = (claim.stated or {}).get(metric)
             measured = difference(ours, theirs, people, paired=paired)
-            one = Compared(cell, metric, stated, by_seed, measured, claim.at_least)
-            lower = right if one.way > 0 else left
-            found.append(replace(one, collapsed=any(scores.collapsed for scores in lower.values())))
-    return found
+            comparison = Compared(cell, metric, stated, by_seed, measured, claim.at_least)
+            lower = right if comparison.way > 0 else left
+            collapsed = any(scores.collapsed for scores in lower.values())
+            comparisons.append(replace(comparison, collapsed=collapsed))
+    return comparisons
 
 
-def _people(cell: Mapping[int, Scores], told: NDArray[Any]) -> NDArray[Any]:
-    """The identities of the queries that are told, or one for the number that belongs to no query."""
+def _people(cell: Mapping[int, Scores], valid: NDArray[Any]) -> NDArray[Any]:
+    """Return the identities of the valid queries, or one for a metric without queries."""
     pids = next(iter(cell.values())).pids
-    return pids[told] if len(told) == len(pids) else pids[:1]
+    return pids[valid] if len(valid) == len(pids) else pids[:1]
 
 
 def p_value(compared: Sequence[Compared]) -> tuple[float, str]:
-    """The two-sided p-value of a claim, and what it would speak for.
+    """Return the two-sided p-value of a claim, and the verdict that it would support.
 
     A claim holds if every comparison goes its way (the largest p-value counts), and fails if any goes the other way
     (the smallest, by Bonferroni). A collapsed comparison cannot go its way.
@@ -259,11 +258,11 @@ def _p(difference: Difference, way: int) -> float:
 
 
 def holm(p_values: Sequence[float], family: int) -> list[float]:
-    """Holm's adjusted p-values.
+    """Compute Holm's adjusted p-values.
 
     Args:
-        p_values: of the hypotheses that were tested.
-        family: how many there are, tested or not; the others count as hopeless.
+        p_values: p-values of the tested hypotheses.
+        family: Number of hypotheses, tested or not; the others count with p = 1.
     """
     adjusted = [1.0] * len(p_values)
     largest = 0.0
@@ -274,7 +273,7 @@ def holm(p_values: Sequence[float], family: int) -> list[float]:
 
 
 def verdict(direction: str, p_adjusted: float, seeds: int) -> tuple[str, list[str]]:
-    """Supported, contradicted or undecided, and why it is undecided."""
+    """Return supported, contradicted or undecided, and the reasons if undecided."""
     if seeds < FEWEST_SEEDS:
         return "undecided", [f"{seeds} seed{'s' * (seeds != 1)}: nothing is decided below {FEWEST_SEEDS}"]
     if p_adjusted >= ALPHA:
@@ -283,19 +282,19 @@ def verdict(direction: str, p_adjusted: float, seeds: int) -> tuple[str, list[st
 
 
 def beside_stated(compared: Sequence[Compared]) -> str:
-    """The sizes of comparisons in words, such as "smaller than stated"; empty where none excludes the stated one."""
+    """Summarise the sizes of comparisons, such as "smaller than stated"; empty if none excludes the stated size."""
     sizes = sorted({one.size for one in compared} - {""})
     return f"{' and '.join(sizes)} than stated" if sizes else ""
 
 
 def fallen(claim: Claim, compared: Sequence[Compared]) -> list[str]:
-    """Why a claim cannot be supported: the cells that it puts lower and that collapsed."""
+    """Say why a claim cannot be supported: cells that it puts lower collapsed."""
     cells = dict.fromkeys(one.right if one.way > 0 else claim.left for one in compared if one.collapsed)
     return [f"{cell} collapsed: that it is lower supports nothing" for cell in cells]
 
 
 def as_record(compared: Compared) -> Comparison:
-    """A comparison as a claim's record keeps it."""
+    """Convert a comparison to its form in a claim's record."""
     difference = compared.difference
     return Comparison(
         right=compared.right,

@@ -1,4 +1,4 @@
-"""What a result may be compared with, and how it compares: the verdict."""
+"""Decide whether a result is comparable with the printed number, and its verdict."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from reproduce.papers.tables import Printed
 from reproduce.weights import DRAWN
 
 ROUNDING = 1e-6
-"""Percentage points by which a number that is the same may differ."""
+"""Tolerance, in percentage points, within which two numbers are equal."""
 
 SEEDS_FOR_A_REPRODUCTION = 3
 
 FREEDOM_TO_POOL = 10
-"""Degrees of freedom from which the spread between seeds is that of a whole table."""
+"""Degrees of freedom from which a table's pooled spread replaces a row's own."""
 
 LIKE_ITS_TABLE = 2.0
-"""The most times the table's spread that a row's own may be."""
+"""Largest ratio of a row's own spread to the table's for which the table's is used."""
 
 PASSING = ("reproduced", "consistent", "above", "not comparable")
 
 
 def reasons_against(identity: Identity) -> list[str]:
-    """Why a result cannot be set against the printed number; none where it can."""
+    """List the reasons why a result is not comparable with the printed number; none if it is."""
     unpublished = [entry for entry in identity.data.values() if entry["kind"] != sources.REAL]
     reasons = list(dict.fromkeys(map(_unlike_published, unpublished)))
     if not identity.data:
@@ -52,7 +52,7 @@ def reasons_against(identity: Identity) -> list[str]:
 
 
 def _unlike_published(entry: Mapping[str, Any]) -> str:
-    """What the images of an identity's entry are, if not a published set."""
+    """Describe the images of an identity's entry that is not a published set."""
     match entry:
         case {"kind": sources.STAND_IN}:
             return "stand-in data"
@@ -71,17 +71,17 @@ def judge(
     band: float,
     pooled: Mapping[str, Spread] | None = None,
 ) -> str:
-    """Compare seed means with printed numbers (both in percent) that they are comparable with.
+    """Compare seed means with comparable printed numbers (both in percent).
 
     Each metric has a 90 % t interval of its mean: inside the band, it passes two one-sided tests at 5 % (Schuirmann,
-    1987). Judged are mAP and rank-1, or what a row prints that prints neither.
+    1987). mAP and rank-1 are judged, or every printed metric of a row that prints neither.
 
     Args:
-        printed: the row's numbers by metric.
-        measured: by training seed, what it measured; none collapsed.
-        band: percent points around a printed number.
-        pooled: the spread of the table, as `pool` has it. The interval takes it where it has the degrees of freedom and
-            the row's own is at most twice as wide, else the row's own.
+        printed: The row's numbers by metric.
+        measured: Measured numbers by training seed, none of which collapsed.
+        band: Percentage points around a printed number.
+        pooled: The table's spread, as computed by `pool`. The interval uses it if it has `FREEDOM_TO_POOL` degrees of
+            freedom and the row's own is at most twice as wide, else the row's own.
 
     Returns:
         "reproduced": three seeds or more, numbered from 1, every interval inside the band, no row's own spread more
@@ -91,31 +91,35 @@ def judge(
     names = [metric for metric in metrics.names(judged=True) if printed.get(metric) is not None]
     names = names or [metric for metric in metrics.printed() if printed.get(metric) is not None]
     seeds = list(measured.values())
-    found = []
+    gaps = []
     for metric in names:
-        gaps = [seed[metric] - value for seed in seeds if (value := printed[metric]) is not None]
-        found.append(_Gap.of(gaps, (pooled or {}).get(metric)))
-    if any(gap.high < -band for gap in found):
+        differences = [seed[metric] - value for seed in seeds if (value := printed[metric]) is not None]
+        gaps.append(_Gap.of(differences, (pooled or {}).get(metric)))
+    if any(gap.high < -band for gap in gaps):
         return "below"
-    if any(gap.low > band for gap in found):
+    if any(gap.low > band for gap in gaps):
         return "above"
     in_turn = sorted(map(int, measured)) == list(range(1, len(seeds) + 1))
-    inside = all(-band <= gap.low and gap.high <= band and gap.ordinary for gap in found)
-    if found and inside and in_turn and len(seeds) >= SEEDS_FOR_A_REPRODUCTION:
+    inside = all(-band <= gap.low and gap.high <= band and gap.ordinary for gap in gaps)
+    if gaps and inside and in_turn and len(seeds) >= SEEDS_FOR_A_REPRODUCTION:
         return "reproduced"
-    near = all(abs(gap.mean) <= band + ROUNDING and gap.own <= band for gap in found)
-    return "consistent" if found and near else "inconclusive"
+    near = all(abs(gap.mean) <= band + ROUNDING and gap.own <= band for gap in gaps)
+    return "consistent" if gaps and near else "inconclusive"
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """Measured less printed: the mean, its 90 % interval, the row's own spread, and whether the table's is like it."""
+    """Measured minus printed, in percentage points."""
 
     mean: float
     low: float
+    """Lower end of the 90 % interval of the mean."""
     high: float
+    """Upper end of the same interval."""
     own: float
+    """The row's own standard deviation between seeds."""
     ordinary: bool
+    """Whether that is at most `LIKE_ITS_TABLE` times the table's, or the table has too few degrees of freedom."""
 
     @classmethod
     def of(cls, gaps: Sequence[float], pooled: Spread | None) -> _Gap:
@@ -131,10 +135,10 @@ class _Gap:
 
 
 def pool(rows: Sequence[Sequence[Numbers]]) -> dict[str, Spread]:
-    """The standard deviation between training seeds that rows share, and its degrees of freedom, by metric.
+    """Pool the standard deviation between training seeds over rows, with its degrees of freedom, by metric.
 
     Args:
-        rows: what the seeds of each row measured, in percent.
+        rows: Numbers of each row's seeds, in percent.
     """
     several = [row for row in rows if len(row) > 1]
     freedom = sum(len(row) - 1 for row in several)
@@ -148,9 +152,10 @@ def pool(rows: Sequence[Sequence[Numbers]]) -> dict[str, Spread]:
 
 
 def passes(result: Result) -> bool:
-    """Whether a case's test passes.
+    """Return whether a case's test passes.
 
-    What is not comparable with the printed number cannot fail by it, and what the paper says collapses may.
+    A result that is not comparable with the printed number may collapse, and so may a row that the paper reports as
+    collapsing.
     """
     may_collapse = bool(result.reasons) or result.collapses
     return result.verdict in PASSING or (result.verdict == "collapsed" and may_collapse)

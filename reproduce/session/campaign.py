@@ -1,4 +1,4 @@
-"""A campaign: the cases of one pytest session, their stages, and what came out."""
+"""Run a campaign: the cases of one pytest session, their stages and their records."""
 
 from __future__ import annotations
 
@@ -33,37 +33,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUITES = "suites"
-"""The folder that holds what papers print, and what produces it."""
+"""Name of the folder of the papers' tables and of the recipes that produce them."""
 
 STAGE_ERROR = 6
-"""Exit code where a stage ended with an error; 1 where all ended and a number is not what it should be."""
+"""Exit code if a stage failed; 1 if all stages succeeded and a number is off."""
 
 FOLDERS = {Result: "results", ClaimRecord: "claims", FigureRecord: "figures"}
-"""Where under the output each kind of record goes."""
+"""Folder of each kind of record, under the output."""
 
 
 class Campaign:
-    """The cases of one pytest session, their stages, and what came out."""
+    """Resolve, run and judge the cases of one pytest session."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.nodes: dict[tuple[str, str], str] = {}
-        """How pytest names the test of a case, by paper and case."""
+        """Pytest's name for the test of each case, by paper and case."""
         self.suites = Path(SUITES)
         self.seeds: tuple[int, ...] = ()
         self.trials: list[Trial[Any]] = []
-        """Those of the selected cases."""
+        """Trials of the selected cases."""
         self.rows: dict[object, RowTrial] = {}
-        """Every row that is needed, by cell and world: the selected ones, and those that selected claims compare."""
+        """Trials of all needed rows, by cell and world: selected ones, and those that selected claims compare."""
         self.kept: dict[Path, Record] = {}
+        """Records written by this session, by path."""
         self.spreads: dict[tuple[str, str], dict[str, Spread]] = {}
+        """Pooled spread between seeds, by paper and table."""
         self.recorded: list[Result] = []
-        """What was recorded earlier, to compare with."""
+        """Recorded results to compare with."""
         self.engine: Engine | None = None
         self.report: Path | None = None
 
     def collected(self, items: Sequence[pytest.Item]) -> None:
-        """Remember every case, selected or not, with the name of its test."""
+        """Remember the test name of every case, selected or not."""
         root = self.config.rootpath
         for item in items:
             if isinstance(case := case_of(item), (Case, ClaimCase, FigureCase)):
@@ -72,7 +74,7 @@ class Campaign:
                 self.nodes.setdefault((case.paper, case.id), f"{path.as_posix()}::{test}")
 
     def begin(self, items: list[pytest.Item]) -> None:
-        """Resolve all selected cases; show the plan, or submit their stages."""
+        """Resolve all selected cases, then show the plan or submit their stages."""
         selected = [(item.path, case) for item in items if (case := case_of(item)) is not None]
         cases = [case for _, case in selected if not isinstance(case, Case) or case.recipe]
         if not cases:
@@ -119,7 +121,7 @@ class Campaign:
         self.trials.append(trial)
 
     def row(self, case: Case) -> RowTrial:
-        """A row of this session: the same one for the same cell in the same world."""
+        """Return the trial of a row, one per cell and world."""
         place = case.cell.place, case.world
         if place not in self.rows:
             self.rows[place] = RowTrial(self, case)
@@ -127,16 +129,16 @@ class Campaign:
         return self.rows[place]
 
     def claims_beside(self, trial: ClaimTrial) -> Iterator[ClaimTrial]:
-        """The selected claims about the same table in the same world, the given one among them."""
+        """Yield the selected claims about the same table in the same world, including the given one."""
         case = trial.case
         for other in self.trials:
             if isinstance(other, ClaimTrial):
-                them = other.case
-                if (them.paper, them.claim.table, them.world) == (case.paper, case.claim.table, case.world):
+                place = other.case.paper, other.case.claim.table, other.case.world
+                if place == (case.paper, case.claim.table, case.world):
                     yield other
 
     def spread_of_table(self, case: Case) -> dict[str, Spread]:
-        """The spread between seeds that the rows of a case's table share, as far as they run in this session."""
+        """Pool the spread between seeds over the rows of a case's table that run in this session."""
         table = case.paper, case.table
         if table not in self.spreads:
             rows = [row for row in self.rows.values() if (row.case.paper, row.case.table) == table]
@@ -146,7 +148,7 @@ class Campaign:
 
     @property
     def errors(self) -> bool:
-        """Whether a stage ended with an error."""
+        """Whether any stage failed."""
         return any(record.verdict == "error" for record in self.kept.values())
 
     def _others(self) -> list[Trial[Any]]:
@@ -179,14 +181,15 @@ class Campaign:
             f"scale {self.setting.scale} ({SCALES[self.setting.scale].does}); "
             f"seeds {', '.join(map(str, self.seeds))}; on {where}",
         )
-        for domain, found in sorted(self.setting.located.items(), key=lambda item: (item[0].name, item[0].variant)):
-            known = (
+        for domain, located in sorted(self.setting.located.items(), key=lambda item: (item[0].name, item[0].variant)):
+            counts = (
                 "the published counts"
-                if found.kind == "real"
+                if located.kind == "real"
                 else "not the published set: results are not comparable with the paper"
             )
-            told = ", ".join(filter(None, (found.version, domain.variant, f"digest {found.real.digest[:12]}", known)))
-            self._say(reporter, f"{domain.name} is {found.folder} ({told})")
+            digest = f"digest {located.real.digest[:12]}"
+            details = ", ".join(filter(None, (located.version, domain.variant, digest, counts)))
+            self._say(reporter, f"{domain.name} is {located.folder} ({details})")
         if self.setting.on_stand_ins:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
         stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
@@ -210,22 +213,22 @@ class Campaign:
                 self._say(reporter, f"  blocked({trial.blocked.want})  {case.paper} {case.id}: {trial.blocked}")
 
     def judge(self, case: AnyCase, properties: list[tuple[str, object]]) -> None:
-        """Wait for a case, keep and judge what came of it.
+        """Wait for a case, then record and judge it.
 
         Args:
-            case: a row, a claim or a figure.
-            properties: of its test; verdict and numbers are added.
+            case: A row, a claim or a figure.
+            properties: Properties of its test, to which verdict and numbers are added.
         """
         if isinstance(case, Case):
             if case.recipe is None:
-                pytest.skip(f"the method of {case.row.label!r} does not exist here yet")
+                pytest.skip(f"the method of {case.row.label!r} is not implemented yet")
             trial: Trial[Any] = self.row(case)
         else:
             trial = next(trial for trial in self.trials if trial.case is case)
         trial.judge(properties)
 
     def wait(self, stage: Stage[Any]) -> Job:
-        """The job of a stage, once it has ended."""
+        """Wait until a stage has ended and return its job."""
         assert self.engine
         engine = self.engine
         capture: Any = self.config.pluginmanager.getplugin("capturemanager")
@@ -236,7 +239,7 @@ class Campaign:
                 self.display.stop()
 
     def keep(self, record: Record, pictures: NDArray[np.uint8] | None = None) -> None:
-        """Write a record under the output, a figure's with its pictures."""
+        """Write a record, and a figure's pictures, under the output."""
         folder = self.out / FOLDERS[type(record)]
         if isinstance(record, FigureRecord):
             path = records.write_figure(record, pictures, folder)
@@ -245,18 +248,18 @@ class Campaign:
             self.kept[records.write(record, folder)] = record
 
     def command(self, case: AnyCase) -> str:
-        """What runs a case alone, in the same setting."""
+        """Return the command that runs a case alone, in the same setting."""
         option = self.config.option
-        asked: AnyCase = case
+        target: AnyCase = case
         if isinstance(case, Case) and (case.world or (case.paper, case.id) not in self.nodes):
             place = case.cell.place, case.world
-            asked = next(
+            target = next(
                 trial.case
                 for trial in self.trials
                 for row in getattr(trial, "rows", ())
                 if (row.case.cell.place, row.case.world) == place
             )
-        words = [f"pytest '{self.nodes[asked.paper, asked.id]}'", f"--scale {self.setting.scale}"]
+        words = [f"pytest '{self.nodes[target.paper, target.id]}'", f"--scale {self.setting.scale}"]
         words.append(f"--seeds {','.join(map(str, self.seeds))}")
         words += ["--pictures"] if isinstance(case, FigureCase) and option.pictures else []
         words += ["--data-root DIR"] if self.setting.root else []
@@ -273,7 +276,7 @@ class Campaign:
         return " ".join(words)
 
     def summarise(self, reporter: Any) -> None:
-        """Render the reports and print the table of what was measured."""
+        """Render the reports and print the tables of measured numbers, claims and figures."""
         kept = self.kept.values()
         results = [record for record in kept if isinstance(record, Result)]
         claims = [record for record in kept if isinstance(record, ClaimRecord)]
@@ -304,13 +307,13 @@ class Campaign:
 
     def _next(self) -> str:
         if self.errors:
-            return f"mend the cause ({self.out / 'logs'} tells more), then the same command: finished stages are kept"
+            return f"fix the cause (see {self.out / 'logs'}) and repeat the command: finished stages are kept"
         if not self.setting.on_stand_ins:
             return "reproduce results --record     (keeps these results under reports/results)"
         if self.setting.scale == "smoke":
             return "the same command with --scale small: numbers instead of wiring"
         if len(self.seeds) < SEEDS_FOR_A_REPRODUCTION:
-            return "the same command with --seeds 1,2,3: how much the numbers wobble"
+            return "the same command with --seeds 1,2,3: how much the numbers vary"
         return "reproduce doctor --data-root DIR     (which of your own copies of the data sets can be used)"
 
     def close(self) -> None:
@@ -319,7 +322,7 @@ class Campaign:
 
 
 def case_of(item: pytest.Item) -> AnyCase | None:
-    """The case of a test; None for other tests."""
+    """Return the case of a test, or None for other tests."""
     case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
     return case if isinstance(case, (Case, ClaimCase, FigureCase)) else None
 

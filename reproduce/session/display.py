@@ -1,4 +1,4 @@
-"""What a user sees: lines for the stages that run, and at the end a table of what was measured."""
+"""Show running stages while a session runs, and tables of measured numbers at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce import metrics
 from reproduce.data.sources import ImageStage, Source
 from reproduce.metrics import METRICS
-from reproduce.papers.baselines import told
+from reproduce.papers.baselines import describe
 from reproduce.papers.records import ClaimRecord, Result
 from reproduce.running.engine import Engine, Job
 from reproduce.stage import Stage, walk
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ROOMY = 110
-"""Columns of a terminal from which the summary has room for rank-5 and rank-10."""
+"""Terminal width, in columns, from which the summary also shows rank-5 and rank-10."""
 
 SPEAK_EVERY = 10.0
-"""Seconds between two lines of one stage where the output is not a terminal."""
+"""Seconds between two lines of one stage if the output is not a terminal."""
 
 
 def label(stage: Stage[Any]) -> str:
-    """A stage in a few words, such as `supervised.Train market, seed 1`."""
+    """Describe a stage in a few words, such as `supervised.Train market, seed 1`."""
     return _named(stage, _words(stage))
 
 
 def kind(stage: Stage[Any]) -> str:
-    """A stage in a few words without training seeds and drawn worlds: stages of one kind take equally long."""
+    """Describe a stage without training seeds and drawn worlds; stages of one kind take equally long."""
     return _named(stage, _words(stage, bare=True))
 
 
@@ -66,40 +66,40 @@ def _detail(source: Source, *, bare: bool) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
+    """Return a number with its noun: `1 row`, `2 rows`."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
+    """Format seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def progress(job: Job) -> list[str]:
-    """How far a running job is: steps, the last logged values, images a second, time left."""
-    seen = job.progress
+    """Describe a running job's progress: steps, last logged values, images per second, time left."""
+    logged = job.progress
     words: list[str] = []
-    if seen.get("count"):
-        words.append(f"{seen['unit']} {seen['done']}/{seen['count']}")
+    if logged.get("count"):
+        words.append(f"{logged['unit']} {logged['done']}/{logged['count']}")
     for name, form in metrics.live().items():
-        if name in seen:
-            words.append(form.format(seen[name]))
-    if "images_per_s" in seen:
-        words.append(f"{seen['images_per_s']:.0f} images/s")
-    if seen.get("done") and seen["done"] < seen["count"]:
-        words.append(f"{clock(job.seconds / seen['done'] * (seen['count'] - seen['done']))} left")
+        if name in logged:
+            words.append(form.format(logged[name]))
+    if "images_per_s" in logged:
+        words.append(f"{logged['images_per_s']:.0f} images/s")
+    if logged.get("done") and logged["done"] < logged["count"]:
+        words.append(f"{clock(job.seconds / logged['done'] * (logged['count'] - logged['done']))} left")
     return words
 
 
 class Display:
-    """Shows an engine's jobs, between `start` and `stop`.
+    """Show an engine's jobs: redrawn lines on a terminal, else one line per change.
 
     Args:
-        live: whether the output is a terminal whose lines can be redrawn.
-        say: prints one line.
-        new_line: ends a line that something else has begun.
+        live: Whether the output is a terminal whose lines can be redrawn.
+        say: Prints one line.
+        new_line: Ends a line that other output has begun.
     """
 
     def __init__(self, live: bool, say: Callable[[str], None], new_line: Callable[[], None] = lambda: None) -> None:
@@ -108,7 +108,7 @@ class Display:
         self._spoke: dict[str, float] = {}
 
     def changed(self, job: Job) -> None:
-        """A job has started, progressed or ended."""
+        """Show that a job has started, progressed or ended."""
         name = label(job.stage)
         if job.status == "running" and not job.progress:
             self._spoke[job.stage.key] = time.monotonic()
@@ -136,7 +136,7 @@ class Display:
         self._live.update(self._table(engine))
 
     def stop(self) -> None:
-        """Take the live lines away."""
+        """Clear the live lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -160,7 +160,7 @@ class Display:
 
 
 def summary(results: list[Result], width: int, *, colour: bool) -> str:
-    """A table of results: measured numbers, and the printed ones in a column apart."""
+    """Format results as a table: a line of measured numbers and a line of printed ones for each."""
     from rich.console import Console
     from rich.table import Table
 
@@ -170,8 +170,8 @@ def summary(results: list[Result], width: int, *, colour: bool) -> str:
     table = Table(box=None, pad_edge=False)
     table.add_column("in percent", min_width=14)
     table.add_column(no_wrap=True)
-    known = {name for result in results for name in result.printed} | set(metrics.printed())
-    declared = [METRICS[name] for name in metrics.measured() if name in known]
+    names = {name for result in results for name in result.printed} | set(metrics.printed())
+    declared = [METRICS[name] for name in metrics.measured() if name in names]
     shown = {metric.name: metric.short for metric in declared if width >= ROOMY or not metric.roomy}
     for head in shown.values():
         table.add_column(head, justify="right", no_wrap=True)
@@ -190,21 +190,23 @@ def summary(results: list[Result], width: int, *, colour: bool) -> str:
 
 
 def recorded_summary(results: list[Result]) -> list[str]:
-    """How many results are as they were recorded, and a line for each that is not."""
+    """Count the results that equal the recorded ones, and list those outside the band or not judged."""
     compared = [(result.case, result.baseline) for result in results if result.baseline]
-    moved = [(case, beside) for case, beside in compared if any(one.old != one.new for one in beside.metrics.values())]
-    told_of = [(case, beside) for case, beside in moved if beside.outside or beside.unjudged]
-    rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(told_of)
-    lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(told_of)} beyond it or not judged"]
-    for case, beside in told_of:
-        lines.append(f"  {case.paper} {case.table} {case.label}, {case.task}: {told(beside)}")
-    if elsewhere := {text for _, beside in compared if not beside.same_machine for text in beside.recorded_on}:
+    moved = [
+        (case, base) for case, base in compared if any(metric.old != metric.new for metric in base.metrics.values())
+    ]
+    listed = [(case, base) for case, base in moved if base.outside or base.unjudged]
+    rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(listed)
+    lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(listed)} outside it or not judged"]
+    for case, base in listed:
+        lines.append(f"  {case.paper} {case.table} {case.label}, {case.task}: {describe(base)}")
+    if elsewhere := {text for _, base in compared if not base.same_machine for text in base.recorded_on}:
         lines.append(f"recorded on another processor: {'; '.join(sorted(elsewhere))}")
     return lines
 
 
 def claims_summary(tried: list[ClaimRecord], width: int, *, colour: bool) -> str:
-    """A table of claims: what was measured, with its interval, beside what the paper states, and the verdict."""
+    """Format claims as a table: the stated value, the measured one with its interval, and the verdict."""
     from rich.console import Console
     from rich.table import Table
 
@@ -222,10 +224,10 @@ def claims_summary(tried: list[ClaimRecord], width: int, *, colour: bool) -> str
     for record in tried:
         name = f"{record.claim.paper} {record.claim.id} {record.world}".strip()
         first = {"name": name, "verdict": ", ".join([record.verdict, *record.second])}
-        for one in record.compared:
-            stated = "" if one.stated is None else f"{one.stated:+.1f}"
-            measured = f"{one.difference:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
-            metric = metrics.short(one.metric)
+        for gap in record.compared:
+            stated = "" if gap.stated is None else f"{gap.stated:+.1f}"
+            measured = f"{gap.difference:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+            metric = metrics.short(gap.metric)
             table.add_row(first.pop("name", ""), metric, stated, measured, first.pop("verdict", ""))
         if not record.compared:
             table.add_row(first["name"], "", "", "-", first["verdict"])

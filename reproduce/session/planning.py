@@ -1,4 +1,4 @@
-"""The plan of a campaign: its distinct stages, what needs them, and how long they take, as earlier runs tell."""
+"""Plan a campaign: list its distinct stages, the cases that need them, and their times in earlier runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from reproduce.session.setting import Setting
 from reproduce.stage import Stage, closure, rewrite
 
 TRIAL = "trial"
-"""The scale whose times tell what `paper` will take."""
+"""Scale whose times are extrapolated to `paper`."""
 
 NOUNS = ("row", "figure", "claim")
-"""What a stage is needed for, in the order in which it is told."""
+"""Kinds of case that need a stage; the plan counts the first kind that does."""
 
 
 def collected(suites: Path) -> list[object]:
-    """Every case of a folder of suites and of those that other packages bring, run or not, as pytest collects them.
+    """Collect every case of a folder of suites and of other packages with pytest, runnable or not.
 
     Raises:
-        UserError: they cannot be collected; the message is pytest's.
+        UserError: Collection fails; the message is pytest's.
     """
     import contextlib
     import io
@@ -40,14 +40,14 @@ def collected(suites: Path) -> list[object]:
 
         def pytest_collection_finish(self, session: pytest.Session) -> None:
             params = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
-            self.cases = [found["case"] for found in params if "case" in found]
+            self.cases = [values["case"] for values in params if "case" in values]
 
-    collector, told = Collector(), io.StringIO()
+    collector, output = Collector(), io.StringIO()
     arguments = [str(suites), "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    with contextlib.redirect_stdout(told):
-        ended = pytest.main(arguments, plugins=[collector])
-    if ended != pytest.ExitCode.OK:
-        raise UserError(f"{suites} cannot be collected:\n{told.getvalue()}")
+    with contextlib.redirect_stdout(output):
+        code = pytest.main(arguments, plugins=[collector])
+    if code != pytest.ExitCode.OK:
+        raise UserError(f"{suites} cannot be collected:\n{output.getvalue()}")
     return collector.cases
 
 
@@ -57,13 +57,13 @@ def plan(
     setting: Setting,
     earlier: Iterable[Result | FigureRecord],
 ) -> Iterator[str]:
-    """A line a distinct stage, then what is to run in all.
+    """Yield a line for each distinct stage, then the total time to run.
 
     Args:
-        needed: what each case is ("row", "figure" or "claim"), and its final stages.
-        store: where finished stages lie.
-        setting: of the run.
-        earlier: results and figures whose stages tell how long they took.
+        needed: Kind ("row", "figure" or "claim") and final stages of each case.
+        store: Store of finished stages.
+        setting: Setting of the run.
+        earlier: Results and figures whose stages recorded their times.
     """
     earlier = list(earlier)
     took, tried = (_seconds(earlier, setting, scale) for scale in (setting.scale, TRIAL))
@@ -83,12 +83,12 @@ def plan(
         where = "in store" if here else "to run"
         yield f"  {stage.key}  {where:8}  {time:>7}  {counted(nouns[noun], noun):7}  {label(stage)}"
     others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
-    others += f", and {counted(unknown, 'stage')} that no recorded run tells of" if unknown else ""
+    others += f", and {counted(unknown, 'stage')} without a recorded time" if unknown else ""
     yield f"to run: {clock(expected)} of stage time, as recorded runs took{others}"
 
 
 def _seconds(earlier: Iterable[Result | FigureRecord], setting: Setting, scale: str) -> dict[str, float]:
-    """Median seconds of each kind of stage at a scale, on as much data and in the precision of this setting."""
+    """Compute the median seconds of each kind of stage at a scale, with this setting's subset and precision."""
     own = setting.identity([])
     seconds: dict[str, list[float]] = {}
     for record in earlier:

@@ -1,4 +1,4 @@
-"""The pytest plugin: options, and where pytest's session meets a campaign."""
+"""Connect pytest to a campaign: the plugin's options and hooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ STATE = pytest.StashKey[Campaign]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("reproduce", "reproducing published tables (suites/)")
     group.addoption(
-        "--scale", choices=list(SCALES), help="paper with real data; else small on a GPU and smoke without one"
+        "--scale",
+        choices=list(SCALES),
+        help="size of the run (default: paper with real data; else small on a GPU, smoke without one)",
     )
     group.addoption(
         "--seeds", default="1", metavar="1,2,3", help="training seeds; a row waits for all of them (default 1)"
@@ -35,41 +37,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--jobs",
         type=int,
         metavar="J",
-        help="stages at once on each GPU (default 1) or on the CPU (default: its cores)",
+        help="stages run in parallel on each GPU (default 1) or on the CPU (default: its cores)",
     )
     group.addoption(
         "--neighbours",
         choices=("torch", "faiss"),
         default="torch",
-        help="what looks for nearest neighbours; the same lists, at another speed (default torch)",
+        help="library that searches nearest neighbours; affects speed, not the lists (default torch)",
     )
     group.addoption(
-        "--data-root", metavar="DIR", help="where the real data sets lie; REID_DATA says the same (`reproduce doctor`)"
+        "--data-root", metavar="DIR", help="folder of the real data sets (default: REID_DATA; see `reproduce doctor`)"
     )
     group.addoption(
         "--domain",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="a folder that stands for market, duke, ...; its counts are not checked, only said",
+        help="use DIR as the data set market, duke, ...; its counts are reported, not enforced",
     )
     group.addoption(
         "--accept-counts",
         action="store_true",
-        help="go on where what --data-root holds has other counts than the published set",
+        help="allow data sets under --data-root whose counts differ from the published ones",
     )
-    group.addoption("--stand-ins", action="store_true", help="drawn stand-in data: the default without real data")
+    group.addoption("--stand-ins", action="store_true", help="use drawn stand-in data (the default without real data)")
     group.addoption("--world-seed", type=int, default=1, metavar="S", help="seed of the stand-in world (default 1)")
-    group.addoption("--subset", type=int, metavar="N", help="keep N identities of real data, always the same")
+    group.addoption("--subset", type=int, metavar="N", help="keep N identities of real data, the same every time")
     group.addoption(
         "--weights",
         metavar="DIR|scratch",
-        help="folder of weights (default: published ones where they usually lie, at small scales ours), or scratch",
+        help="folder of weights, or scratch for none (default: published ones in usual places; ours at small scales)",
     )
     group.addoption(
         "--precision",
         choices=("float32", "mixed"),
-        help="of all trainings; mixed runs backbones in bfloat16 and is not the papers' recipe (default: the recipe's)",
+        help="precision of all trainings; mixed runs backbones in bfloat16, unlike the papers (default: the recipe's)",
     )
     group.addoption(
         "--rounds",
@@ -80,38 +82,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pictures",
         action="store_true",
-        help="show photographs of people in figures; drawn images are always shown",
+        help="show photographs of people in figures (drawn images are always shown)",
     )
     group.addoption(
-        "--store", default=os.environ.get("REPRODUCE_STORE"), metavar="DIR", help="finished stages (default OUT/store)"
+        "--store",
+        default=os.environ.get("REPRODUCE_STORE"),
+        metavar="DIR",
+        help="folder of finished stages (default OUT/store)",
     )
-    group.addoption("--out", default="build", metavar="DIR", help="results, logs and report (default build)")
+    group.addoption("--out", default="build", metavar="DIR", help="folder for results, logs and report (default build)")
     group.addoption(
         "--baselines",
         metavar="DIR",
-        help="recorded results that must hold on this machine (default: reports/results beside the suites, "
-        "where rows that learn from pseudo labels may differ on another processor)",
+        help="recorded results that must hold on this machine (default: reports/results beside the suites; "
+        "there, rows that learn from pseudo labels may differ on another processor)",
     )
     group.addoption(
-        "--update-baselines", action="store_true", help="record this run's results in their place, and say what moved"
+        "--update-baselines", action="store_true", help="replace recorded results by this run's and list what moved"
     )
     group.addoption(
-        "--plan", action="store_true", help="list the distinct stages of the selected cases, and run nothing"
+        "--plan", action="store_true", help="list the distinct stages of the selected cases without running them"
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Before anything is collected: other packages' suites join ours, and with suites xdist's -n N means --jobs N.
+    """Add the suites of other packages and turn xdist's -n N into --jobs N, before collection.
 
-    Its workers would queue long cases behind each other.
+    Workers of xdist would queue long cases behind each other.
     """
-    asked = [Path(argument.split("::")[0]).resolve() for argument in config.args]
-    if any(path.name == SUITES for path in asked):
+    paths = [Path(argument.split("::")[0]).resolve() for argument in config.args]
+    if any(path.name == SUITES for path in paths):
         with _usage():
             config.args += [str(folder) for folder in outside()]
     workers = config.getoption("numprocesses", None)
-    if workers is None or not any(SUITES in (path.name, path.parent.name) for path in asked):
+    if workers is None or not any(SUITES in (path.name, path.parent.name) for path in paths):
         return
     if config.option.jobs is None and isinstance(workers, int):
         config.option.jobs = workers
@@ -120,13 +125,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     names = " or ".join(withdrawn().values())
-    config.addinivalue_line("markers", f'withdrawn: needs {names}, which its makers withdrew; -m "not withdrawn"')
+    config.addinivalue_line("markers", f'withdrawn: needs {names}, which was withdrawn; -m "not withdrawn" skips it')
     config.stash[STATE] = Campaign(config)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Show what is wrong in a table as one line, without the way there."""
+    """Show an error in a table as one line, without a traceback."""
     report = yield
     if report.failed and report.call and report.call.excinfo and isinstance(report.call.excinfo.value, UserError):
         report.longrepr = str(report.call.excinfo.value)
@@ -135,7 +140,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Remember how every case is called, before any is deselected."""
+    """Remember the test name of every case before any is deselected."""
     config.stash[STATE].collected(items)
 
 
@@ -148,26 +153,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
-    """Say how many cases need data that nobody can get any more, where cases are listed or these left out."""
+    """Count the cases that need withdrawn data, if cases are listed or those are deselected."""
     names = " or ".join(withdrawn().values())
     cases = [item for item in items if case_of(item)]
     count = sum(item.get_closest_marker("withdrawn") is not None for item in cases)
     if count and config.option.collectonly:
         rest = f'-m "not withdrawn" leaves {len(cases) - count} cases'
-        return [f"{count} of {len(cases)} cases need {names}, which its makers withdrew: {rest}"]
+        return [f"{count} of {len(cases)} cases need {names}, which was withdrawn by its makers: {rest}"]
     if not count and "withdrawn" in config.option.markexpr:
-        return [f"{len(cases)} cases remain without {names}, which its makers withdrew"]
+        return [f"{len(cases)} cases do not need {names}, which was withdrawn by its makers"]
     return []
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Stop before the tests under --plan."""
+    """Skip the tests under --plan."""
     return True if session.config.option.plan else None
 
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Callable[[AnyCase], None]:
-    """Wait for a case's stages, record its result, and fail where the verdict says so."""
+    """Return a function that waits for a case's stages, records its result and fails if the verdict is a failure."""
 
     def judged(case: AnyCase) -> None:
         request.config.stash[STATE].judge(case, request.node.user_properties)
@@ -177,7 +182,7 @@ def judge(request: pytest.FixtureRequest) -> Callable[[AnyCase], None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Tell stages that ended with an error from numbers that are not what they should be."""
+    """Set the exit code that distinguishes failed stages from numbers that are off."""
     if exitstatus == pytest.ExitCode.TESTS_FAILED and session.config.stash[STATE].errors:
         session.exitstatus = STAGE_ERROR
 

@@ -1,4 +1,4 @@
-"""The setting of a run, scale, data and weights, and how it turns a suite's stages into the ones that run."""
+"""Hold the setting of a run (scale, data, weights) and resolve a suite's stages in it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SCRATCH = "scratch"
 
 
 def data_root(given: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder that --data-root or, without it, REID_DATA names.
+    """Return the folder that --data-root or, without it, REID_DATA names.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: The folder does not exist.
     """
     option, root = ("--data-root", given) if given else ("REID_DATA", environ.get("REID_DATA"))
     if not root:
@@ -46,10 +46,10 @@ def data_root(given: str | None, environ: Mapping[str, str] = os.environ) -> Pat
 
 
 def given_folders(given: Iterable[str]) -> dict[str, Path]:
-    """The folders of --domain NAME=DIR by name.
+    """Parse the values NAME=DIR of --domain into folders by name.
 
     Raises:
-        UserError: one is not spelled so, unknown, given twice or not there.
+        UserError: A value is malformed, its name is unknown or duplicate, or its folder does not exist.
     """
     folders: dict[str, Path] = {}
     for text in given:
@@ -65,7 +65,7 @@ def given_folders(given: Iterable[str]) -> dict[str, Path]:
 
 
 class Blocked(Exception):
-    """A case that cannot run here, for want of "data", "weights" or a drawn "world"."""
+    """Signal that a case cannot run here because it lacks "data", "weights" or a drawn "world"."""
 
     def __init__(self, want: str, reason: str) -> None:
         super().__init__(reason)
@@ -74,75 +74,68 @@ class Blocked(Exception):
 
 @dataclass(frozen=True)
 class Located:
-    """A real data set that was found and read.
-
-    Attributes:
-        kind: "real" where version and counts are the published ones, else "folder".
-        version: "V1" or "V2" of MSMT17, where its folder tells.
-    """
+    """A real data set that was located and read."""
 
     folder: Path
     real: Real
     kind: str
+    """"real" if version and counts are the published ones, else "folder"."""
     version: str
+    """"V1" or "V2" of MSMT17, if its folder shows it; else empty."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What an identity says of it beyond the digest."""
+        """Return its entries in an identity, beyond the digest."""
         return {"kind": self.kind, "folder": self.folder.name, **({"version": self.version} if self.version else {})}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the user asked for, apart from where it runs.
-
-    Attributes:
-        scale: a name of `reproduce.scales.SCALES`.
-        folders: folders of single domains by name; their counts are not checked, only said.
-        root: where all others are looked for, and must be the published ones. Without folders and root, stand-ins are
-            drawn.
-        world_seed: of the stand-ins.
-        weights: "scratch", a folder of weights, or None for published ones where they usually lie and, at scales that
-            use none, for those that stand in for them.
-        subset: identities kept of real data sets; None for all.
-        accept_counts: go on where what lies under the root has other counts than the published set.
-        precision: of all trainings; None for what each recipe says.
-        rounds: at most this many rounds of labelling and training; None for what each recipe says.
-    """
+    """The user's choices, apart from devices."""
 
     scale: str
+    """A name of `reproduce.scales.SCALES`."""
     folders: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of single domains by name; their counts are reported, not enforced."""
     world_seed: int = 1
+    """Seed of the stand-in world."""
     weights: str | None = None
+    """"scratch", a folder of weights, or None for published ones in their usual places and, at scales without published
+    weights, for their stand-ins."""
     subset: int | None = None
+    """Identities kept of real data sets; None for all."""
     root: Path | None = None
+    """Folder of all other data sets, which must be the published ones; without folders and root, all are stand-ins."""
     accept_counts: bool = False
+    """Whether data sets under the root may have other counts than the published ones."""
     precision: str | None = None
+    """Precision of all trainings; None for each recipe's own."""
     rounds: int | None = None
+    """Largest number of rounds of labelling and training; None for each recipe's own."""
     located: dict[Domain, Located] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """The real data sets that were needed so far."""
+    """Real data sets needed so far."""
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """The files of weights that were needed so far, by SHA-256."""
+    """Files of weights needed so far, by SHA-256."""
     unpublished: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Those that are not known to be the published ones."""
+    """SHA-256 of those not known to be the published ones."""
     drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Those of nets that were trained on drawn objects."""
+    """SHA-256 of those of nets trained on drawn objects."""
     uncut: dict[str, Stage[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Stages as their recipes have them, by the keys that they have with fewer rounds."""
+    """Stages with all rounds of their recipes, by the keys that they have with fewer rounds."""
     starts: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What stands in for weights of a name and a backbone, where it was needed so far."""
+    """Stand-ins for weights needed so far, by the weights' name and the backbone."""
 
     @property
     def on_stand_ins(self) -> bool:
-        """Whether domains become drawn ones; of a run's domains all are drawn or all are real."""
+        """Whether the domains are drawn; the domains of a run are all drawn or all real."""
         return not self.folders and self.root is None
 
     def resolve(self, stage: Stage[Any], world: World | None = None) -> Stage[Any]:
-        """The stage at this scale, on this data or, where a change of the drawn world is given, in that world.
+        """Return the stage at this scale, on this data or, if `world` is given, in that changed drawn world.
 
         Raises:
-            Blocked: it needs data or weights that are not here, or a drawn world and the data are real.
-            UserError: they are here, but not what they should be.
+            Blocked: Data or weights are missing, or the stage needs a drawn world and the data are real.
+            UserError: Data or weights are not what they should be.
         """
         whole = self._resolved(stage, world, None)
         if self.rounds is None:
@@ -199,29 +192,29 @@ class Setting:
         return settled
 
     def _published(self, stage: Stage[Any]) -> bool:
-        """Whether all data of a resolved stage are the published sets."""
+        """Return whether all data of a resolved stage are the published sets."""
         return all(self._described(source)["kind"] == REAL for source in sources([stage]))
 
     def _described(self, source: Source) -> dict[str, Any]:
-        """What an identity says of a source, and of one that was located what was found.
+        """Describe a source for an identity, with the facts of a located data set.
 
         Raises:
-            UserError: it says of itself what only a check can tell.
+            UserError: The source describes itself as real, which only a check can establish.
         """
         described = {"kind": OUTSIDE, **source.describe()}
-        for found in self.located.values():
-            if found.real == source:
-                return described | found.facts
+        for located in self.located.values():
+            if located.real == source:
+                return described | located.facts
         if described["kind"] == REAL:
-            raise UserError(f"{source.label} describes itself as {REAL}, and nobody has checked it: give another kind")
+            raise UserError(f"{source.label} describes itself as {REAL}, which was not checked: give another kind")
         return described
 
     def locate(self, domain: Domain) -> Located:
         """Find and read a domain's real data set, once.
 
         Raises:
-            Blocked: it is not here.
-            UserError: it is broken or, under the root, not the published one.
+            Blocked: The data set is missing.
+            UserError: It is broken or, under the root, not the published one.
         """
         if domain in self.located:
             return self.located[domain]
@@ -230,7 +223,7 @@ class Setting:
         if folder is None:
             where = f"{self.root} does not hold {name}" if self.root else f"no folder of {name} was given"
             mend = (
-                f'{withdrawn()[name]} was withdrawn by its makers; -m "not withdrawn" leaves such cases out'
+                f'{withdrawn()[name]} was withdrawn by its makers; -m "not withdrawn" skips such cases'
                 if name in withdrawn()
                 else f"add --domain {name}=DIR, or see `reproduce doctor`"
             )
@@ -245,8 +238,7 @@ class Setting:
             )
         if given is None and gaps and not self.accept_counts:
             raise UserError(
-                f"{name}: {folder} is not the published set: {'; '.join(gaps)}. "
-                "Copy it again, or go on with --accept-counts"
+                f"{name}: {folder} is not the published set: {'; '.join(gaps)}. Copy it again, or pass --accept-counts"
             )
         kind = REAL if counts and not gaps and whole.version != "V2" else FOLDER
         real = Real(name, digest(whole), self.subset, domain.variant)
@@ -254,34 +246,43 @@ class Setting:
         return self.located[domain]
 
     def paths(self) -> dict[str, Path]:
-        """Where each data set that is needed lies, by digest."""
-        return {found.real.digest: found.folder.resolve() for found in self.located.values()}
+        """Return the folder of each needed data set, by digest."""
+        return {located.real.digest: located.folder.resolve() for located in self.located.values()}
 
     def _weights(self, name: str, backbone: str) -> str | None:
-        """The SHA-256 of a file of weights."""
+        """Find a published file of weights and return its SHA-256, or None for "scratch".
+
+        Raises:
+            Blocked: No file fits, or several do.
+        """
         if self.weights == SCRATCH:
             return None
         places = weights.folders() if self.weights is None else [Path(self.weights)]
-        found = weights.fitting(name, backbone, places)
-        if len(found) == 1:
-            path = found[0].resolve()
-            known = {file: sha256 for sha256, file in self.files.items()}  # each is read once
-            sha256 = known.get(path) or weights.sha256(found[0])
+        candidates = weights.fitting(name, backbone, places)
+        if len(candidates) == 1:
+            path = candidates[0].resolve()
+            digests = {file: sha256 for sha256, file in self.files.items()}  # each file is hashed once
+            sha256 = digests.get(path) or weights.sha256(candidates[0])
             self.files[sha256] = path
             if not weights.is_published(name, backbone, weights.source_sha256(path, sha256)):
                 self.unpublished.add(sha256)
             return sha256
         marks = weights.marks(name, backbone) if name == "imagenet" else []
         wanted = f"{backbone}-{marks[0]}.pth" if marks else f"{backbone}-{name}.safetensors"
-        what = f"{len(found)} files might be the" if found else "there are no"
+        what = f"{len(candidates)} files might be the" if candidates else "there are no"
         raise Blocked(
             "weights",
             f"{what} {name} weights of {backbone} in {' or '.join(map(str, places))}: put {wanted} there, "
-            f"give --weights DIR, or --weights {SCRATCH} to do without",
+            f"give --weights DIR, or --weights {SCRATCH} to start without weights",
         )
 
     def _stand_in(self, name: str, backbone: str) -> str | Stage[Any] | None:
-        """What a net of a smaller scale starts from: the SHA-256 of a file of weights, or a stage that trains them."""
+        """Return what a net of a smaller scale starts from: the SHA-256 of a weights file, or a stage that trains it.
+
+        Raises:
+            Blocked: No package provides a stand-in, or the file is missing.
+            UserError: The file is damaged.
+        """
         if self.weights == SCRATCH:
             return None
         starts = entry_points(group="reproduce.starts", name=name)
@@ -306,31 +307,31 @@ class Setting:
         self.drawn.add(sha256)
         return sha256
 
-    def _told(self, start: Stage[Any] | str) -> str:
-        """What an identity calls a training that others start from, or a file of weights."""
+    def _start_name(self, start: Stage[Any] | str) -> str:
+        """Return the name in an identity of initial weights: a training or a file."""
         if isinstance(start, Stage):
             on_objects = any(isinstance(source, Objects) for source in sources([start]))
             return f"drawn {weights.DRAWN} by {start.name}" if on_objects else f"those of {start.name}"
         return f"drawn {weights.DRAWN} {start[:12]}" if start in self.drawn else start
 
     def identity(self, stages: Iterable[Stage[Any]], *, cells: int = 1) -> Identity:
-        """What makes results of one cell comparable with each other: everything but the training seed.
+        """Return the identity shared by comparable results of one cell: everything but the training seed.
 
         Args:
-            stages: the resolved stages of one case, one a seed; or of several, one after the other.
-            cells: how many cases they are of. Of each the first stage tells the recipe, which has its training seed
-                in fields of that name alone.
+            stages: Resolved stages of one case, one per seed; or of several cases, one after the other.
+            cells: Number of cases. The recipe is taken from the first stage of each, whose training seed is only in
+                fields named `seed`.
         """
         final = list(stages)
         reached = closure(final)
         started = {getattr(stage, "weights", None) for stage in reached}
-        named = {self._told(start) for start in started if start}
+        named = {self._start_name(start) for start in started if start}
         named |= {SCRATCH} if self.weights == SCRATCH or not named else set()
         unpublished = named & self.unpublished
         precisions = {getattr(stage, "precision", "float32") for stage in reached} | {self.precision or "float32"}
         precisions -= {"float32"}
         groups = {getattr(stage, "bn_group", None) for stage in reached if hasattr(stage, "bn_group")}
-        behind = (source for source in sources(final) if not isinstance(source, Objects))  # told by the weights
+        behind = (source for source in sources(final) if not isinstance(source, Objects))  # named by the weights
         entries = [(source.label, self._described(source)) for source in behind]
         data: dict[str, Any] = {}
         for label, entry in sorted(entries, key=lambda item: (item[0], json.dumps(item[1], sort_keys=True))):

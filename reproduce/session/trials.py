@@ -1,4 +1,4 @@
-"""What each kind of case does in a session: which stages it needs, and how it is judged once they have ended."""
+"""Resolve and judge each kind of case: the stages that it needs, and its verdict once they have ended."""
 
 from __future__ import annotations
 
@@ -46,79 +46,79 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=AnyCase)
 Properties = list[tuple[str, object]]
-"""Of a test: verdict and numbers are added."""
+"""Properties of a test, to which verdict and numbers are added."""
 
 
 class Session(Protocol):
-    """What the trials of a session share."""
+    """The interface that the trials of a session share."""
 
     config: pytest.Config
     setting: Setting
     seeds: tuple[int, ...]
     store: Store
     recorded: list[Result]
-    """What was recorded earlier, to compare with."""
+    """Recorded results to compare with."""
 
     def row(self, case: Case) -> RowTrial:
-        """The one trial of a row in a world."""
+        """Return the trial of a row, one per cell and world."""
         ...
 
     def claims_beside(self, trial: ClaimTrial) -> Iterable[ClaimTrial]:
-        """The selected claims about the same table in the same world, the given one among them."""
+        """Return the selected claims about the same table in the same world, including the given one."""
         ...
 
     def spread_of_table(self, case: Case) -> dict[str, Spread]:
-        """The spread between seeds that the rows of a case's table share, as far as they run in this session."""
+        """Pool the spread between seeds over the rows of a case's table that run in this session."""
         ...
 
     def wait(self, stage: Stage[Any]) -> Job:
-        """The job of a stage, once it has ended."""
+        """Wait until a stage has ended and return its job."""
         ...
 
     def keep(self, record: Record, pictures: NDArray[np.uint8] | None = None) -> None:
-        """Write a record under the output, a figure's with its pictures."""
+        """Write a record, and a figure's pictures, under the output."""
         ...
 
     def command(self, case: AnyCase) -> str:
-        """What runs a case alone, in the same setting."""
+        """Return the command that runs a case alone, in the same setting."""
         ...
 
 
 class Trial(ABC, Generic[C]):
-    """A case in a session."""
+    """Resolve, run and judge one case in a session."""
 
     noun: ClassVar[str]
-    """What the plan and the summary call it."""
+    """Name of this kind of case in the plan and the summary."""
 
     def __init__(self, session: Session, case: C) -> None:
         self.session = session
         self.case = case
         self.stages: list[Stage[Any]] = []
-        """The final stages that it needs, resolved."""
+        """Its final stages, resolved."""
         self.blocked: Blocked | None = None
         """Why it cannot run here; None if it can."""
 
     @abstractmethod
     def resolve(self) -> list[Stage[Any]]:
-        """The final stages that it needs.
+        """Return the final stages that it needs.
 
         Raises:
-            Blocked: it cannot run here.
+            Blocked: It cannot run here.
         """
 
     @abstractmethod
     def judge(self, properties: Properties) -> None:
-        """Wait for its stages, keep a record of what they gave, and fail or skip its test where it must."""
+        """Wait for its stages, write a record, and fail or skip its test if needed."""
 
     def prepare(self) -> None:
-        """Work out which stages it needs, or why it cannot run here."""
+        """Resolve its stages, or note why it cannot run here."""
         try:
             self.stages = self.resolve()
         except Blocked as blocked:
             self.blocked = blocked
 
     def skip_blocked(self) -> None:
-        """Skip the test of a case that cannot run here; fail it where everything must run."""
+        """Skip the test if the case cannot run here; fail it under --strict."""
         if self.blocked:
             message = f"blocked({self.blocked.want}): {self.blocked}"
             if self.session.config.option.strict and self.blocked.want != "world":
@@ -150,27 +150,27 @@ class RowTrial(Trial[Case]):
         result = self.result()
         properties += [("verdict", result.verdict), *_printable(result.means).items()]
         if not verdicts.passes(result):
-            message = result.error or self._compared(result)
+            message = result.error or self._failure(result)
             tail = f"\n\nthe end of its log:\n{result.log_tail}" if result.log_tail else ""
             pytest.fail(message + tail, pytrace=False)
 
     def result(self) -> Result:
-        """What the row measured, waited for and kept."""
+        """Wait for the row's stages, keep its result and return it."""
         if self._result is None:
             self._result = self._measured()
             self.session.keep(self._result)
         return self._result
 
     def scores(self) -> dict[int, Scores]:
-        """The scores of each training seed.
+        """Load the scores of each training seed.
 
         Raises:
-            UserError: what the store holds is damaged.
+            UserError: An artifact in the store is damaged.
         """
         return {seed: self.session.store.load(stage) for seed, stage in self.by_seed.items()}
 
-    def _blank(self, identity: Identity, **known: Any) -> Result:
-        """A result as far as it is known before anything ran."""
+    def _blank(self, identity: Identity, **fields: Any) -> Result:
+        """Return a result without numbers, with further fields as given."""
         case = self.case
         return Result(
             case=case.cell,
@@ -180,7 +180,7 @@ class RowTrial(Trial[Case]):
             band_why=case.row.band_why,
             collapses=case.row.collapses,
             command=self.session.command(case),
-            **known,
+            **fields,
         )
 
     def _measured(self) -> Result:
@@ -199,37 +199,37 @@ class RowTrial(Trial[Case]):
             scores = self.scores()
         except UserError as error:
             return structs.replace(result, error=str(error))
-        measured = {str(seed): found.numbers for seed, found in scores.items()}
+        measured = {str(seed): score.numbers for seed, score in scores.items()}
         result = structs.replace(result, measured=measured, verdict="not comparable")
         if not reasons:
             spread = session.spread_of_table(self.case)
             verdict = verdicts.judge(self.case.printed, measured, self.case.row.band, spread)
             result = structs.replace(result, table_spread=spread, verdict=verdict)
-        if collapsed := {str(seed): found.collapsed for seed, found in scores.items() if found.collapsed}:
+        if collapsed := {str(seed): score.collapsed for seed, score in scores.items() if score.collapsed}:
             result = structs.replace(result, collapsed=collapsed, verdict="collapsed")
         option = session.config.option
         beside = baselines.compare(result, session.recorded, must_hold=option.baselines is not None)
         drifted = beside and beside.drift and not option.update_baselines
         return structs.replace(result, baseline=beside, verdict="drifted" if drifted else result.verdict)
 
-    def _compared(self, result: Result) -> str:
-        """Why its test fails."""
+    def _failure(self, result: Result) -> str:
+        """Say why its test fails."""
         if result.verdict == "collapsed":
             seed, why = next(iter(result.collapsed.items()))
             return f"collapsed: seed {seed}: {why}"
         if result.verdict == "drifted" and result.baseline:
-            return baselines.told(result.baseline)
+            return baselines.describe(result.baseline)
         pairs = [
             f"{METRICS[name].short} {result.means[name]:.1f} (printed {value:.1f})"
             for name, value in self.case.printed.items()
             if value is not None
         ]
-        more = "; more seeds may tell" if result.verdict == "inconclusive" else ""
+        more = "; more seeds may decide" if result.verdict == "inconclusive" else ""
         return f"{result.verdict}: {', '.join(pairs)}; band {self.case.row.band}{more}"
 
 
 class ClaimTrial(Trial[ClaimCase]):
-    """A claim in one world. Its rows are rows of the session, whether these were selected or not."""
+    """Test a claim in one world, on rows of the session, selected or not."""
 
     noun = "claim"
 
@@ -237,13 +237,13 @@ class ClaimTrial(Trial[ClaimCase]):
         super().__init__(session, case)
         self.rows = [session.row(cell) for cell in case.cells]
         self.sources: dict[Case, tuple[list[OnSource], list[OnSource]]] = {}
-        """Of rows that it compares with: the source models, and supervised training on their source."""
+        """Source models of the rows on its right, and supervised training on their source."""
         self._differences: list[statistics.Compared] | None = None
 
     def resolve(self) -> list[Stage[Any]]:
         setting = self.session.setting
         if any(METRICS[name].drawn for name in self.case.claim.metrics) and not setting.on_stand_ins:
-            raise Blocked("world", "asks where people are in images, which is known of drawn ones alone")
+            raise Blocked("world", "needs the positions of people in images, which are known only in stand-in data")
         for row in self.rows:
             if row.blocked:
                 raise row.blocked
@@ -251,7 +251,7 @@ class ClaimTrial(Trial[ClaimCase]):
             row = self.session.row(cell)
             own = [model for stage in row.stages for model in source_models(stage)]
             trained = [supervised(cell.task, seed) for seed in self.session.seeds]
-            others = [OnSource(cast("Trained", setting.resolve(each, cell.world))) for each in trained]
+            others = [OnSource(cast("Trained", setting.resolve(stage, cell.world))) for stage in trained]
             self.sources[cell] = own, others
         models = [stage for pair in self.sources.values() for stages in pair for stage in stages]
         return [*(stage for row in self.rows for stage in row.stages), *models]
@@ -267,7 +267,7 @@ class ClaimTrial(Trial[ClaimCase]):
             properties.append(("p", record.p_adjusted))
 
     def _tried(self) -> ClaimRecord:
-        """What came of it, together with the selected others about its table, in its world."""
+        """Test the claim, adjusting p over the selected claims about its table in its world."""
         claim, seeds = self.case.claim, len(self.session.seeds)
         family = [trial for trial in self.session.claims_beside(self) if not trial.blocked]
         for row in dict.fromkeys(row for trial in family for row in trial.rows):
@@ -296,7 +296,7 @@ class ClaimTrial(Trial[ClaimCase]):
             verdict,
             second=[word for word in (size, "baseline untrained" if untrained else "") if word],
             reasons=[*reasons, *untrained],
-            compared=[statistics.as_record(one) for one in compared[self]],
+            compared=[statistics.as_record(comparison) for comparison in compared[self]],
             p=p,
             p_adjusted=adjusted[self],
             family=f"{counted(self.case.family, 'claim')} of table {claim.table} (Holm)",
@@ -308,7 +308,7 @@ class ClaimTrial(Trial[ClaimCase]):
         )
 
     def differences(self) -> list[statistics.Compared]:
-        """Everything that it compares; computed once."""
+        """Return every comparison of the claim, computed once."""
         if self._differences is None:
             left, *rights = (row.scores() for row in self.rows)
             self._differences = statistics.compare(self.case.claim, left, rights, paired=self.case.paired)
@@ -319,7 +319,7 @@ class ClaimTrial(Trial[ClaimCase]):
         stages = [stage for row in self.rows for stage in row.stages]
         return self.session.setting.identity(stages, cells=len(self.rows))
 
-    def _record(self, verdict: str, **known: Any) -> ClaimRecord:
+    def _record(self, verdict: str, **fields: Any) -> ClaimRecord:
         claim = self.case.claim
         described = {name: getattr(claim, name) for name in Claimed.__struct_fields__ if name not in ("paper", "right")}
         return ClaimRecord(
@@ -329,14 +329,14 @@ class ClaimTrial(Trial[ClaimCase]):
             seeds=list(self.session.seeds),
             verdict=verdict,
             command=self.session.command(self.case),
-            **known,
+            **fields,
         )
 
     def _untrained(self, cell: Case) -> str:
-        """That a baseline's source model stays behind supervised training on its source; empty where it does not.
+        """Say that a baseline's source model stays behind supervised training on its source; empty if it does not.
 
         Raises:
-            UserError: a stage that would tell has failed.
+            UserError: A stage needed for this check failed.
         """
         if not (models := self.sources.get(cell)) or not all(models):
             return ""
@@ -351,7 +351,7 @@ class ClaimTrial(Trial[ClaimCase]):
 
 
 class FigureTrial(Trial[FigureCase]):
-    """A figure that shows images, on one task."""
+    """Draw a figure that shows images, on one task."""
 
     noun = "figure"
 
@@ -391,11 +391,11 @@ class FigureTrial(Trial[FigureCase]):
 
 
 KINDS: Mapping[type, type[Trial[Any]]] = {Case: RowTrial, ClaimCase: ClaimTrial, FigureCase: FigureTrial}
-"""What each kind of case does."""
+"""Trial class of each kind of case."""
 
 
 def deviations(stage: Stage[Any]) -> list[str]:
-    """The entries under `Deviates:` in the docstrings of the modules that define a stage and the values it holds."""
+    """Collect the `Deviates:` entries from the docstrings of the modules that define a stage and its field values."""
     values = [stage, *(value for value in vars(stage).values() if is_dataclass(value) and not isinstance(value, Stage))]
     texts = [sys.modules[name].__doc__ or "" for name in dict.fromkeys(type(value).__module__ for value in values)]
     listed = [entry for text in texts for entry in text.partition("\nDeviates:\n")[2].split("\n    - ")]
@@ -404,7 +404,7 @@ def deviations(stage: Stage[Any]) -> list[str]:
 
 
 def _made_of(stages: Sequence[Stage[Any]], store: Store, *, histories: bool = True) -> dict[str, Any]:
-    """The part of a record that says what stages did: with or without what each of them logged."""
+    """Return the part of a record that describes its stages, with or without their histories."""
     reached = closure(stages)
     return {
         "deviations": sorted({line for stage in reached for line in deviations(stage)}),
@@ -431,13 +431,13 @@ def _printable(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def pooled(rows: Iterable[RowTrial], session: Session) -> dict[str, Spread]:
-    """The spread between seeds that comparable rows share, all of them waited for."""
+    """Wait for rows and pool the spread between seeds over the comparable ones."""
     sound = []
     for row in rows:
         ended = [session.wait(stage).status != "failed" for stage in row.stages]
         if not all(ended) or verdicts.reasons_against(session.setting.identity(row.stages)):
             continue
-        with contextlib.suppress(UserError):  # what is damaged is told where its own row is judged
+        with contextlib.suppress(UserError):  # a damaged artifact is reported when its own row is judged
             scores = row.scores().values()
             sound += [] if any(seed.collapsed for seed in scores) else [[seed.numbers for seed in scores]]
     return verdicts.pool(sound)

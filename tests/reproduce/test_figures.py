@@ -230,7 +230,7 @@ def test_figure_survives_a_round_trip_with_its_strip(tmp_path: Path) -> None:
         ({"drawing": 3}, "is not a result that this version can show: Expected"),
         ({"figure": {"paper": "p"}}, r"missing required field `\w+` - at `\$\.figure`"),
         ({"pictures": "x"}, r"at `\$\.pictures`"),
-        ({"pictures": {"file": "../x.png", "count": 1, "height": 1, "width": 1}}, "names pictures elsewhere"),
+        ({"pictures": {"file": "../x.png", "count": 1, "height": 1, "width": 1}}, "names pictures in another folder"),
     ],
     ids=str,
 )

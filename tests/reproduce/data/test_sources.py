@@ -142,7 +142,7 @@ def test_only_checked_sets_are_real() -> None:
 
     setting = Setting("paper", weights="scratch")
     with pytest.raises(
-        UserError, match=r"corridor 2026 describes itself as real, and nobody has checked it: give another kind"
+        UserError, match=r"corridor 2026 describes itself as real, which was not checked: give another kind"
     ):
         setting.resolve(Pooled((Boast(),)))
     assert "data of another kind (outside)" in reasons_against(setting.identity([Pooled((Silent(),))]))

@@ -18,7 +18,7 @@ from scipy import stats
 from reproduce.commands.cli import main
 from reproduce.errors import UserError
 from reproduce.papers import records
-from reproduce.papers.baselines import compare, told
+from reproduce.papers.baselines import compare, describe
 from reproduce.papers.records import Beside, Elsewhere, Result
 from reproduce.running.provenance import Host, _processor, arithmetic
 
@@ -84,7 +84,7 @@ def test_an_unstable_row_is_told_and_judged_by_nothing(old: Result, why: str) ->
         beside = found(record(0.0), [old, *(record(50.0, 51.0, 52.0, row=row) for row in "bcd")], **options)
         assert beside.unjudged == why
         assert (beside.outside, beside.drift) == (True, False)
-        assert told(beside).endswith(f"not judged: {why}")
+        assert describe(beside).endswith(f"not judged: {why}")
 
 
 def test_a_seed_that_collapses_again_is_equal_to_itself() -> None:
@@ -112,7 +112,7 @@ def test_what_fails_on_another_processor() -> None:
     assert "pseudo labels" in beside.unjudged
     assert found(fallen, [old], must_hold=True).drift, "asked for by --baselines"
     steady = replace(fallen, steady=True)
-    assert "one other processor alone" in found(steady, [old]).unjudged
+    assert "only one other processor" in found(steady, [old]).unjudged
     third = replace(OTHER, instructions=[])
     twice = replace(old, elsewhere=[Elsewhere(on=[arithmetic_of(third)], measured=old.measured)])
     assert found(steady, [twice]).drift, "its spread over two processors is known"
@@ -150,7 +150,7 @@ def test_another_cell_or_setting_has_no_record() -> None:
 
 
 def test_drift_names_its_mend() -> None:
-    assert told(found(record(30.0), [record(50.0, 51.0, 52.0)])) == (
+    assert describe(found(record(30.0), [record(50.0, 51.0, 52.0)])) == (
         "drifted: mAP was 50.0 and is 30.0 (band 16.9), rank1 was 60.0 and is 40.0 (band 16.9); "
         "recorded by commit c0ffee; if intended, pass --update-baselines"
     )
@@ -220,10 +220,10 @@ def test_another_recipe_is_told_and_fails_where_records_must_hold() -> None:
         )
         beside = found(now, [before])
         assert (beside.outside, beside.drift) == (False, False)
-        assert told(beside).endswith("not judged: recorded for an older recipe")
+        assert describe(beside).endswith("not judged: recorded for an older recipe")
         strict = found(now, [before], must_hold=True)
         assert strict.drift
-        assert told(strict).startswith("drifted: recorded for an older recipe; mAP was 50.0 and is 90.0")
+        assert describe(strict).startswith("drifted: recorded for an older recipe; mAP was 50.0 and is 90.0")
         current = replace(now, measured=record(51.0).measured)
         assert found(now, [before, current]).metrics["mAP"].old == 51.0, "one of its own recipe comes first"
 

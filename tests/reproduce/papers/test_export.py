@@ -68,7 +68,7 @@ def test_markdown_draws_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| 12,936 |" in page
 
 
-def test_every_claim_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_claims_page_lists_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "show", "--claims")
     papers = read_all(SUITES)
     claims = [claim for paper in papers.values() for claim in paper.claims]
@@ -76,7 +76,7 @@ def test_every_claim_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"`{claim.id}`" in page and claim.says in page for claim in claims)
 
 
-def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_claims_page_says_whether_a_case_tests_each_claim(capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "show", "--claims")
     tried = {(case.paper, case.claim.id) for case in collected(SUITES) if isinstance(case, ClaimCase)}
     papers = re.split(r"^# ", page, flags=re.MULTILINE)[1:]
@@ -85,10 +85,10 @@ def test_it_is_said_of_each_claim_whether_a_case_tries_it(capsys: pytest.Capture
         (part.partition(":")[0].lower().replace("-", ""), line.split("`")[1])
         for part in papers
         for line in part.splitlines()
-        if line.startswith("- `") and "cases try" in line.rpartition("*(")[2]
+        if line.startswith("- `") and "cases test" in line.rpartition("*(")[2]
     }
     assert said == tried
-    assert len(tried) == sum(int(count) for count in re.findall(r"cases try (\d+) of them", page))
+    assert len(tried) == sum(int(count) for count in re.findall(r"cases test (\d+) of them", page))
     lacking = [line for line in lines if "nothing here computes" in line]
     assert lacking, "as long as rows have no method here"
     assert all(re.search(r"computes \w+/[\w+-]+/\w+", line) for line in lacking)

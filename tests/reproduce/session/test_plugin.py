@@ -102,7 +102,7 @@ def test_a_run_measures_judges_and_writes(suites: Path) -> None:
     code, output = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
     assert code == 0, output
     assert "2 passed, 1 skipped" in output
-    assert "the method of 'Later' does not exist here yet" not in output
+    assert "the method of 'Later' is not implemented yet" not in output
     assert "20.5 ±14.1" in output
     files = sorted((suites.parent / "build" / "results").glob("*.json"))
     assert [path.name.rsplit("-", 1)[0] for path in files] == [
@@ -149,7 +149,7 @@ def test_a_comparable_number_below_its_band_fails_with_both_numbers(suites: Path
     assert "below: mAP 10.2 (printed 10.0), R1 10.2 (printed 20.0); band 2.0" in output
     code, output = run(suites, "-k", "plain and table1 and m2d")
     assert code == 1
-    message = "inconclusive: mAP 10.1 (printed 10.0), R1 10.1 (printed 20.0); band 2.0; more seeds may tell"
+    message = "inconclusive: mAP 10.1 (printed 10.0), R1 10.1 (printed 20.0); band 2.0; more seeds may decide"
     assert message in output, "one seed alone is below nothing"
     code, output = run(suites, "-k", "plain and table1 and d2m", "--seeds", "1,2,3")
     assert code == 0, output
@@ -381,7 +381,7 @@ def test_a_claim_about_where_people_are_is_tried_on_drawn_images_alone(suites: P
     code, output = run(suites, "-k", "claims and (looks or worse) and not world2", "-rs", *real, "--strict")
     assert code == 0, output
     assert "1 passed, 1 skipped" in output
-    assert "asks where people are in images, which is known of drawn ones alone" in output
+    assert "needs the positions of people in images, which are known only in stand-in data" in output
 
 
 def test_a_claim_whose_stage_fails_is_an_error(suites: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) 
     assert "1 failed, 1 passed" in output
     message = " ".join(output.split())
     assert "drifted: mAP was 520.2 and is 20.5 (band" in message
-    assert "2 rows recorded: 1 equal, 0 within the band, 1 beyond it or not judged" in message
+    assert "2 rows recorded: 1 equal, 0 within the band, 1 outside it or not judged" in message
     assert "recorded by commit 0123456789ab; if intended, pass --update-baselines" in message
     (result,) = (suites.parent / "build" / "results").glob("*m2d-plain*.json")
     assert json.loads(result.read_text())["verdict"] == "drifted"
@@ -613,7 +613,7 @@ def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
     assert code == 0
     assert "2 rows at scale smoke: 5 distinct stages" in output
     assert output.count("to run  ") == 5
-    assert "to run: 0:00 of stage time, as recorded runs took, and 5 stages that no recorded run tells of" in output
+    assert "to run: 0:00 of stage time, as recorded runs took, and 5 stages without a recorded time" in output
     assert not (suites.parent / "build" / "results").exists()
     assert run(suites, "-k", "table1 and plain and m2d")[0] == 0
     code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--seeds", "2", "--store", "elsewhere")
@@ -804,10 +804,13 @@ def test_cases_of_withdrawn_data_are_marked_and_counted(suites: Path) -> None:
     (suites / "demo.toml").write_text(text)
     code, output = run(suites, "--collect-only", "-q")
     assert code == 0, output
-    assert '4 of 5 cases need DukeMTMC-reID, which its makers withdrew: -m "not withdrawn" leaves 1 cases' in output
+    assert (
+        '4 of 5 cases need DukeMTMC-reID, which was withdrawn by its makers: -m "not withdrawn" leaves 1 cases'
+        in output
+    )
     code, output = run(suites, "--collect-only", "-q", "-m", "not withdrawn", "--strict-markers")
     assert code == 0, output
-    assert "1 cases remain without DukeMTMC-reID, which its makers withdrew" in output
+    assert "1 cases do not need DukeMTMC-reID, which was withdrawn by its makers" in output
     assert "[table1-m2m-plain]" in output
     assert "m2d" not in output
     code, output = run(suites, "-k", "m2m and table1", "--plan")
