@@ -1,7 +1,7 @@
-"""The two loops of the neighbourhood kernels that a compiler makes much faster than numpy and scipy.
+"""Compile the two loops of the neighbourhood kernels that are much faster than numpy and scipy.
 
-Importing this needs numba, which is optional: `reproduce.neighbours` does without it, and does not load it for few
-images. The loops use one thread. What is compiled is kept on disk, beside this file or in the user's cache.
+Importing this module needs numba, which is optional: `reproduce.neighbours` works without it, and does not load it for
+few images. The loops use one thread. Compiled code is cached on disk, beside this file or in the user's cache.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 
 def _compiled(loop: Loop) -> Loop:
-    """Compile a loop when it first runs; sums may be taken in any order."""
+    """Compile a loop on its first run; sums may be reordered."""
     options: Any = {"fastmath": {"reassoc", "contract", "nsz"}, "nogil": True}
     try:
         return cast(Loop, numba.njit(cache=True, **options)(loop))
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no writable cache
         return cast(Loop, numba.njit(**options)(loop))
 
 
@@ -30,13 +30,13 @@ def _compiled(loop: Loop) -> Loop:
 def closeness(
     rows: NDArray[np.float32], half: NDArray[np.float32], order: Array, indptr: Array, indices: Array
 ) -> NDArray[np.float32]:
-    """Minus half the squared distances of the pairs that a CSR matrix (N, N) stores, in its order.
+    """Compute minus half the squared distances of the pairs stored in a CSR matrix (N, N), in its order.
 
     Args:
-        rows: (N, D).
-        half: (N,), half their squared lengths.
-        order: (N,), in which rows are visited: those with common neighbours together, which are then in the cache.
-        indptr, indices: of the matrix.
+        rows: Vectors (N, D).
+        half: Half their squared lengths (N,).
+        order: Order (N,) in which rows are visited: rows with common neighbours together, to hit the processor's cache.
+        indptr, indices: Pointers and columns of the matrix.
     """
     close = np.empty(len(indices), np.float32)
     for i in order:
@@ -64,16 +64,16 @@ def overlaps(
     terms: int,
     least: float,
 ) -> tuple[Array, Array, NDArray[np.float32]]:
-    """Sums of the element-wise minima of some vectors (R, N) and others (M, N).
+    """Sum the element-wise minima of vectors (R, N) and others (M, N).
 
     Args:
-        indptr, columns, data: the vectors, as a CSR matrix.
-        start: for each stored entry of these, where to begin in the others of its column.
-        ends: (N,), where the others of a column end.
-        indices, others: the others, as in a CSC matrix.
+        indptr, columns, data: The vectors, as a CSR matrix.
+        start: For each stored entry of the vectors, the first entry of the others in its column.
+        ends: End (N,) of the others' entries in each column.
+        indices, others: Indices and data of the others, as in a CSC matrix.
         count: M.
-        terms: the minima in all.
-        least: sums below this are left out.
+        terms: Total number of minima.
+        least: Smallest sum that is kept.
 
     Returns:
         indptr, indices and data of the sums, a CSR matrix (R, M).
@@ -82,7 +82,7 @@ def overlaps(
     row_of = np.full(count, -1, np.int32)
     named = np.empty(count, np.int32)
     pointers = np.zeros(len(indptr), np.int32)
-    found = np.empty(terms, np.int32)
+    kept = np.empty(terms, np.int32)
     sums = np.empty(terms, np.float32)
     size = 0
     for row in range(len(indptr) - 1):
@@ -98,8 +98,8 @@ def overlaps(
                 total[j] += min(data[entry], others[at])
         for j in named[:names]:
             if total[j] >= least:
-                found[size] = j
+                kept[size] = j
                 sums[size] = total[j]
                 size += 1
         pointers[row + 1] = size
-    return pointers, found[:size].copy(), sums[:size].copy()
+    return pointers, kept[:size].copy(), sums[:size].copy()

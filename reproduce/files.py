@@ -1,4 +1,4 @@
-"""Where files of ours lie in the user's cache, and how a file is written whole or not at all."""
+"""Locate this package's files in the user's cache, and write files atomically."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import platformdirs
 
 
 def user_cache(part: str) -> Path:
-    """Name a folder of ours in the user's cache folder: `$XDG_CACHE_HOME` or what the system uses for it."""
+    """Return a folder of this package in the user's cache folder, `$XDG_CACHE_HOME` or the system's default."""
     return platformdirs.user_cache_path("reproduce") / part
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: a reader sees the old one or the new one, also after a crash of the writer.
+    """Write a file atomically: a reader sees the old file or the new one, even if the writer crashes.
 
-    The folder is made where it is missing. An error inside leaves the old file and no draft.
+    A missing folder is created. An error inside leaves the old file and no draft.
 
     Args:
-        path: where the file goes.
+        path: Path of the file.
 
     Yields:
-        The draft to write, beside it; its name is hidden, unlike that of any other writer, and ends in no known suffix.
+        The draft to write, beside it; its name is hidden, unique to this writer, and has no known suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

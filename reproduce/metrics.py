@@ -1,4 +1,4 @@
-"""What is measured and printed: each metric is declared once, and whatever handles one by name asks here."""
+"""Declare every metric once; all code that handles metrics by name looks them up here."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ class Metric:
     """A number that papers print or runs measure."""
 
     name: str
-    """In TOML files, logs and records."""
+    """Name in TOML files, logs and records."""
     kind: str
     """"retrieval", "labels" (health of pseudo labels), "maps" (activation), "training", "gain" or "count" (of data)."""
     title: str
-    """On pages."""
+    """Name on pages."""
     short: str = ""
     """Heading in a terminal's summary; empty for none."""
     percent: bool = True
     rank: int = 0
     """k of rank-k, the percentage of queries with a match among the first k; 0 for other metrics."""
     gain_of: str = ""
-    """The metric whose differences a gain is."""
+    """For a gain, the metric of which it is a difference."""
     judged: bool = False
-    """Whether a verdict looks at it."""
+    """Whether verdicts consider it."""
     printed: bool = False
     """Whether tables of papers may print it."""
     claimed: bool = False
     """Whether claims may compare it."""
     drawn: bool = False
-    """Whether it is known of drawn images alone."""
+    """Whether it can be measured only on drawn images."""
     listed: bool = False
     """Whether the page of a case lists it for every training seed."""
     roomy: bool = False
-    """Whether a terminal shows it only where it is wide."""
+    """Whether only wide terminals show it."""
     live: str = ""
-    """How the line of a running stage shows its last value; empty for not."""
+    """Format of its last value in the line of a running stage; empty for none."""
 
 
 def _ranks(*ks: int) -> list[Metric]:
@@ -107,11 +107,11 @@ METRICS: dict[str, Metric] = {
         *_counts("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images"),
     )
 }
-"""By name, in the order in which pages and summaries list them."""
+"""Metrics by name, in the order of pages and summaries."""
 
 
 def names(**wanted: Any) -> tuple[str, ...]:
-    """The names of the metrics that have these attributes: `names(kind="retrieval", printed=True)`."""
+    """Return the names of the metrics with these attributes, as in `names(kind="retrieval", printed=True)`."""
     return tuple(
         name
         for name, metric in METRICS.items()
@@ -120,26 +120,26 @@ def names(**wanted: Any) -> tuple[str, ...]:
 
 
 def printed() -> tuple[str, ...]:
-    """The metrics of how well a run retrieves that tables print."""
+    """Return the retrieval metrics that tables print."""
     return names(kind="retrieval", printed=True)
 
 
 def measured() -> tuple[str, ...]:
-    """The printed metrics that a run measures: `printed`, and those of pseudo labels."""
+    """Return the printed metrics that a run measures: `printed`, and those of pseudo labels."""
     return (*printed(), *names(kind="labels", printed=True))
 
 
 def title(name: str) -> str:
-    """What pages call a metric; one that nobody declared keeps its name."""
+    """Return a metric's name on pages, or its own name if it is not declared."""
     return METRICS[name].title if name in METRICS else name
 
 
 def short(name: str) -> str:
-    """What a terminal calls a metric."""
+    """Return a metric's name in a terminal."""
     return (METRICS[name].short if name in METRICS else "") or name
 
 
 def live() -> dict[str, str]:
-    """The formats of what the line of a running stage shows: labels, then loss, then how well it retrieves."""
+    """Return the formats for the line of a running stage: pseudo labels, then loss, then retrieval."""
     kinds = ("labels", "training", "retrieval")
     return {name: METRICS[name].live for kind in kinds for name in names(kind=kind) if METRICS[name].live}

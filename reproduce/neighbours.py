@@ -1,9 +1,9 @@
-"""Nearest neighbours, k-reciprocal Jaccard distances and re-ranking: exact, without ever holding an N x N matrix.
+"""Compute exact nearest neighbours, k-reciprocal Jaccard distances and re-ranking, without a dense N x N matrix.
 
 Distances between embeddings are squared Euclidean; the kernels work with closeness, minus half of that:
 x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2, symmetric and largest for the nearest. A list of neighbours begins with the image
-itself, and a tie goes to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU,
-of many images by compiled loops where numba is installed. A run can have faiss look for neighbours instead.
+itself, and ties go to the lower index. Products are computed on the embeddings' device, the sparse rest on the CPU, for
+many images by compiled loops if numba is installed. A run can search neighbours with faiss instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array: TypeAlias = NDArray[Any]
 Embeddings: TypeAlias = NDArray[Any] | Tensor
 Variant: TypeAlias = Literal["spcl", "mmt", "udap"]
 Backend: TypeAlias = Literal["torch", "faiss"]
-"""What looks for neighbours; which changes how fast they are found, and not which."""
+"""Library that searches nearest neighbours; it affects speed, not the lists."""
 
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 
@@ -39,43 +39,43 @@ _BLOCK = 512
 """Rows and columns that a CPU multiplies at a time."""
 
 _CELLS = 1 << 22
-"""Products, or terms of a sparse sum, that are held at a time."""
+"""Products, or terms of a sparse sum, held at a time."""
 
 _CANDIDATES = 4096
-"""Candidates of one row from which comparing it with every other is cheaper."""
+"""Candidates of one row above which comparing it with every other row is cheaper."""
 
 _HELD = 64
-"""Candidates of a row that are held before those out of reach are dropped."""
+"""Candidates per row held before those out of reach are dropped."""
 
 _SPARE = 32
-"""Candidates of a row that faiss gives beyond its k neighbours."""
+"""Candidates per row requested from faiss beyond the k neighbours."""
 
 _LONGEST = 1024
-"""The longest lists that faiss is asked for; its index on a GPU gives up to 2,048."""
+"""Longest lists requested from faiss, whose index on a GPU returns up to 2,048."""
 
 _COMPILED = 8192
-"""Images from which compiled loops save more than it takes to load them."""
+"""Number of images from which compiled loops save more time than loading them takes."""
 
 _LEAST = 2.0**-23
 """Overlap of two codes below which their distance would round to 1."""
 
 _ROUNDING = 1e-6
-"""Distances from oneself and cosine distances below this are zero but for rounding."""
+"""Distances to oneself and cosine distances below this are set to zero, since they are rounding errors."""
 
 
 def nearest(embeddings: Embeddings, k: int) -> Array:
-    """The k nearest neighbours of each embedding, itself first.
+    """Find the k nearest neighbours of each embedding, itself first.
 
     Args:
         embeddings: (N, D).
-        k: length of the lists; N if that is less.
+        k: Length of the lists, at most N.
 
     Returns:
-        (N, k) indices, nearest first by the float32 products as computed, the lower of equally near ones first.
+        Indices (N, k), nearest first by the float32 products as computed, ties by index.
 
     Raises:
-        UserError: embeddings that are empty, not a matrix of real numbers, or not finite; k below 1; no faiss where it
-            was chosen.
+        UserError: Embeddings are empty, not a matrix of real numbers, or not finite; k is below 1; faiss was chosen and
+            is not installed.
     """
     points = _points(embeddings)
     if k < 1:
@@ -91,37 +91,37 @@ def jaccard_graph(
     variant: Variant = "spcl",
     ranks: Array | Tensor | None = None,
 ) -> sparse.csr_array:
-    """The k-reciprocal Jaccard distances that are below 1.
+    """Compute the k-reciprocal Jaccard distances below 1.
 
-    The k-reciprocal set R(i, k) holds those in i's list that have i in theirs. R(i, k1) is joined by the R(j, k1 / 2)
-    of each member j of which more than two thirds lie in it. V_i spreads a weight of 1 over the result, proportional to
-    exp(-d), and is then averaged over the k2 nearest of i, itself among them. With s the sum of the element-wise minima
-    of V_i and V_j the distance is 1 - s / (2 - s). Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
+    The k-reciprocal set R(i, k) holds the images in i's list that have i in theirs. R(i, k1) is joined by R(j, k1 / 2)
+    of each member j if more than two thirds of that lie in it. V_i spreads a weight of 1 over the result, proportional
+    to exp(-d), and is then averaged over the k2 nearest of i, including i. With s the sum of the element-wise minima of
+    V_i and V_j, the distance is 1 - s / (2 - s). Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
     Encoding" (CVPR 2017).
 
     | variant | lists for R(i, k1) | d | embeddings |
     |---|---|---|---|
     | spcl | k1, itself included | squared Euclidean | of unit length |
     | mmt | k1 + 1 | squared Euclidean over the largest from i | of unit length |
-    | udap | k1 + 1 | squared Euclidean over the largest from i | as they are |
+    | udap | k1 + 1 | squared Euclidean over the largest from i | unchanged |
 
     Lists for R(j, k1 / 2) have round(k1 / 2) + 1 entries, halves rounded to even, in all three. The variants are the
-    published code of SpCL, of MMT, and of UDAP (in single where that is in half precision).
+    published code of SpCL, of MMT, and of UDAP (in single precision instead of half).
 
     Args:
         embeddings: (N, D).
-        k1, k2: as above; lists longer than N hold all N.
-        variant: as above; "spcl" and "mmt" rescale rows that are not of unit length.
-        ranks: (N, k1 + 1 or more; k1 for "spcl") neighbours of each image, nearest first, itself included; found if
+        k1, k2: As above; lists longer than N hold all N.
+        variant: As above; "spcl" and "mmt" rescale rows that are not of unit length.
+        ranks: Neighbours (N, k1 + 1 or more; k1 for "spcl") of each image, nearest first, itself included; computed if
             not given.
 
     Returns:
-        (N, N) float32, the pairs whose distance is below 1; zeros are stored, the diagonal among them. Rounding leaves
-        some pairs with equal V a distance of 1e-7, as in the published codes, whose rule for eps leaves out zeros
-        alone.
+        Float32 (N, N) with the pairs whose distance is below 1; zeros are stored, including the diagonal. Rounding
+        leaves some pairs with equal V at a distance of 1e-7, as in the published codes, whose rule for eps omits only
+        zeros.
 
     Raises:
-        UserError: embeddings as for `nearest`; k2 beyond k1; ranks that are no lists of images.
+        UserError: Embeddings as for `nearest`; k2 above k1; ranks that are no lists of images.
     """
     if variant not in ("spcl", "mmt", "udap"):
         raise UserError(f"variant is {variant!r}; choose spcl, mmt or udap")
@@ -150,24 +150,24 @@ def rerank(
     *,
     metric: Metric = "euclidean",
 ) -> Iterator[NDArray[np.float32]]:
-    """Re-ranked distances between queries and gallery, a block of queries at a time.
+    """Compute re-ranked distances between queries and gallery, a block of queries at a time.
 
-    (1 - lambda) Jaccard + lambda d, where d is the squared distance divided by the largest of that query to any image.
+    They are (1 - lambda) Jaccard + lambda d, with d the squared distance over the query's largest to any image.
     The k-reciprocal sets are those of queries and gallery together, with lists of k1 + 1 and weights proportional to
     exp(-d). Zhong et al. (CVPR 2017) and their published code, which squares Euclidean distances.
 
     Args:
         query: (Q, D).
         gallery: (G, D).
-        k1, k2: of the k-reciprocal sets and of the average; lists longer than Q + G hold all.
-        lambda_: the share of the original distance, in 0..1.
-        metric: "euclidean" takes embeddings as they are, "cosine" rescales them to unit length first.
+        k1, k2: Lengths of the lists for the k-reciprocal sets and for the average; longer ones than Q + G hold all.
+        lambda_: Weight of the original distance, in 0..1.
+        metric: "euclidean" uses embeddings unchanged, "cosine" rescales them to unit length first.
 
     Returns:
-        An iterator over float32 blocks (B, G), which make up all rows in the order of the queries.
+        An iterator over float32 blocks (B, G) of rows, in the order of the queries.
 
     Raises:
-        UserError: embeddings as for `nearest`, or of different dimensions; k2 beyond k1; a lambda outside 0..1.
+        UserError: Embeddings as for `nearest`, or of different dimensions; k2 above k1; lambda outside 0..1.
     """
     _check(k1, k2)
     if not 0 <= lambda_ <= 1:
@@ -197,7 +197,7 @@ def _reranked(points: _Points, queries: int, k1: int, k2: int, lambda_: float) -
 
 
 def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine") -> Iterator[NDArray[np.float32]]:
-    """Distances between queries and gallery, a block of queries at a time.
+    """Compute distances between queries and gallery, a block of queries at a time.
 
     Args:
         query: (Q, D).
@@ -205,10 +205,10 @@ def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine")
         metric: "cosine", 1 minus the cosine; or "euclidean", squared.
 
     Returns:
-        An iterator over float32 blocks (B, G), which make up all rows in the order of the queries.
+        An iterator over float32 blocks (B, G) of rows, in the order of the queries.
 
     Raises:
-        UserError: embeddings as for `nearest`, or of different dimensions; another metric.
+        UserError: Embeddings as for `nearest`, or of different dimensions; another metric.
     """
     queries, images = _pair(query, gallery, metric)
 
@@ -225,38 +225,38 @@ def distances(query: Embeddings, gallery: Embeddings, metric: Metric = "cosine")
 
 
 def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | None = None) -> sparse.csr_array:
-    """The cosine distances of near pairs.
+    """Compute the cosine distances of near pairs.
 
     Args:
         embeddings: (N, D); a row of zeros is at distance 1 from all others.
-        radius: the largest distance that is stored, at most 1.
-        pairs: store only so many of the nearest pairs, pairs at distance 0 not counted; None for all within the radius.
+        radius: Largest stored distance, at most 1.
+        pairs: Number of nearest pairs to store, not counting pairs at distance 0; None for all within the radius.
 
     Returns:
-        (N, N) float32, symmetric; zeros are stored, the diagonal among them. A pair that is not stored is taken to be
-        at distance 1, whatever it is.
+        Float32 (N, N), symmetric; zeros are stored, including the diagonal. Users take pairs that are not stored to be
+        at distance 1.
 
     Raises:
-        UserError: embeddings as for `nearest`; a radius outside 0..1; pairs below 1.
+        UserError: Embeddings as for `nearest`; a radius outside 0..1; pairs below 1.
     """
     if not 0 <= radius <= 1 or (pairs is not None and pairs < 1):
         raise UserError(f"radius is {radius} and pairs {pairs}; give a radius in 0..1 and at least one pair")
     points = _points(embeddings)
     unit = points.rows / (2 * points.half).sqrt().clamp(min=torch.finfo(torch.float32).tiny)[:, None]
     n = len(unit)
-    found: list[Tensor] = []
+    indices: list[Tensor] = []
     values = torch.empty(0)
     for rows in _strips(n, n):
         far = 1 - _product(unit[rows], unit[rows.start :])
         far[far < _ROUNDING] = 0
         at = torch.nonzero((far <= radius).triu(1))
-        found.append(torch.stack([at[:, 0] + rows.start, at[:, 1] + rows.start]).cpu())
+        indices.append(torch.stack([at[:, 0] + rows.start, at[:, 1] + rows.start]).cpu())
         values = torch.cat([values, far[at[:, 0], at[:, 1]].cpu()])
         if pairs is not None and (values > 0).sum() > pairs:
             radius = float(values[values > 0].kthvalue(pairs).values)
             near = values <= radius
-            found, values = [torch.cat(found, dim=1)[:, near]], values[near]
-    first, second = torch.cat(found, dim=1).numpy()
+            indices, values = [torch.cat(indices, dim=1)[:, near]], values[near]
+    first, second = torch.cat(indices, dim=1).numpy()
     own = np.arange(n)
     return sparse.csr_array(
         (
@@ -272,9 +272,9 @@ def cosine_graph(embeddings: Embeddings, *, radius: float = 1.0, pairs: int | No
 
 @functools.cache
 def bfloat16_is_fast() -> bool:
-    """Whether this processor has bfloat16 and multiplies it over 1.5 times as fast as float32, by trial.
+    """Measure whether this processor supports bfloat16 and multiplies it over 1.5 times as fast as float32.
 
-    Support alone does not tell: there are processors that convert bfloat16 and multiply float32.
+    Support alone is not enough: some processors convert bfloat16 and multiply float32.
     """
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (available and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
@@ -299,16 +299,16 @@ _forced: dict[str, Any] = {}
 def using(
     *, bfloat16: bool | None = None, compiled: bool | None = None, backend: Backend | None = None
 ) -> Iterator[None]:
-    """Choose what looks for neighbours, and override what the processor and the number of images decide.
+    """Choose the backend of neighbour search, and override choices made by processor and number of images.
 
     Args:
-        bfloat16: whether a CPU's products may be in it.
-        compiled: whether loops are, where numba is installed.
-        backend: "torch", or "faiss" where that is installed: its exact index, on the embeddings' device if it can be,
-            else on the CPU. Lists are equal: see `_with_faiss`. Largest distances, which `rerank` and two variants of
-            Jaccard distances need as well, are still found by torch.
+        bfloat16: Whether products on a CPU may be in bfloat16.
+        compiled: Whether compiled loops are used, if numba is installed.
+        backend: "torch", or "faiss" if installed: its exact index, on the embeddings' device if possible, else on the
+            CPU. Lists are equal, see `_with_faiss`. Largest distances, which `rerank` and two variants of Jaccard
+            distances need too, are still computed by torch.
 
-    What is not given is left alone.
+    Arguments that are None change nothing.
     """
     before = dict(_forced)
     choice = {"bfloat16": bfloat16, "compiled": compiled, "backend": backend}
@@ -324,11 +324,11 @@ def using(
 
 
 class _Points:
-    """Embeddings as the kernels take them.
+    """Embeddings in the form that the kernels use.
 
     Attributes:
-        rows: (N, D), float32.
-        half: (N,), half their squared lengths.
+        rows: Embeddings (N, D), float32.
+        half: Half their squared lengths (N,).
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -343,21 +343,21 @@ class _Points:
         return len(self.rows)
 
     def closeness(self, rows: Any, columns: Any = slice(None)) -> Tensor:
-        """Minus half the squared distances (R, C) between some rows and others."""
+        """Compute minus half the squared distances (R, C) between some rows and others."""
         return _product(self.take(rows), self.take(columns)).sub_(self.half[columns]).sub_(self.half[rows, None])
 
     def take(self, rows: Any) -> Tensor:
-        """Some rows (R, D): a view of a slice, a copy of those listed."""
+        """Return some rows (R, D): a view for a slice, a copy for listed rows."""
         if isinstance(rows, slice):
             return self.rows[rows]
         return self.rows.index_select(0, torch.as_tensor(rows, device=self.rows.device))  # faster than self.rows[rows]
 
 
 def checked(embeddings: Embeddings, name: str = "embeddings") -> Tensor:
-    """Embeddings (N, D) of any real type and layout as a float32 tensor on their own device.
+    """Convert embeddings (N, D) of any real type and layout to a float32 tensor on their own device.
 
     Raises:
-        UserError: they are empty, not a matrix of real numbers, or not finite.
+        UserError: They are empty, not a matrix of real numbers, or not finite.
     """
     return _points(embeddings, name=name).rows
 
@@ -388,7 +388,7 @@ def _points(embeddings: Embeddings, *, unit: bool = False, name: str = "embeddin
 
 
 def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Points, _Points]:
-    """Queries and gallery, on the device of the gallery."""
+    """Check queries and gallery, and move the queries to the gallery's device."""
     if metric not in ("cosine", "euclidean"):
         raise UserError(f"metric is {metric!r}; choose cosine or euclidean")
     images = _points(gallery, unit=metric == "cosine", name="the gallery's embeddings")
@@ -400,7 +400,7 @@ def _pair(query: Embeddings, gallery: Embeddings, metric: Metric) -> tuple[_Poin
 
 
 def _product(rows: Tensor, columns: Tensor) -> Tensor:
-    """Inner products (R, C); in float32 a CPU takes a block at a time, which it multiplies fastest."""
+    """Compute inner products (R, C); float32 on a CPU in blocks of the fastest size."""
     if rows.device.type != "cpu" or rows.dtype != torch.float32:
         return rows @ columns.T
     product = rows.new_empty(len(rows), len(columns))
@@ -412,7 +412,7 @@ def _product(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _own_product(rows: Tensor) -> Tensor:
-    """Inner products (R, R) of some rows with each other, most pairs multiplied once."""
+    """Compute inner products (R, R) of rows with each other, multiplying most pairs once."""
     product = rows.new_empty(len(rows), len(rows))
     step = _BLOCK // 2
     for at in range(0, len(rows), step):
@@ -433,7 +433,7 @@ def _check(k1: int, k2: int) -> None:
 
 
 def _strips(count: int, columns: int) -> list[slice]:
-    """Some rows at a time, of so many columns."""
+    """Split rows of so many columns into strips of at most `_CELLS` cells."""
     step = max(1, _CELLS // columns)
     return [slice(at, min(at + step, count)) for at in range(0, count, step)]
 
@@ -442,7 +442,7 @@ def _strips(count: int, columns: int) -> list[slice]:
 
 
 def _neighbours(points: _Points, k: int, *, farthest: bool = False) -> tuple[Array, NDArray[np.float32] | None]:
-    """Lists of nearest neighbours (N, min(k, N)) and, if asked for, the largest squared distance from each row (N,)."""
+    """Return nearest neighbours (N, min(k, N)) and, if wanted, the largest squared distance from each row (N,)."""
     n = len(points)
     k = min(k, n)
     if _forced.get("backend") == "faiss" and 1 < k <= _LONGEST:
@@ -455,7 +455,7 @@ def _neighbours(points: _Points, k: int, *, farthest: bool = False) -> tuple[Arr
 
 
 def _plain(points: _Points, rows: Array, k: int) -> tuple[Array, NDArray[np.float32]]:
-    """Lists (R, k) and largest squared distances (R,) of some rows, comparing each with every other."""
+    """Compute lists (R, k) and largest squared distances (R,) of some rows by comparing each with every other."""
     lists, farthest = [], []
     for strip in _strips(len(rows), len(points)):
         part = rows[strip]
@@ -473,21 +473,21 @@ def _plain(points: _Points, rows: Array, k: int) -> tuple[Array, NDArray[np.floa
 
 
 def _best(close: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest of each row, where they are, and whether the choice was not unique."""
+    """Return the k largest values of each row, their columns, and whether ties made the choice ambiguous."""
     best, at = close.topk(min(k + 1, close.shape[1]))
     tied = best[:, k - 1] == best[:, k] if best.shape[1] > k else torch.zeros(len(best), dtype=torch.bool)
     return best[:, :k], at[:, :k], tied
 
 
 def _in_order(close: Tensor, at: Tensor) -> Array:
-    """Neighbours (R, k) by falling closeness, then by index."""
+    """Sort neighbours (R, k) by decreasing closeness, then by index."""
     at, by_index = at.sort(1)
     by_closeness = close.gather(1, by_index).argsort(dim=1, descending=True, stable=True)
     return at.gather(1, by_closeness).cpu().numpy()
 
 
 def _loops(images: int) -> Any:
-    """The module of compiled loops, if there are images enough for it, and numba; None otherwise."""
+    """Return the module of compiled loops, or None with few images or without numba."""
     if not _forced.get("compiled", images >= _COMPILED):
         return None
     try:
@@ -498,11 +498,11 @@ def _loops(images: int) -> Any:
 
 
 def _tiled(points: _Points, k: int, farthest: bool, low: bool) -> tuple[Array, NDArray[np.float32] | None]:
-    """As `_plain` for all rows, with each pair multiplied once, in bfloat16 if `low`.
+    """Do the work of `_plain` for all rows, multiplying each pair once, in bfloat16 if `low`.
 
-    Rows are sorted so that neighbours are mostly in one tile of the diagonal. The neighbours found there bound what any
-    other must reach, and few pairs of other tiles do. In bfloat16 the bound allows for the error of the products, and
-    the pairs that reach it are multiplied again in float32.
+    Rows are sorted so that neighbours are mostly in one tile of the diagonal. The neighbours found there give a bound
+    that few pairs of other tiles reach. In bfloat16 the bound allows for the error of the products, and pairs that
+    reach it are multiplied again in float32.
     """
     n = len(points)
     order = _by_pivot(points, low)
@@ -535,9 +535,9 @@ def _tiled(points: _Points, k: int, farthest: bool, low: bool) -> tuple[Array, N
 
 
 def _by_pivot(points: _Points, low: bool) -> Array:
-    """All rows, sorted by which of some pivots is nearest.
+    """Sort all rows by their nearest pivot.
 
-    With c the centre of the pivots, that is the p for which x.(p - c) - (p - c).(p + c) / 2 is largest.
+    With c the centre of the pivots, this is the p with the largest x.(p - c) - (p - c).(p + c) / 2.
     """
     n, columns = points.rows.shape
     dtype = torch.bfloat16 if low else torch.float32
@@ -551,16 +551,15 @@ def _by_pivot(points: _Points, low: bool) -> Array:
 
 
 class _Matrix:
-    """The closeness of all pairs, tile by tile, in float32 or approximated by products in bfloat16.
+    """Compute the closeness of all pairs, tile by tile, in float32 or approximately by products in bfloat16.
 
-    In bfloat16 rows are centred first, which leaves distances as they are and makes products, and so their errors,
-    smaller.
+    For bfloat16 rows are centred first, which keeps distances and makes products, and so their errors, smaller.
 
     Attributes:
-        points: the embeddings.
-        tiles: their indices, tile by tile.
-        low: whether products are approximations.
-        error: (N,), by how much a closeness of each row can be off.
+        points: The embeddings.
+        tiles: Their indices, tile by tile.
+        low: Whether products are approximations.
+        error: Bound (N,) of the error of each row's closeness.
     """
 
     def __init__(self, points: _Points, tiles: list[Array], low: bool) -> None:
@@ -581,26 +580,26 @@ class _Matrix:
         self.error = _error(length, lost, points.rows.shape[1])
 
     def products(self, a: int, b: int) -> Tensor:
-        """The closeness (A, B) of the rows of two tiles."""
+        """Compute the closeness (A, B) of the rows of two tiles."""
         rows, columns = self._rows[a], self._rows[b]
         close = (_own_product(rows) if a == b else _product(rows, columns)).float()
         return close.sub_(self.half[self.tiles[a], None]).sub_(self.half[self.tiles[b]])
 
     def reach(self, a: int, best: Tensor) -> Tensor:
-        """What an entry of a row of tile a must reach for its exact closeness to be that of `best` (A,) or more."""
+        """Lower `best` (A,) to what an approximate entry must reach for its exact closeness to reach `best`."""
         return best - 2 * self.error[self.tiles[a]]
 
 
 def _error(length: Tensor, lost: Tensor, columns: int) -> Tensor:
-    """A bound (N,) of the error of closeness from bfloat16 products.
+    """Bound the error (N,) of closeness from bfloat16 products.
 
     With x' = x - r for the rounded rows, x.y - x'.y' = r.y + x'.s, at most |r| |y| + |x'| |s|. A product is summed in
-    float32, with at most one rounding a term, and rounded to bfloat16; the halves of the squared lengths are float32.
+    float32, with at most one rounding per term, and rounded to bfloat16; halves of squared lengths are float32.
 
     Args:
-        length: (N,) lengths of the rows.
-        lost: (N,) lengths of what rounding took from them.
-        columns: terms of a product.
+        length: Lengths (N,) of the rows.
+        lost: Lengths (N,) of their rounding errors r.
+        columns: Terms of a product.
     """
     longest = length + lost
     largest = longest * longest.max()
@@ -608,25 +607,25 @@ def _error(length: Tensor, lost: Tensor, columns: int) -> Tensor:
 
 
 class _Search:
-    """The k closest (sign 1) or the k farthest (sign -1) of each row, from the tiles of a matrix."""
+    """Search the k closest (sign 1) or farthest (sign -1) of each row in the tiles of a matrix."""
 
     def __init__(self, matrix: _Matrix, k: int, sign: int) -> None:
         self.matrix, self.k, self.sign = matrix, k, sign
         self.reach: list[Tensor] = []
         self.count = [np.zeros(len(rows), np.int64) for rows in matrix.tiles]
-        self.found: list[list[tuple[Array, Array, Array]]] = [[] for _ in matrix.tiles]
+        self.candidates: list[list[tuple[Array, Array, Array]]] = [[] for _ in matrix.tiles]
         self.held = [0] * len(matrix.tiles)
         self.full = [_HELD * len(rows) for rows in matrix.tiles]
         self.kept: list[tuple[Array, Array, Array]] = []
 
     def begin(self, a: int, close: Tensor) -> None:
-        """Take a tile of the diagonal, of which there must be all before any other."""
+        """Take a tile of the diagonal; all of these come before any other."""
         best = _reached_by(close, self.k) if self.sign > 0 else -close.amin(1)
         self.reach.append(self.matrix.reach(a, best))
         self._keep(a, a, close, transposed=False)
 
     def add(self, a: int, b: int, close: Tensor) -> None:
-        """Take a tile beside the diagonal, for its rows and, mirrored, for its columns."""
+        """Take a tile off the diagonal, for its rows and, transposed, for its columns."""
         self._keep(a, b, close, transposed=False)
         self._keep(b, a, close, transposed=True)
 
@@ -639,15 +638,17 @@ class _Search:
             rows, columns = columns, rows
         self.count[a] += np.bincount(rows, minlength=len(self.count[a]))
         self.reach[a][torch.from_numpy(self.count[a] > _CANDIDATES)] = torch.inf
-        self.found[a].append((rows.astype(np.uint16), self.matrix.tiles[b][columns], self.sign * values.ravel()[hits]))
+        self.candidates[a].append(
+            (rows.astype(np.uint16), self.matrix.tiles[b][columns], self.sign * values.ravel()[hits])
+        )
         self.held[a] += len(hits)
         if self.held[a] > self.full[a]:
             self._thin(a)
             self.full[a] = 2 * self.held[a] + _HELD * len(self.count[a])
 
     def _thin(self, a: int) -> None:
-        """Sort what was found for the rows of a tile, and drop what the k best so far put out of reach."""
-        rows, columns, close = (np.concatenate(part) for part in zip(*self.found[a], strict=True))
+        """Sort the candidates of a tile's rows, and drop those that cannot be among the k best."""
+        rows, columns, close = (np.concatenate(part) for part in zip(*self.candidates[a], strict=True))
         crowded = self.count[a] > _CANDIDATES
         kept = np.argsort(rows, kind="stable")
         kept = kept[~crowded[rows[kept]]]
@@ -655,19 +656,19 @@ class _Search:
         best = _reached_by(_ragged(np.bincount(rows, minlength=len(crowded)), close, self.k), self.k)
         self.reach[a] = torch.maximum(self.reach[a], self.matrix.reach(a, best))
         kept = close >= self.reach[a].numpy()[rows]
-        self.found[a] = [(rows[kept], columns[kept], close[kept])]
+        self.candidates[a] = [(rows[kept], columns[kept], close[kept])]
         self.held[a] = int(kept.sum())
         self.count[a] = np.where(crowded, self.count[a], np.bincount(rows[kept], minlength=len(crowded)))
 
     def end(self, a: int) -> None:
-        """Keep what was found for the rows of a tile, after its last."""
+        """Keep the remaining candidates of a tile's rows, after its last tile."""
         self._thin(a)
-        ((rows, columns, close),) = self.found[a]
-        self.found[a] = []
+        ((rows, columns, close),) = self.candidates[a]
+        self.candidates[a] = []
         self.kept.append((self.matrix.tiles[a][rows], columns, close))
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Closeness and columns of the k best (N, k), and which rows (N,) have to be done over."""
+        """Return closeness and columns of the k best (N, k), and which rows (N,) must be computed again."""
         n = len(self.matrix.points)
         rows, columns, close = (np.concatenate(part) for part in zip(*self.kept, strict=True))
         table = sparse.csr_array((close, (rows, columns)), shape=(n, n))
@@ -675,20 +676,20 @@ class _Search:
             table.data = self.sign * _closeness(self.matrix.points, table)
             if self.sign > 0:
                 table.setdiag(np.inf)
-        found = []
+        parts = []
         for start in range(0, n, _TILE):
             part = table[start : start + _TILE]
             sizes = np.diff(part.indptr)
             best, at, tied = _best(_ragged(sizes, part.data, self.k + 1), self.k)
-            found.append(
+            parts.append(
                 (best, _ragged(sizes, part.indices, self.k + 1).gather(1, at), tied | torch.from_numpy(sizes < self.k))
             )
-        closest, near, unsure = (torch.cat(part) for part in zip(*found, strict=True))
+        closest, near, unsure = (torch.cat(part) for part in zip(*parts, strict=True))
         return self.sign * closest, near.long(), unsure
 
 
 def _reached_by(close: Tensor, k: int) -> Tensor:
-    """What at least k entries of each row reach: about the k-th largest, from the maxima of a few columns each."""
+    """Return a value that at least k entries of each row reach: about the k-th largest, from maxima over columns."""
     together = min(8, close.shape[1] // (3 * k))
     if together > 1:
         width = close.shape[1] // together
@@ -697,7 +698,7 @@ def _reached_by(close: Tensor, k: int) -> Tensor:
 
 
 def _ragged(sizes: Array, values: Array, width: int) -> Tensor:
-    """Rows of several sizes (R,), one after the other, as a matrix (R, width or more) filled up with -inf or 0."""
+    """Arrange concatenated rows of sizes (R,) as a matrix (R, width or more), padded with -inf or 0."""
     rows = np.repeat(np.arange(len(sizes)), sizes)
     at = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     matrix = np.full((len(sizes), max(width, sizes.max())), -np.inf if values.dtype.kind == "f" else 0, values.dtype)
@@ -706,10 +707,10 @@ def _ragged(sizes: Array, values: Array, width: int) -> Tensor:
 
 
 def _closeness(points: _Points, pairs: sparse.csr_array) -> NDArray[np.float32]:
-    """The closeness of the pairs that a matrix (N, N) stores, in its order.
+    """Compute the closeness of the pairs stored in a matrix (N, N), in its order.
 
-    Rows are taken in an order in which they ask for much the same columns; where no loop is compiled, a few at a time,
-    multiplied with all that any of them asks for.
+    Rows are visited so that successive ones need similar columns; without compiled loops, a few rows at a time are
+    multiplied with all columns that any of them needs.
     """
     mutual = sparse.csr_array((np.ones(pairs.nnz, bool), pairs.indices, pairs.indptr), shape=pairs.shape)
     mutual = mutual.multiply(mutual.T).tocsr()
@@ -732,12 +733,12 @@ def _closeness(points: _Points, pairs: sparse.csr_array) -> NDArray[np.float32]:
 
 
 def _with_faiss(points: _Points, k: int) -> Array:
-    """As `_plain` for all rows, from candidates that faiss finds.
+    """Do the work of `_plain` for all rows, from candidates that faiss finds.
 
-    faiss rounds in another way, so it may swap near ones, and it breaks ties as it likes. It is therefore asked for
-    more than k, and the closeness of these is computed again, as after products in bfloat16, and decides. A row is
-    compared with every other where its last candidate is not clearly farther than its k-th neighbour, and where a
-    distance of faiss's is off by more than rounding. So lists are equal but for what float32 cannot tell apart.
+    faiss rounds differently, so it may swap near neighbours, and it breaks ties arbitrarily. We therefore request more
+    than k candidates, compute their closeness again, as after products in bfloat16, and order by that. A row is
+    compared with every other if its last candidate is not clearly farther than its k-th neighbour, or if a distance
+    from faiss is off by more than rounding. So lists are equal except where float32 cannot distinguish distances.
     """
     n, columns = points.rows.shape
     count = min(k + _SPARE, n)
@@ -754,7 +755,7 @@ def _with_faiss(points: _Points, k: int) -> Array:
 
     far = torch.from_numpy(squared)
     length = (2 * points.half.cpu()).sqrt()
-    rounding = (columns + 8) * 2.0**-23 * (length + length.max()).square()  # of faiss's distance and ours together
+    rounding = (columns + 8) * 2.0**-23 * (length + length.max()).square()  # of faiss's distance and ours, added
     unsure |= ((far + 2 * close).abs() > rounding[:, None]).any(1)
     close[torch.from_numpy(found == own)] = torch.inf
     order = close.argsort(dim=1, descending=True, stable=True)[:, :k]
@@ -768,7 +769,7 @@ def _with_faiss(points: _Points, k: int) -> Array:
 
 
 def _candidates(points: _Points, count: int) -> tuple[NDArray[np.float32], Array]:
-    """Squared distances and indices (N, count) of the nearest of each row, by faiss; -1 where it finds none."""
+    """Search squared distances and indices (N, count) of each row's nearest with faiss; -1 if it finds none."""
     try:
         import faiss
     except ImportError:
@@ -776,7 +777,7 @@ def _candidates(points: _Points, count: int) -> tuple[NDArray[np.float32], Array
     index: Any = faiss.IndexFlatL2(points.rows.shape[1])
     device = points.rows.device
     if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
-        resources = faiss.StandardGpuResources()  # which have to outlive the index
+        resources = faiss.StandardGpuResources()  # must outlive the index
         index = faiss.index_cpu_to_gpu(resources, device.index or 0, index)
     faiss.omp_set_num_threads(torch.get_num_threads())
     rows = points.rows.cpu().numpy()
@@ -789,7 +790,7 @@ def _candidates(points: _Points, count: int) -> tuple[NDArray[np.float32], Array
 
 
 def _lists(ranks: Array | Tensor, n: int, k: int) -> Array:
-    """The first k of injected lists, checked."""
+    """Check given lists and return their first k columns."""
     lists = torch.as_tensor(ranks).cpu().numpy()
     if lists.ndim != 2 or lists.dtype.kind not in "iu" or len(lists) != n or lists.shape[1] < min(k, n):
         raise UserError(
@@ -803,13 +804,13 @@ def _lists(ranks: Array | Tensor, n: int, k: int) -> Array:
 
 
 def _codes(points: _Points, lists: Array, k1: int, k2: int, farthest: NDArray[np.float32] | None) -> sparse.csr_array:
-    """The vectors V (N, N): weights over k-reciprocal neighbours, averaged over the k2 nearest.
+    """Compute the vectors V (N, N): weights over k-reciprocal neighbours, averaged over the k2 nearest.
 
     Args:
-        points: the images.
-        lists: (N, k) neighbours; all of them count for R(i, k1).
-        k1, k2: for R(i, k1 / 2) and for the average.
-        farthest: (N,) largest squared distances, by which those from i are divided.
+        points: The images.
+        lists: Neighbours (N, k), all of which are used for R(i, k1).
+        k1, k2: Parameters of R(i, k1 / 2) and of the average.
+        farthest: Largest squared distances (N,), by which those from i are divided.
     """
     n, k = lists.shape
     full = _reciprocal(lists)
@@ -835,13 +836,13 @@ def _codes(points: _Points, lists: Array, k1: int, k2: int, farthest: NDArray[np
 
 
 def _reciprocal(lists: Array) -> sparse.csr_array:
-    """R (N, N): 1 where two images have each other in their lists."""
+    """Compute R (N, N): 1 if two images have each other in their lists."""
     named = _indicator(lists, np.int32(1))
     return named.multiply(named.T).tocsr()
 
 
 def _indicator(lists: Array, value: Any) -> sparse.csr_array:
-    """(N, N), holding a value where an image has another in its list."""
+    """Build a matrix (N, N) with `value` for each image in another's list."""
     n, k = lists.shape
     return sparse.csr_array(
         (np.full(n * k, value), lists.ravel().astype(np.int32), np.arange(0, n * k + 1, k, dtype=np.int32)),
@@ -850,7 +851,7 @@ def _indicator(lists: Array, value: Any) -> sparse.csr_array:
 
 
 def _jaccard(codes: sparse.csr_array) -> sparse.csr_array:
-    """The distances (N, N) below 1; of each pair only one half is summed."""
+    """Compute the distances (N, N) below 1, summing each pair once."""
     numbered = sparse.csr_array((np.arange(codes.nnz), codes.indices, codes.indptr), shape=codes.shape).tocsc()
     lists = sparse.csc_array((codes.data[numbered.data], numbered.indices, numbered.indptr), shape=codes.shape)
     own = np.empty(codes.nnz, np.int32)
@@ -868,19 +869,21 @@ def _jaccard(codes: sparse.csr_array) -> sparse.csr_array:
 def _overlaps(
     codes: sparse.csr_array, lists: sparse.csc_array, start: Array
 ) -> Iterator[tuple[slice, sparse.csr_array]]:
-    """Sums of the element-wise minima of codes (R, N) and others, some rows of codes at a time.
+    """Sum the element-wise minima of codes (R, N) and others, some rows of codes at a time.
 
     Args:
-        codes: the rows.
-        lists: (M, N), the others by column.
-        start: for each stored entry of codes, where to begin in the list of its column.
+        codes: The rows.
+        lists: The others (M, N), by column.
+        start: For each stored entry of codes, the first entry to use in its column of `lists`.
 
     Yields:
-        Some rows and their sums (B, M).
+        A slice of rows and their sums (B, M).
     """
     counts = lists.indptr[codes.indices + 1] - start
     ends = np.concatenate([[0], np.cumsum(counts)])
-    identity = sparse.eye_array(lists.shape[0], dtype=np.float32, format="csr")  # adds up what a row names twice
+    identity = sparse.eye_array(
+        lists.shape[0], dtype=np.float32, format="csr"
+    )  # multiplying by it sums duplicate entries of a row
     loops = _loops(codes.shape[1])
     terms = ends[codes.indptr]
     row = 0

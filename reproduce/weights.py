@@ -1,4 +1,4 @@
-"""Published weights: where they lie, how they are known, and how a published file becomes one of ours.
+"""Find, check and convert published weights.
 
 In a folder of weights, those called `imagenet` of a backbone are the file of its makers (`resnet50-0676ba61.pth`), or
 `resnet50.safetensors`; all others are `<backbone>-<name>.safetensors`, which `convert` writes.
@@ -31,47 +31,47 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "resnet50_ibn_a": ("d9d0bb7b",),
     }
 }
-"""SHA-256 of the files that papers start from, or as much of its beginning as is known, by name and backbone.
+"""SHA-256, or its known beginning, of the files that papers start from, by name and backbone.
 
-The ImageNet weights are torchvision's (two files of the same weights) and IBN-Net's, whose names hold the first eight
-digits. `resnet50-11ad3fa6.pth` holds torchvision's later ones, from a better recipe, and is never taken.
+The ImageNet weights are torchvision's (two files of the same weights) and IBN-Net's; file names contain the first eight
+digits. `resnet50-11ad3fa6.pth` holds torchvision's later ones, from a better recipe, and is never used.
 """
 
 _FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight")
-"""The first weight of layer 1: under its name, and in an nn.Sequential without and with the ReLU of the stem."""
+"""Names of layer 1's first weight: as in torchvision, and in an nn.Sequential without and with the stem's ReLU."""
 
 _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
 
 COUNTER = "num_batches_tracked"
-"""How names of numbers end that count batches: published files may lack them."""
+"""Suffix of the names of batch counters, which published files may lack."""
 _OWN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
 DRAWN = "objects"
-"""Name of the weights that stand in for ImageNet's at smaller scales: of a net that tells drawn objects apart."""
+"""Name of the stand-in for ImageNet's weights at smaller scales, from a net trained to classify drawn objects."""
 
 
 def file_name(backbone: str, name: str) -> str:
-    """What a file of ours is called."""
+    """Return the file name of converted weights."""
     return f"{backbone}-{name}.safetensors"
 
 
 def marks(name: str, backbone: str) -> list[str]:
-    """What the names of the published files end in."""
+    """Return the suffixes of the published files' names."""
     return [digest[:8] for digest in PUBLISHED.get(name, {}).get(backbone, ())]
 
 
 def is_published(name: str, backbone: str, source_sha256: str) -> bool:
-    """Whether a file, or the one that it was converted from (`source_sha256`), is the published one."""
+    """Return whether a file, or the one that it was converted from (`source_sha256`), is the published one."""
     return source_sha256.startswith(PUBLISHED.get(name, {}).get(backbone, ()))
 
 
 def source_sha256(path: Path, own: str) -> str:
-    """SHA-256 of the file that a file of weights was converted from, as `convert` noted it, or else its own.
+    """Return the SHA-256 of the file that weights were converted from, as noted by `convert`, or else their own.
 
     Args:
-        path: of the file.
-        own: its SHA-256. A note about other weights does not count.
+        path: Path of the file.
+        own: Its SHA-256; a note about other weights is ignored.
     """
     try:
         note = json.loads(path.with_suffix(".json").read_bytes())
@@ -81,61 +81,61 @@ def source_sha256(path: Path, own: str) -> str:
 
 
 def folders() -> list[Path]:
-    """Where weights are looked for when no folder is given: ours, then torch's download cache."""
+    """Return the default folders of weights: ours, then torch's download cache."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # on every system, unlike ours
     torch_home = os.environ.get("TORCH_HOME") or Path(caches) / "torch"
     return [user_cache("weights"), Path(torch_home).expanduser() / "hub" / "checkpoints"]
 
 
 def fitting(name: str, backbone: str, places: Sequence[Path]) -> list[Path]:
-    """The files that may be meant by a name, in the first folder that has any; more than one is a question.
+    """Return the files that fit a name, in the first folder that has any; more than one is ambiguous.
 
     Args:
-        name: such as "imagenet" or "luperson".
-        backbone: such as "resnet50".
-        places: folders to look into.
+        name: Name of the weights, such as "imagenet" or "luperson".
+        backbone: Backbone, such as "resnet50".
+        places: Folders to search.
     """
     for place in places:
-        if found := [path for path in sorted(place.glob(f"{backbone}*")) if _is_meant(path, name, backbone)]:
-            known = [path for mark in marks(name, backbone) for path in found if path.stem.endswith(f"-{mark}")]
-            return known[:1] or found
+        if files := [path for path in sorted(place.glob(f"{backbone}*")) if _fits(path, name, backbone)]:
+            marked = [path for mark in marks(name, backbone) for path in files if path.stem.endswith(f"-{mark}")]
+            return marked[:1] or files
     return []
 
 
-def _is_meant(path: Path, name: str, backbone: str) -> bool:
+def _fits(path: Path, name: str, backbone: str) -> bool:
     rest = path.stem.removeprefix(backbone)
     if path.suffix == ".safetensors":
         return rest == f"-{name}" or (name == "imagenet" and not rest)
-    known = {f"-{mark}" for mark in marks(name, backbone)}
-    return path.suffix == ".pth" and name == "imagenet" and (not rest or rest in known)
+    suffixes = {f"-{mark}" for mark in marks(name, backbone)}
+    return path.suffix == ".pth" and name == "imagenet" and (not rest or rest in suffixes)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file of weights, compared with the beginning of it that published names hold.
+    """Compute the SHA-256 of a file of weights, and check it against the beginning in a published file's name.
 
     Raises:
-        UserError: they differ, or the file cannot be read.
+        UserError: They differ, or the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); fetch it again") from None
     named = re.fullmatch(r".+-([0-9a-f]{8})", path.stem)
-    if path.suffix == ".pth" and named and not found.startswith(named[1]):
+    if path.suffix == ".pth" and named and not digest.startswith(named[1]):
         raise UserError(
-            f"{path} is damaged or not what its name says: its SHA-256 begins with {found[:8]}; fetch it again"
+            f"{path} is damaged or not what its name says: its SHA-256 begins with {digest[:8]}; fetch it again"
         )
-    return found
+    return digest
 
 
 def named_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file or of a file of torch.save, those of nested mappings as `outer/inner`.
+    """Load the tensors of a .safetensors or torch.save file; those of nested mappings are named `outer/inner`.
 
-    Nothing but tensors, numbers, texts and their containers is ever unpickled.
+    Only tensors, numbers, strings and their containers are unpickled.
 
     Raises:
-        UserError: the file cannot be read, or holds code or other objects.
+        UserError: The file cannot be read, or contains code or other objects.
     """
     import torch
     from safetensors.torch import load_file
@@ -167,7 +167,7 @@ def _flattened(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def mismatch(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
-    """How named tensors differ from those of a net in names and shapes, in words; empty where they do not."""
+    """Describe how named tensors differ from a net's in names and shapes; empty if they do not."""
     faults = {
         "missing": wanted.keys() - found.keys(),
         "unknown": found.keys() - wanted.keys(),
@@ -178,44 +178,41 @@ def mismatch(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
 
 @dataclass(frozen=True)
 class Converted:
-    """What `convert` wrote.
-
-    Attributes:
-        path: of the .safetensors file; a .json of the same name beside it holds all this.
-        source: name of the published file.
-        backbone: "resnet50" or "resnet50_ibn_a".
-        prefix: what preceded the backbone's names in the source, nested mappings with a slash.
-        sha256: of the new file.
-        source_sha256: of the published one.
-        stem_relu: False where the source's own code runs the backbone without the ReLU of the stem; None if unknown.
-        left_out: how many tensors of the source belong to other parts, such as a classifier.
-    """
+    """The description of a converted file, also written as a .json of the same name beside it."""
 
     path: Path
+    """Path of the .safetensors file."""
     source: str
+    """Name of the published file."""
     backbone: str
+    """"resnet50" or "resnet50_ibn_a"."""
     prefix: str
+    """Prefix of the backbone's names in the source, with slashes for nested mappings."""
     sha256: str
+    """SHA-256 of the new file."""
     source_sha256: str
+    """SHA-256 of the published one."""
     stem_relu: bool | None
+    """False if the source's own code runs the backbone without the stem's ReLU; None if unknown."""
     left_out: int
+    """Number of the source's tensors that belong to other parts, such as a classifier."""
 
 
 def convert(source: Path, name: str, folder: Path, *, net: str | None = None) -> Converted:
     """Write the ResNet-50 of a published file under the names that torchvision and IBN-Net use.
 
-    Every layout of the field is a ResNet-50's names behind some prefix: `state_dict/module.backbone.` (OpenUnReID),
+    Every layout of the field has a ResNet-50's names after some prefix: `state_dict/module.backbone.` (OpenUnReID),
     `model/backbone.` (fast-reid), `state_dict/module.encoder_q.` (MoCo, LUPerson), `state_dict/module.base.` (MMT,
-    SpCL), in the last with numbers for the first names. So the prefix is looked for, not listed.
+    SpCL), in the last with numbers instead of the first names. So the prefix is searched, not listed.
 
     Args:
-        source: a file of torch.save or a .safetensors file.
-        name: what methods call these weights, such as "luperson".
-        folder: of weights, made if need be.
-        net: the prefix to take where the file holds several nets.
+        source: A torch.save or .safetensors file.
+        name: Name of these weights in recipes, such as "luperson".
+        folder: Folder of weights, created if missing.
+        net: Prefix to use if the file holds several nets.
 
     Raises:
-        UserError: the file is refused, holds no ResNet-50 or several, or one of another shape; or the name is taken.
+        UserError: The file is refused, holds no ResNet-50 or several, or one of another shape; or the name is taken.
     """
     from safetensors.torch import save_file
 
@@ -239,27 +236,27 @@ def convert(source: Path, name: str, folder: Path, *, net: str | None = None) ->
         if path.exists() and sha256(path) != own_sha256:
             raise UserError(f"{path} is there already, with other weights: give another name with --as, or remove it")
         left_out = len(tensors) - len(weights)
-        made = Converted(path, source.name, backbone, prefix, own_sha256, source_sha256, stem_relu, left_out)
-        label.write_text(json.dumps(asdict(made) | {"path": path.name}, indent=1) + "\n")
-    return made
+        converted = Converted(path, source.name, backbone, prefix, own_sha256, source_sha256, stem_relu, left_out)
+        label.write_text(json.dumps(asdict(converted) | {"path": path.name}, indent=1) + "\n")
+    return converted
 
 
 def _prefix(source: Path, tensors: Mapping[str, object], net: str | None) -> str:
-    """What precedes the names of the one ResNet in a file; of MoCo's two encoders, the one that is trained."""
-    found = sorted(
+    """Find the prefix of the only ResNet in a file; of MoCo's two encoders, that of the trained one."""
+    prefixes = sorted(
         prefix
         for prefix in {key.removesuffix(block) for key in tensors for block in _FIRST_BLOCKS if key.endswith(block)}
         if prefix[-1:] in ("", ".", "/") and (f"{prefix}conv1.weight" in tensors or f"{prefix}0.weight" in tensors)
     )
     if net is not None:
-        if net not in found:
-            raise UserError(f"--net {net}: {source} holds {_quoted(found)}")
+        if net not in prefixes:
+            raise UserError(f"--net {net}: {source} holds {_quoted(prefixes)}")
         return net
-    trained = [prefix for prefix in found if prefix.endswith("encoder_q.")]
-    if len(trained or found) != 1:
-        many = f"several nets, {_quoted(found)}: choose one with --net" if found else "no ResNet-50: give another file"
-        raise UserError(f"{source} holds {many}")
-    return (trained or found)[0]
+    trained = [prefix for prefix in prefixes if prefix.endswith("encoder_q.")]
+    if len(trained or prefixes) != 1:
+        several = f"several nets, {_quoted(prefixes)}: choose one with --net"
+        raise UserError(f"{source} holds {several if prefixes else 'no ResNet-50: give another file'}")
+    return (trained or prefixes)[0]
 
 
 def _quoted(prefixes: Sequence[str]) -> str:
@@ -267,7 +264,7 @@ def _quoted(prefixes: Sequence[str]) -> str:
 
 
 def _renamed(inner: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool | None]:
-    """Names instead of numbers where a backbone is an nn.Sequential, and whether that has a ReLU in its stem."""
+    """Rename the numbered parts of an nn.Sequential backbone; also return whether its stem has a ReLU."""
     if "0.weight" not in inner:
         return dict(inner), None
     first = 3 if "3.0.conv1.weight" in inner else 4  # without and with the ReLU before the pooling
@@ -278,7 +275,7 @@ def _renamed(inner: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor]
 
 
 def _expected(*, ibn: bool) -> dict[str, torch.Tensor]:
-    """The weights of a ResNet-50 but its classifier and its counters of batches, without values."""
+    """Return the weights of a ResNet-50, except classifier and batch counters, as tensors without values."""
     import torch
     import torchvision  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""What is here and what is missing: data sets, weights, devices, and the rows of the papers that can be measured."""
+"""Check data sets, weights and devices, and count the rows of the papers that can be measured."""
 
 from __future__ import annotations
 
@@ -23,31 +23,28 @@ from reproduce.papers.tables import Paper
 from reproduce.running.engine import visible_gpus
 
 LINES, WIDTH = 40, 100
-"""What fits a screen."""
+"""Size of a screen."""
 
 SAMPLE = 100
-"""Images of each split whose first bytes are looked at; a run looks at all."""
+"""Images of each split whose first bytes are checked; a run checks all."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one data set here.
-
-    Attributes:
-        status: "ok", "own" (a folder given by name, not the published set), "other" (not the published set where that
-            is looked for), "broken" or "missing".
-        says: what was found, or what is wrong.
-        folder: where it lies.
-    """
+    """The state of one data set on this machine."""
 
     name: str
     status: str
+    """"ok", "own" (a folder given by name, not the published set), "other" (not the published set, which is required
+    under the data root), "broken" or "missing"."""
     says: str
+    """Description, or what is wrong."""
     folder: Path | None = None
+    """Folder of the data set, if it was found."""
 
 
 def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = False) -> Finding:
-    """Look for a data set, read it, count it and look at some of its images; `deep` at all, whatever is remembered."""
+    """Find, read and count a data set and check some of its images; with `deep` all, ignoring remembered checks."""
     folder = given
     try:
         if folder is None:
@@ -98,9 +95,9 @@ def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
     train = describe(whole).train
     if not whole.labelled:
         return f"{train.images:,} images; no two copies are the same, so none is checked"
-    told = ", ".join(filter(None, (whole.version, whole.variant)))
-    known = "not the published counts" if gaps else "the published counts"
-    return f"{known}{f' of {told}' if told else ''}: trains on {train.ids:,} ids, {train.images:,} images"
+    edition = ", ".join(filter(None, (whole.version, whole.variant)))
+    counts = "not the published counts" if gaps else "the published counts"
+    return f"{counts}{f' of {edition}' if edition else ''}: trains on {train.ids:,} ids, {train.images:,} images"
 
 
 def page(
@@ -111,31 +108,32 @@ def page(
     *,
     deep: bool = False,
 ) -> tuple[str, bool]:
-    """The doctor's page, at most `LINES` lines of `WIDTH` columns, and whether all that is here is sound."""
+    """Return the doctor's page, at most `LINES` lines of `WIDTH` columns, and whether nothing is broken."""
     cases = {paper.name: list(_cases(paper)) for paper in papers}
-    found = [examine(name, root, given.get(name), deep=deep) for name in CATALOGUE]
-    here = {finding.name for finding in found if finding.status in ("ok", "own")}
+    findings = [examine(name, root, given.get(name), deep=deep) for name in CATALOGUE]
+    here = {finding.name for finding in findings if finding.status in ("ok", "own")}
     places = [weight_folder] if weight_folder else weights.folders()
     ready = list(dict.fromkeys(case.task.name for own in cases.values() for case in own if case.names <= here))
-    lines = [*_data(found, root), *_weights(places), _machine(), *_rows(cases, here), _next(found, ready, root, given)]
-    return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in found)
+    following = _next(findings, ready, root, given)
+    lines = [*_data(findings, root), *_weights(places), _machine(), *_rows(cases, here), following]
+    return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in findings)
 
 
 def _cases(paper: Paper) -> Iterator[Case]:
-    """Every row that a paper ran or may have run, on each of its tasks."""
+    """Yield every row that a paper ran or may have run, on each of its tasks."""
     yield from Suite(paper).rows()
 
 
-def _data(found: Sequence[Finding], root: Path | None) -> Iterator[str]:
+def _data(findings: Sequence[Finding], root: Path | None) -> Iterator[str]:
     yield f"Data     in {_short(root)}" if root else "Data     no --data-root, no REID_DATA"
-    for finding in found:
+    for finding in findings:
         says = textwrap.wrap(finding.says, WIDTH - 21, max_lines=2, placeholder=" ...")
         yield f"  {finding.name:10}{finding.status:9}{says[0]}"
         yield from (f"{'':21}{line}" for line in says[1:])
         if finding.folder:
             yield f"{'':21}{_short(finding.folder)}"
-    if root and any(finding.status == "missing" for finding in found):
-        names = ", ".join(known(finding.name).folders[0] for finding in found if finding.status == "missing")
+    if root and any(finding.status == "missing" for finding in findings):
+        names = ", ".join(known(finding.name).folders[0] for finding in findings if finding.status == "missing")
         yield f"  looked for {names} etc."
 
 
@@ -145,16 +143,16 @@ def _weights(places: Sequence[Path]) -> Iterator[str]:
     makers = {"resnet50": "torchvision", "resnet50_ibn_a": "IBN-Net"}
     for backbone, maker in makers.items():
         mark = weights.marks("imagenet", backbone)[0]
-        found = weights.fitting("imagenet", backbone, places)
+        files = weights.fitting("imagenet", backbone, places)
         status, says = "missing", f"{backbone}-{mark}.pth of {maker}; blocked(weights) at scale paper"
-        if found:
+        if files:
             try:
-                sha256 = weights.sha256(found[0])
-                known = weights.is_published("imagenet", backbone, weights.source_sha256(found[0], sha256))
-                status, unlike = ("ok", "") if known else ("other", f", not {maker}'s: nothing will be comparable")
-                says = f"{found[0].name}, SHA-256 {sha256[:12]}{unlike}"
+                sha256 = weights.sha256(files[0])
+                is_theirs = weights.is_published("imagenet", backbone, weights.source_sha256(files[0], sha256))
+                status, unlike = ("ok", "") if is_theirs else ("other", f", not {maker}'s: nothing will be comparable")
+                says = f"{files[0].name}, SHA-256 {sha256[:12]}{unlike}"
             except UserError as error:
-                status, says = "broken", str(error).replace(f"{found[0].parent}/", "")
+                status, says = "broken", str(error).replace(f"{files[0].parent}/", "")
         yield _cut(f"  {'imagenet':10}{status:9}{says}")
     others = sorted(path.stem for place in places for path in place.glob("resnet50*-*.safetensors"))
     if others:
@@ -186,10 +184,10 @@ def _rows(cases: Mapping[str, Sequence[Case]], here: set[str]) -> Iterator[str]:
     yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
 
 
-def _next(found: Sequence[Finding], ready: Sequence[str], root: Path | None, given: Mapping[str, Path]) -> str:
-    wrong = next((finding.name for finding in found if finding.status in ("broken", "other")), None)
+def _next(findings: Sequence[Finding], ready: Sequence[str], root: Path | None, given: Mapping[str, Path]) -> str:
+    wrong = next((finding.name for finding in findings if finding.status in ("broken", "other")), None)
     if wrong:
-        return f"next:    mend {wrong} as said above, and ask again"
+        return f"next:    fix {wrong} as described above, then run this again"
     if not ready:
         return "next:    pytest suites/ -k m2d --scale small     (minutes, on drawn stand-ins, without any data)"
 
@@ -203,7 +201,7 @@ def _next(found: Sequence[Finding], ready: Sequence[str], root: Path | None, giv
 
 
 def _short(path: Path) -> str:
-    """A path with ~ for the home folder, the beginning of a long one left out."""
+    """Shorten a path: ~ for the home folder, and a long one without its beginning."""
     home = str(Path.home())
     text = f"~{str(path)[len(home) :]}" if path.is_relative_to(home) and home != "/" else str(path)
     return text if len(text) <= WIDTH - 21 else f"...{text[24 - WIDTH :]}"

@@ -1,4 +1,4 @@
-"""What cannot all be true: general rules over the printed tables and the numbers that the papers' text states."""
+"""Find contradictions in printed numbers, by general rules over the tables and the numbers stated in the text."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from reproduce.papers.tables import (
 )
 
 ROUNDING = 0.051
-"""How far a difference of two numbers with one decimal may lie from a number with one decimal."""
+"""Largest rounding error of a difference of two numbers with one decimal, printed with one decimal."""
 
 OUTLIER = 4.0
-"""Robust standard deviations from which a cell is called implausible among its like."""
+"""Robust standard deviations from which a cell is implausible among comparable ones."""
 
 FEWEST = 8
-"""Rows that a comparison among likes needs."""
+"""Fewest comparable rows for such a rule."""
 
 SLIP = 0.35
-"""Percent points below which two quoted numbers differ as by a slip of the pen."""
+"""Percentage points below which a difference of two quoted numbers counts as a typing error."""
 
 NAMES = {
     "mAP": "mAP",
@@ -48,7 +48,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a number stands, and the number."""
+    """The place of a number, and the number."""
 
     where: str
     value: str
@@ -56,20 +56,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not fit.
-
-    Attributes:
-        rule: the general rule that found it.
-        weight: "misprint" where one number is most likely wrong, "different setting" where both may be right,
-            "implausible" where a number stands out, "contradiction" where text and table cannot both be right.
-        says: what does not fit, for someone who has not read the papers.
-        places: the numbers in question.
-    """
+    """A contradiction or implausible number."""
 
     rule: str
+    """The general rule that found it."""
     weight: str
+    """"misprint" if one number is most likely wrong, "different setting" if both may be right, "implausible" if one
+    stands out, "contradiction" if text and table cannot both be right."""
     says: str
+    """Explanation for someone who has not read the papers."""
     places: tuple[Place, ...]
+    """The numbers in question."""
 
 
 Papers = Mapping[str, Paper]
@@ -82,12 +79,12 @@ def audit(papers: Papers) -> list[Finding]:
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings as plain JSON values."""
+    """Convert findings to plain JSON values."""
     return [asdict(finding) for finding in findings]
 
 
 def ranks_fall(papers: Papers) -> Iterator[Finding]:
-    """Rank-k counts a query that rank-1 counts: rank-1 <= rank-5 <= rank-10."""
+    """Check that rank-1 <= rank-5 <= rank-10, since rank-k counts every query that rank-1 counts."""
     for place, printed in _cells(papers):
         for lower, higher in itertools.combinations(("rank1", "rank5", "rank10"), 2):
             low, high = printed.get(lower), printed.get(higher)
@@ -102,11 +99,11 @@ def ranks_fall(papers: Papers) -> Iterator[Finding]:
 
 
 def implausible_ranks(papers: Papers) -> Iterator[Finding]:
-    """Of the queries missed at one rank, a similar share is found by the next in all rows on one data set."""
+    """Check that the share of missed queries found by the next rank is similar in all rows on one data set."""
     for first, second in (("rank1", "rank5"), ("rank5", "rank10")):
-        for likes in _by_target(papers, (first, second)).values():
-            shares = [_share(printed[first], printed[second]) for _, printed in likes]
-            for (place, printed), share, away in zip(likes, shares, _outlying(shares), strict=True):
+        for rows in _by_target(papers, (first, second)).values():
+            shares = [_share(printed[first], printed[second]) for _, printed in rows]
+            for (place, printed), share, away in zip(rows, shares, _outlying(shares), strict=True):
                 if abs(away) >= OUTLIER:
                     usual = statistics.median(shares)
                     yield Finding(
@@ -122,11 +119,11 @@ def implausible_ranks(papers: Papers) -> Iterator[Finding]:
 
 
 def implausible_map(papers: Papers) -> Iterator[Finding]:
-    """A row's mAP lies below its rank-1 where nearly all rows on the data set have it so."""
-    for likes in _by_target(papers, ("mAP", "rank1")).values():
-        for place, printed in likes:
+    """Check that a row's mAP is below its rank-1 if it is in nearly all other rows on the data set."""
+    for rows in _by_target(papers, ("mAP", "rank1")).values():
+        for place, printed in rows:
             value, rank1 = printed["mAP"], printed["rank1"]
-            others = [other for elsewhere, other in likes if elsewhere != place]
+            others = [other for elsewhere, other in rows if elsewhere != place]
             if value >= rank1 and sum(other["mAP"] < other["rank1"] for other in others) > 0.9 * len(others):
                 yield Finding(
                     "implausible mAP",
@@ -137,7 +134,7 @@ def implausible_map(papers: Papers) -> Iterator[Finding]:
 
 
 def repeated_cells(papers: Papers) -> Iterator[Finding]:
-    """Two rows of a table that share most of their numbers, but not all, look like a copying slip."""
+    """Find rows of a table that share most but not all of their numbers, as after a copying error."""
     for paper in papers.values():
         for table in paper.tables.values():
             for one, other in itertools.combinations(table.rows, 2):
@@ -155,13 +152,13 @@ def repeated_cells(papers: Papers) -> Iterator[Finding]:
 
 
 def same_row_differs(papers: Papers) -> Iterator[Finding]:
-    """One paper prints one method on one task twice, with different numbers."""
+    """Find methods that one paper prints twice on one task, with different numbers."""
     for paper in papers.values():
-        found: dict[tuple[str, str, str], dict[str, list[Number]]] = defaultdict(lambda: defaultdict(list))
+        by_row: dict[tuple[str, str, str], dict[str, list[Number]]] = defaultdict(lambda: defaultdict(list))
         for number in paper.numbers():
             if number.column.task != "none":
-                found[number.row.id, number.column.id, number.source][number.table].append(number)
-        for tables in found.values():
+                by_row[number.row.id, number.column.id, number.source][number.table].append(number)
+        for tables in by_row.values():
             for one, other in itertools.combinations(tables.values(), 2):
                 pairs = _differing(one, other)
                 if pairs:
@@ -176,14 +173,14 @@ def same_row_differs(papers: Papers) -> Iterator[Finding]:
 
 
 def quoted_differently(papers: Papers) -> Iterator[Finding]:
-    """Papers that quote one method on one task print different numbers for it."""
-    found: dict[tuple[str, str], dict[str, dict[str, list[Number]]]] = defaultdict(lambda: defaultdict(dict))
+    """Find methods for which papers that quote them on one task print different numbers."""
+    quoted: dict[tuple[str, str], dict[str, dict[str, list[Number]]]] = defaultdict(lambda: defaultdict(dict))
     for paper in papers.values():
         for number in paper.numbers():
             if number.metric in metrics.printed() and number.row.executed[number.column.id] != "yes":
-                sources = found[_method(number.row), number.target][paper.id]
+                sources = quoted[_method(number.row), number.target][paper.id]
                 sources.setdefault(number.source, []).append(number)
-    for (_, target), by_paper in found.items():
+    for (_, target), by_paper in quoted.items():
         disagreeing = [
             (one, other, pairs)
             for left, right in itertools.combinations(by_paper.values(), 2)
@@ -208,7 +205,7 @@ def quoted_differently(papers: Papers) -> Iterator[Finding]:
 def _comparable(
     one: Mapping[str, list[Number]], other: Mapping[str, list[Number]]
 ) -> Iterator[tuple[list[Number], list[Number]]]:
-    """Numbers of one method from the same source, or from its only row where a paper names no source."""
+    """Pair numbers of one method from the same source, or from its only row if a paper names no source."""
     for source, numbers in one.items():
         if source in other:
             yield numbers, other[source]
@@ -217,7 +214,7 @@ def _comparable(
 
 
 def _differing(one: Sequence[Number], other: Sequence[Number]) -> list[tuple[Number, Number]]:
-    """Pairs of one metric with different values."""
+    """Pair the numbers of a metric that have different values."""
     values = {number.metric: number for number in other}
     return [(it, values[it.metric]) for it in one if it.metric in values and values[it.metric].value != it.value]
 
@@ -234,7 +231,7 @@ def _pair_places(pairs: Sequence[tuple[Number, Number]]) -> tuple[Place, ...]:
 
 
 def sums(papers: Papers) -> Iterator[Finding]:
-    """A printed gain is the difference of the two rows that it names."""
+    """Check that a printed gain is the difference of the two rows that it names."""
     for paper in papers.values():
         for table in paper.tables.values():
             for row in table.rows:
@@ -262,7 +259,7 @@ def sums(papers: Papers) -> Iterator[Finding]:
 
 
 def counts(papers: Papers) -> Iterator[Finding]:
-    """Papers that count one data set count alike, and parts add up to the whole."""
+    """Check that papers agree on the counts of a data set, and that its parts add up to the whole."""
     stated: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
     for paper in papers.values():
         for claim in paper.claims:
@@ -272,14 +269,14 @@ def counts(papers: Papers) -> Iterator[Finding]:
         for number in paper.numbers():
             if METRICS[number.metric].kind == "count":
                 stated[number.target, number.metric].append((f"{paper.name} table {number.table}", number.value))
-    for (data, name), said in sorted(stated.items()):
-        values = sorted({value for _, value in said})
+    for (data, name), entries in sorted(stated.items()):
+        values = sorted({value for _, value in entries})
         if len(values) > 1:
             yield Finding(
                 "counts differ",
                 "misprint",
                 f"{name.replace('_', ' ')} of {data} are given as {' and '.join(f'{value:,.0f}' for value in values)}.",
-                tuple(Place(where, f"{value:,.0f}") for where, value in said),
+                tuple(Place(where, f"{value:,.0f}") for where, value in entries),
             )
     for data in sorted({data for data, _ in stated}):
         parts = [stated.get((data, name)) for name in ("train_images", "query_images", "gallery_images")]
@@ -301,7 +298,7 @@ def counts(papers: Papers) -> Iterator[Finding]:
 
 
 def text_against_tables(papers: Papers) -> Iterator[Finding]:
-    """Numbers and orderings that the text states are those of its tables."""
+    """Check that numbers and orderings stated in the text agree with the tables."""
     checks = {"value": _check_value, "gain": _check_gain, "order": _check_order}
     for paper in papers.values():
         for claim in paper.claims:
@@ -330,10 +327,10 @@ def _check_value(paper: Paper, claim: Claim) -> Iterator[Finding]:
         if (printed := cell.get(name)) is not None and not _agrees(printed, value, claim)
     }
     if wrong:
-        numbers = "; ".join(f"{_named(name)} {printed}, not {said}" for name, (said, printed) in wrong.items())
+        numbers = "; ".join(f"{_named(name)} {printed}, not {stated}" for name, (stated, printed) in wrong.items())
         yield Finding(
             "text against table",
-            "misprint" if all(abs(said - printed) < 1 for said, printed in wrong.values()) else "contradiction",
+            "misprint" if all(abs(stated - printed) < 1 for stated, printed in wrong.values()) else "contradiction",
             f"The text: {claim.says} The table: {numbers}.",
             _places(paper, claim, [claim.left]),
         )
@@ -363,7 +360,7 @@ def _check_gain(paper: Paper, claim: Claim) -> Iterator[Finding]:
 
 
 def _pair_with(paper: Paper, claim: Claim) -> str:
-    """Two rows of the same table and column whose difference is what the text states; empty where there are none."""
+    """Name two rows of the same table and column whose difference is the stated one; empty if there are none."""
     table_id, _, rest = claim.left.partition("/")
     column = rest.rpartition("/")[2]
     stated = claim.stated or {}
@@ -399,7 +396,7 @@ def _check_order(paper: Paper, claim: Claim) -> Iterator[Finding]:
 
 
 def _agrees(got: float, stated: float, claim: Claim) -> bool:
-    """Whether a number is the stated one, as far as that is written out: 3 means 2.5 to 3.5, and 3.0 means 3.0."""
+    """Return whether a number equals the stated one to its precision: 3 means 2.5 to 3.5, and 3.0 means 3.0."""
     if claim.at_least:
         return got >= stated - ROUNDING
     return abs(got - stated) <= (0.5 + ROUNDING if isinstance(stated, int) else ROUNDING)
@@ -449,8 +446,8 @@ def _cells(papers: Papers) -> Iterator[tuple[str, Printed]]:
 
 
 def _by_target(papers: Papers, metrics: tuple[str, str]) -> dict[str, list[tuple[str, dict[str, float]]]]:
-    """Rows that print both metrics by data set, each set of numbers once; only where there are enough to compare."""
-    found: dict[str, dict[tuple[float, float], tuple[str, dict[str, float]]]] = defaultdict(dict)
+    """Group rows that print both metrics by data set, without repeated numbers; omit sets with too few rows."""
+    by_target: dict[str, dict[tuple[float, float], tuple[str, dict[str, float]]]] = defaultdict(dict)
     for paper in papers.values():
         for table in paper.tables.values():
             for row in table.rows:
@@ -459,8 +456,8 @@ def _by_target(papers: Papers, metrics: tuple[str, str]) -> dict[str, list[tuple
                     if column.task != "none" and pair[0] is not None and pair[1] is not None:
                         numbers = {metrics[0]: pair[0], metrics[1]: pair[1]}
                         place = _where(paper, table, row, column)
-                        found[column.task[2]].setdefault((pair[0], pair[1]), (place, numbers))
-    return {target: list(rows.values()) for target, rows in found.items() if len(rows) >= FEWEST}
+                        by_target[column.task[2]].setdefault((pair[0], pair[1]), (place, numbers))
+    return {target: list(rows.values()) for target, rows in by_target.items() if len(rows) >= FEWEST}
 
 
 def _share(low: float, high: float) -> float:
@@ -468,7 +465,7 @@ def _share(low: float, high: float) -> float:
 
 
 def _outlying(values: Sequence[float]) -> list[float]:
-    """How many robust standard deviations each value lies from the median."""
+    """Compute each value's distance from the median, in robust standard deviations."""
     middle = statistics.median(values)
     spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
     return [(value - middle) / max(spread, 0.01) for value in values]
@@ -483,7 +480,7 @@ def _both(one: Printed, other: Printed) -> dict[str, tuple[float, float]]:
 
 
 def _method(row: Row) -> str:
-    """A name under which another paper would print the same method."""
+    """Return a normalised name of a method, to match it across papers."""
     plain = re.sub(r"\[[^]]*\]|\([^)]*(?:19|20|')\d\d[^)]*\)|\([^)]*et al[^)]*\)", "", row.label)
     return re.sub(r"[^a-z0-9+]", "", plain.lower())
 

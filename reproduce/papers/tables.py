@@ -1,4 +1,4 @@
-"""What the papers print: TOML files as checked values, and their rows as test cases."""
+"""Read the papers' TOML files into checked values: tables, figures and claims."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reproduce.errors import UserError
 from reproduce.metrics import METRICS
 
 UNLABELLED = "u"
-"""The letter that stands in a task for no source at all."""
+"""Letter in a task for "no source"."""
 
 EXECUTED = ("yes", "no", "unsure")
 CLAIMS = ("gain", "value", "order", "count", "other")
@@ -26,7 +26,7 @@ TESTABLE = ("yes", "no", "part")
 FIGURES = ("sweep", "convergence", "picture", "diagram")
 
 BAND = 2.0
-"""Percent points around a printed number of an adapted model, until seed spread is measured."""
+"""Percentage points around a printed number of an adapted model, until seed spread is measured."""
 
 BAND_WHY = {
     1.0: "supervised training: authors call half a point normal (guxinqian/AP3D#3; yxgeee/SpCL#14)",
@@ -35,7 +35,7 @@ BAND_WHY = {
     3.0: "direct transfer or translated images: nothing ties the model to the target, so it moves more than an adapted "
     "one, which repeated runs moved by 5 rank-1 (LcDog/DomainAdaptiveReID#2)",
 }
-"""Why the usual bands are as wide as they are, and where that was seen."""
+"""Reasons for the widths of the usual bands, with sources."""
 
 Printed = Mapping[str, float | None]
 
@@ -48,7 +48,7 @@ class Task:
 
     @property
     def unsupervised(self) -> bool:
-        """Whether there is no source: all that is learnt comes from unlabelled images of the target."""
+        """Whether there is no source, so that training uses only unlabelled images of the target."""
         return self.name[0] == UNLABELLED
 
     @property
@@ -56,7 +56,7 @@ class Task:
         """The labelled domain.
 
         Raises:
-            UserError: the task has none.
+            UserError: The task has no source.
         """
         if self.unsupervised:
             raise UserError(f"{self.name} has no source")
@@ -68,12 +68,12 @@ class Task:
 
     @property
     def names(self) -> set[str]:
-        """The domains that must be there."""
+        """Names of the domains that the task needs."""
         return {self.target.name} | (set() if self.unsupervised else {self.source.name})
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it needs a data set that its makers have withdrawn."""
+        """Whether it needs a withdrawn data set."""
         return not self.names.isdisjoint(withdrawn())
 
     def __str__(self) -> str:
@@ -87,57 +87,57 @@ class Column:
     id: str
     label: str
     task: str
-    """Such as "m2d"; "none" where the numbers belong to no task."""
+    """Task, such as "m2d"; "none" if the numbers belong to no task."""
     metrics: tuple[str, ...]
-    """In printed order."""
+    """Metrics in printed order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row as the paper shows it."""
+    """A row as printed."""
 
     id: str
     label: str
     printed: Mapping[str, Printed]
-    """By column, then metric, in percent or as a count; None where the paper prints no number."""
+    """Numbers by column, then metric, in percent or as a count; None if the paper prints none."""
     executed: Mapping[str, str]
-    """By column: whether the authors ran it ("yes"), quoted it ("no"), or do not say ("unsure")."""
+    """Whether the authors ran it ("yes"), quoted it ("no") or do not say ("unsure"), by column."""
     why: str = ""
-    """What `executed` rests on."""
+    """Evidence for `executed`."""
     reference: bool = False
     """Whether a row that the paper quotes is run here, for reference."""
     runs: Mapping[str, str] = field(default_factory=dict)
-    """The task that was really run for a column, where it is another one (supervised rows)."""
+    """Task that was run for a column, if it differs from the column's (supervised rows)."""
     source: Mapping[str, str] = field(default_factory=dict)
-    """The source domain printed for a column, where it is not the task's."""
+    """Source domain printed for a column, if it is not the task's."""
     target: str = ""
-    """The data set that a row of statistics describes."""
+    """Data set that a row of statistics describes."""
     ours: bool = True
-    """Whether the system is one that this project builds; a row of another is no case."""
+    """Whether this project builds the row's system; other rows are no cases."""
     ticks: tuple[str, ...] = ()
-    """Which of the table's tick columns are ticked."""
+    """Tick columns of the table that are ticked."""
     gain: tuple[str, ...] = ()
-    """The two rows whose difference the row's printed gains are; empty without gains."""
+    """The two rows whose difference the printed gains are; empty without gains."""
     stage: str = ""
+    """Column "stage" as printed."""
     ref: str = ""
-    """Further columns as printed."""
+    """Column "ref" as printed."""
     band: float = BAND
-    """How far, in percent points, a measured number may lie from the printed one; the table's unless the row names
-    one."""
+    """Percentage points by which a measured number may differ from the printed one; by default the table's."""
     band_why: str = BAND_WHY[BAND]
-    """The reason, and its source."""
+    """Reason for the band, and its source."""
     collapses: bool = False
-    """Whether the paper reports that this row's training falls apart; then it may."""
+    """Whether the paper reports that this row's training collapses, so that ours may."""
     pretrained: str = ""
-    """The data set whose images its network was pre-trained on, where the paper names one."""
+    """Data set of the network's pre-training, if the paper names one."""
     note: str = ""
 
     def task(self, column: Column) -> str:
-        """The task that is run for a column."""
+        """Return the task that is run for a column."""
         return self.runs.get(column.id, column.task)
 
     def quoted(self, column: str) -> bool:
-        """Whether the paper took a column's numbers from another."""
+        """Return whether the paper took a column's numbers from another paper."""
         return self.executed[column] == "no"
 
 
@@ -148,7 +148,7 @@ class Table:
     id: str
     caption: str
     where: str
-    """The section or page that holds it."""
+    """Section or page of the table."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     checked: str
@@ -157,7 +157,7 @@ class Table:
     note: str = ""
 
     def row(self, id: str) -> Row | None:
-        """The row of an id; None where there is none."""
+        """Return the row with an id, or None."""
         return next((row for row in self.rows if row.id == id), None)
 
 
@@ -183,21 +183,21 @@ class Figure:
     where: str
     shows: str
     rows: tuple[str, ...] = ()
-    """Spelled "table 3: ours"."""
+    """Rows, each spelled "table 3: ours"."""
     task: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
-        """Table and row of each of its rows."""
+        """Table id and row id of each of its rows."""
         pairs = (row.removeprefix("table ").partition(": ") for row in self.rows)
         return tuple((table, row) for table, _, row in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A conclusion of a paper in our own words."""
+    """A claim of a paper, in our own words."""
 
     id: str
     where: str
@@ -207,27 +207,28 @@ class Claim:
     set) or "other"."""
     left: str = ""
     right: tuple[str, ...] = ()
-    """Cells as table/row/column; several on the right mean each of them. A count's left is a data set."""
+    """Cells on the right; `left` is compared with each. Cells are spelled table/row/column; a count's left is a data
+    set."""
     stated: Mapping[str, float] = field(default_factory=dict)
-    """The numbers of the text, by metric."""
+    """Numbers that the text states, by metric."""
     metrics: tuple[str, ...] = ()
     at_least: bool = False
-    """Whether the text says that it is this much or more."""
+    """Whether the text states this much or more."""
     cause: str = ""
-    """The disturbance of the stand-in world that the claim names as its cause."""
+    """Disturbance of the stand-in world that the claim names as its cause."""
     testable: str = "yes"
-    """"yes", "no" or "part": whether executed rows decide it."""
+    """Whether executed rows decide it: "yes", "no" or "part"."""
     why: str = ""
 
     @property
     def table(self) -> str:
-        """The table whose claims it belongs to; empty for one that names no cell."""
+        """Table of its left cell; empty if it names no cell."""
         return self.left.partition("/")[0] if "/" in self.left else ""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One printed number and where it stands."""
+    """One printed number and its place."""
 
     paper: str
     table: str
@@ -240,13 +241,13 @@ class Number:
 
     @property
     def place(self) -> str:
-        """For a reader: paper, table, row and column."""
+        """Paper, table, row and column, for readers."""
         return f"{self.paper} table {self.table}, {full_label(self.row)}, {self.column.label}"
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its tables, figures and claims. `name` is what readers call it."""
+    """A paper with its tables, figures and claims."""
 
     id: str
     title: str
@@ -254,11 +255,12 @@ class Paper:
     venue: str
     tables: Mapping[str, Table]
     name: str
+    """Name for readers."""
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
 
     def numbers(self) -> Iterator[Number]:
-        """Every printed number, in printed order."""
+        """Yield every printed number, in printed order."""
         for table in self.tables.values():
             for row in table.rows:
                 for column in table.columns:
@@ -268,7 +270,7 @@ class Paper:
                             yield Number(self.name, table.id, row, column, source, target, metric, value)
 
     def cell(self, place: str) -> Printed | None:
-        """The numbers of a cell named table/row/column; None where there is none."""
+        """Return the numbers of a cell named table/row/column, or None."""
         table, _, rest = place.partition("/")
         row_id, _, column = rest.rpartition("/")
         row = self.tables[table].row(row_id) if table in self.tables else None
@@ -276,17 +278,17 @@ class Paper:
 
 
 def full_label(row: Row) -> str:
-    """A row's label with the stage and the ticks that tell it from its neighbours."""
+    """Return a row's label with its stage and ticks."""
     return labelled(row.label, row.stage, row.ticks)
 
 
 def labelled(label: str, stage: str, ticks: Sequence[str]) -> str:
-    """A label with its stage before it and its ticks behind, as far as there are any."""
+    """Put a stage, if any, before a label and ticks, if any, after it."""
     return (f"{stage}: " if stage else "") + label + (f" ({' + '.join(ticks)})" if ticks else "")
 
 
 def domains(row: Row, column: Column) -> tuple[str, str]:
-    """Source and target of a row's numbers: names of data sets, "none" or "mix" for the source."""
+    """Return source and target of a row's numbers: names of data sets, or "none" or "mix" for the source."""
     if column.task == "none":
         return "none", row.target
     task = row.task(column)
@@ -298,7 +300,7 @@ def read(path: Path) -> Paper:
     """Read and check a paper's TOML file.
 
     Raises:
-        UserError: it is not as described; the message names file, table and row.
+        UserError: It is invalid; the message names file, table and row.
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -308,10 +310,10 @@ def read(path: Path) -> Paper:
 
 
 def parse(raw: Mapping[str, Any], name: str) -> Paper:
-    """Check a paper's TOML document; `name` is its file's, for messages.
+    """Check a paper's TOML document; `name` is its file's name, for messages.
 
     Raises:
-        UserError: it is not as described; the message names file, table and row.
+        UserError: It is invalid; the message names file, table and row.
     """
     place = _Place(name)
     place.only(raw, "paper", "name", "title", "authors", "venue", "table", "figure", "claim")
@@ -330,10 +332,10 @@ def parse(raw: Mapping[str, Any], name: str) -> Paper:
 
 
 def read_all(folder: Path) -> dict[str, Paper]:
-    """Every paper of a folder of TOML files and of other installed packages, by id.
+    """Read every paper of a folder of TOML files and of other installed packages, by id.
 
     Raises:
-        UserError: there is none, one is not as described, or two have one id.
+        UserError: There is none, one is invalid, or two have the same id.
     """
     papers: dict[str, Paper] = {}
     for path in paths(folder):
@@ -345,23 +347,23 @@ def read_all(folder: Path) -> dict[str, Paper]:
 
 
 def paths(folder: Path) -> list[Path]:
-    """The TOML files of a folder of suites, and of those that other installed packages bring.
+    """List the TOML files of a folder of suites and of those of other installed packages.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     places = dict.fromkeys(place.resolve() for place in (folder, *outside()))
-    found = [path for place in places for path in sorted(place.glob("*.toml"))]
-    if not found:
+    files = [path for place in places for path in sorted(place.glob("*.toml"))]
+    if not files:
         raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
-    return found
+    return files
 
 
 def outside() -> list[Path]:
-    """Folders of suites that other installed packages bring, through entry points of the group `reproduce.suites`.
+    """List the suite folders of other installed packages, from entry points of the group `reproduce.suites`.
 
     Raises:
-        UserError: an entry point names no package.
+        UserError: An entry point names no package.
     """
     folders = []
     for entry in entry_points(group="reproduce.suites"):
@@ -374,7 +376,7 @@ def outside() -> list[Path]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a file we are, for messages."""
+    """A place in a TOML file, which error messages name."""
 
     name: str
 
@@ -389,7 +391,7 @@ class _Place:
         if value is None:
             raise self.error(f"{name} is missing")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = kind.__name__ if isinstance(kind, type) else " or ".join(each.__name__ for each in kind)
+            wanted = kind.__name__ if isinstance(kind, type) else " or ".join(type_.__name__ for type_ in kind)
             raise self.error(f"{name} must be of type {wanted}, not {value!r}")
         return value
 
@@ -402,7 +404,7 @@ class _Place:
     def texts(self, raw: Mapping[str, Any], name: str) -> tuple[str, ...]:
         values = self.take(raw, name, list, [])
         if wrong := [value for value in values if not isinstance(value, str)]:
-            raise self.error(f"{name} must hold texts, not {wrong[0]!r}")
+            raise self.error(f"{name} must be strings, not {wrong[0]!r}")
         return tuple(values)
 
     def only(self, raw: Any, *known: str) -> None:
@@ -412,8 +414,8 @@ class _Place:
             raise self.error(f"unknown entry {unknown[0]!r}; known are {', '.join(known)}")
 
     def no_duplicates(self, what: str, ids: list[str]) -> None:
-        if twice := sorted({id for id in ids if ids.count(id) > 1}):
-            raise self.error(f"{what} {twice[0]!r} stands twice")
+        if duplicates := sorted({id for id in ids if ids.count(id) > 1}):
+            raise self.error(f"duplicate {what} {duplicates[0]!r}")
 
     def id(self, raw: Mapping[str, Any]) -> str:
         id: str = self.take(raw, "id", str)
@@ -533,13 +535,13 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
 
 
 def _executed(raw: Mapping[str, Any], columns: tuple[str, ...], place: _Place) -> dict[str, str]:
-    """Whether the authors ran a row, by column; the file says it once, or for each column."""
-    told = place.take(raw, "executed", (str, dict))
-    if isinstance(told, str):
+    """Return whether the authors ran a row, by column, from one entry or one per column."""
+    executed = place.take(raw, "executed", (str, dict))
+    if isinstance(executed, str):
         return dict.fromkeys(columns, place.one_of(raw, "executed", EXECUTED))
-    if set(told) != set(columns):
-        raise place.error(f"executed must say it once, or for each of {', '.join(columns)}")
-    return {column: place.one_of(told, column, EXECUTED) for column in columns}
+    if set(executed) != set(columns):
+        raise place.error(f"executed must be one value, or one for each of {', '.join(columns)}")
+    return {column: place.one_of(executed, column, EXECUTED) for column in columns}
 
 
 def _cells(cells: list[Any], names: tuple[str, ...], place: _Place) -> Printed:
@@ -644,7 +646,7 @@ def _claim(raw: Any, place: _Place) -> Claim:
 
 
 def _check_cells(paper: Paper, claim: Claim, place: _Place) -> None:
-    """Every cell that a claim names must exist."""
+    """Check that every cell named by a claim exists."""
     named = () if claim.kind in ("count", "other") else (claim.left, *claim.right)
     for cell in named:
         if paper.cell(cell) is None:
@@ -657,6 +659,6 @@ def _check_task(task: Any, place: _Place) -> None:
 
 
 def is_task(name: Any) -> bool:
-    """Whether this is spelled as a task."""
+    """Return whether this is the name of a task."""
     known = "".join(letters())
     return isinstance(name, str) and re.fullmatch(rf"[{known}{UNLABELLED}]2[{known}]", name) is not None

@@ -1,4 +1,4 @@
-"""A pool of leased devices: stages run in children of a fork server, longest first, and fail alone."""
+"""Run stages on leased devices, in children of a fork server, longest chain first; failures are isolated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TAIL_LINES = 25
 
 
 class Lease:
-    """A device that one run holds; its lock is freed by the system when the run and all its children are gone."""
+    """A device held by one run; the system frees its lock when the run and all its children have ended."""
 
     def __init__(self, descriptor: int, gpu: str) -> None:
         self.descriptor = descriptor
@@ -51,7 +51,7 @@ class Lease:
 
     @classmethod
     def take(cls, gpu: str, folder: Path) -> Lease | None:
-        """Lease a device, or return None where another run holds it."""
+        """Lease a device, or return None if another run holds it."""
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / f"gpu-{gpu}.lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -73,12 +73,12 @@ class Lease:
 
 
 def lease_folder() -> Path:
-    """Where this machine's leases lie, one folder a user."""
+    """Return the folder of this machine's leases, one per user."""
     return Path(tempfile.gettempdir()) / f"reproduce-leases-{os.getuid()}"
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The devices that the caller may use, as CUDA_VISIBLE_DEVICES names them; counted without torch."""
+    """List the devices that the caller may use, as named in CUDA_VISIBLE_DEVICES, without importing torch."""
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         names = [name.strip() for name in listed.split(",")]
@@ -100,7 +100,7 @@ def lease_gpus(wanted: int | None, folder: Path | None = None) -> list[Lease]:
     """Lease `wanted` of the visible devices, or all that are free.
 
     Raises:
-        UserError: fewer devices are visible, or free, than asked for.
+        UserError: Fewer devices are visible or free than wanted.
     """
     visible = visible_gpus()
     if wanted is not None and wanted > len(visible):
@@ -127,23 +127,21 @@ def lease_gpus(wanted: int | None, folder: Path | None = None) -> list[Lease]:
 
 @dataclass
 class Job:
-    """A stage on its way.
-
-    Attributes:
-        status: "waiting", "running", "done", "cached" (it was in the store) or "failed".
-        error: one message for the user.
-        tail: the end of the stage's log.
-        progress: the last progress and log values that the child sent.
-    """
+    """The state of a queued stage."""
 
     stage: Stage[Any]
     status: str = "waiting"
+    """"waiting", "running", "done", "cached" (already in the store) or "failed"."""
     error: str = ""
+    """Message for the user."""
     tail: str = ""
+    """End of the stage's log."""
     progress: dict[str, Any] = field(default_factory=dict)
+    """Last progress and log values that the child sent."""
     started: float = 0.0
     ended: float = 0.0
     priority: float = 0.0
+    """Work of the stage and of its longest chain downstream; higher runs first."""
 
     @property
     def finished(self) -> bool:
@@ -163,14 +161,14 @@ class _Child:
 
 
 class Engine:
-    """Runs stages and what they depend on. Nothing moves unless someone calls `wait`, so there are no threads.
+    """Run stages and their upstream stages. Work advances only inside `wait`, so there are no threads.
 
     Args:
-        site: store, data folders, weights and threads; the device is set for each child.
+        site: Store, data folders, weights and threads; the device is set for each child.
         leases: GPUs; without any, stages run on the CPU.
-        jobs: stages at once, on each GPU or on the CPU.
-        logs: where each stage's output goes.
-        on_change: called with a job whenever it starts, progresses or ends.
+        jobs: Stages run in parallel, on each GPU or on the CPU.
+        logs: Folder of the stages' logs.
+        on_change: Called with a job whenever it starts, progresses or ends.
     """
 
     def __init__(
@@ -190,7 +188,7 @@ class Engine:
         logs.mkdir(parents=True, exist_ok=True)
 
     def submit(self, stages: Iterable[Stage[Any]]) -> None:
-        """Queue stages and what they need; what is in the store is not built again, nor what only that needed."""
+        """Queue stages and their upstream stages, except finished ones and those that only finished ones need."""
         for stage in stages:
             self._queue(stage, 0.0)
 
@@ -204,7 +202,7 @@ class Engine:
                 self._queue(parent, job.priority)
 
     def wait(self, stage: Stage[Any], on_tick: Callable[[], None] = lambda: None) -> Job:
-        """Drive the pool until a stage has finished; `on_tick` is called about ten times a second."""
+        """Run the pool until a stage has finished, calling `on_tick` about ten times a second."""
         job = self.jobs[stage.key]
         while not job.finished:
             self._start_ready()
@@ -213,7 +211,7 @@ class Engine:
         return job
 
     def running(self) -> list[Job]:
-        """The jobs that have a process now."""
+        """Return the jobs that have a process now."""
         return [child.job for child in self._children]
 
     def _start_ready(self) -> None:
@@ -253,11 +251,11 @@ class Engine:
         return _Child(job, process, receiving, slot)
 
     def log_of(self, stage: Stage[Any]) -> Path:
-        """Where a stage's output goes."""
+        """Return the path of a stage's log."""
         return self._logs / f"{stage.name}-{stage.key}.log"
 
     def _listen(self, timeout: float) -> None:
-        """Take in what children say, and bury those that ended."""
+        """Receive messages of children, and remove those that have ended."""
         waitable = {child.messages: child for child in self._children} | {
             child.process.sentinel: child for child in self._children
         }
@@ -267,7 +265,7 @@ class Engine:
                 while child.messages.poll():
                     self._take(child, child.messages.recv())
             if ended or child.job.finished:
-                self._bury(child)
+                self._remove(child)
 
     def _take(self, child: _Child, message: dict[str, Any]) -> None:
         match message.pop("event"):
@@ -279,7 +277,7 @@ class Engine:
                 child.job.progress.update(message)
                 self._on_change(child.job)
 
-    def _bury(self, child: _Child) -> None:
+    def _remove(self, child: _Child) -> None:
         child.process.join(GRACE)
         child.messages.close()
         self._children.remove(child)
@@ -305,7 +303,7 @@ class Engine:
         return ""
 
     def close(self) -> None:
-        """End every child, by force where it does not listen, and free the devices."""
+        """End every child, by force if necessary, and free the devices."""
         for child in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.process.pid, signal.SIGTERM)
@@ -323,7 +321,7 @@ class Engine:
 
 
 def _fork_server() -> Any:
-    """The context whose server has torch loaded; started once a process, with one thread for every maths library."""
+    """Return the context of a fork server with torch loaded, started once per process with one thread per library."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -353,7 +351,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Connection, log: Path) -> None:
-    """The life of one stage's process. `lease` is only held: its lock lives as long as the last process that has it."""
+    """Run one stage in its process. `lease` is only held: its lock lasts until the last process that holds it ends."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -381,7 +379,7 @@ def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Co
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of giving them back after each: 3 to 8 % of a training step on the CPU."""
+    """Make glibc reuse large blocks instead of returning them to the system: saves 3 to 8 % of a CPU training step."""
     mmap_threshold, trim_threshold = -3, -1
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -390,7 +388,7 @@ def _keep_freed_memory() -> None:
 
 
 def _die_with_parent() -> None:
-    """End this process when the run that started it is gone, however that went."""
+    """End this process when the run that started it has ended, even if it was killed."""
     run = mp.parent_process()
     assert run is not None
 

@@ -1,4 +1,4 @@
-"""Where numbers were made: commit, versions, and the processor or GPU whose arithmetic they carry."""
+"""Record the provenance of numbers: commit, versions, and the processor or GPU whose arithmetic made them."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ INSTRUCTIONS = (
 """Instruction sets, by their names in /proc/cpuinfo, that decide which kernels torch runs."""
 
 HELD_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables that keep torch and its libraries from instruction sets which the processor has."""
+"""Environment variables that stop torch and its libraries from using instruction sets of the processor."""
 
 
 class Host(Struct):
-    """A processor: name, family, instruction sets, and which of them are held back by environment variables."""
+    """A processor."""
 
     cpu: str = ""
+    """Name."""
     family: str = ""
     instructions: list[str] = []
+    """Those of `INSTRUCTIONS` that it has."""
     held_back: dict[str, str] = {}
+    """Values of the environment variables `HELD_BACK`."""
 
 
 class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Where and from what one stage was computed."""
+    """Code, machine and data that computed one stage."""
 
     commit: str | None
     dirty: bool | None
-    """Whether code differed from the commit."""
+    """Whether the code differed from the commit."""
     versions: dict[str, str]
     host: Host
     device: str
@@ -56,23 +59,23 @@ class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
     """ISO time."""
     wall_s: float
     device_s: float
-    """Processor seconds; on a GPU, seconds of work there."""
+    """Processor seconds; on a GPU, wall-clock seconds."""
     seed: int | None
     data: dict[str, str]
     """Digest of the images of each source."""
     resumed: bool
     neighbours: str = "torch"
-    """What looked for nearest neighbours."""
+    """Library that searched nearest neighbours."""
 
 
 @cache
 def machine() -> dict[str, Any]:
-    """Commit, versions and processor: the part of the provenance that one process shares."""
+    """Return commit, versions and processor: the provenance shared by all stages of a process."""
     return {"commit": _git("rev-parse", "HEAD"), "dirty": _dirty(), "versions": _versions(), "host": _processor()}
 
 
 def device_name(device: str) -> str:
-    """The device's own name, as the provenance keeps it: "cpu", or that of the GPU."""
+    """Return the device's name for the provenance: "cpu", or the GPU's name."""
     if not device.startswith("cuda"):
         return device
     import torch
@@ -81,10 +84,10 @@ def device_name(device: str) -> str:
 
 
 def settle_arithmetic() -> None:
-    """Have a GPU compute "float32" in float32, never in TF32 (10 bits of mantissa), and convolve deterministically.
+    """Make a GPU compute "float32" in float32, never in TF32 (10 bits of mantissa), and convolve deterministically.
 
-    These names of the settings, not those of `fp32_precision`: where the latter are set, torch refuses to read the
-    former, as its own `torch.backends.cudnn.flags` does.
+    These settings are used instead of `fp32_precision`: once that is set, torch refuses to read these, which its own
+    `torch.backends.cudnn.flags` does.
     """
     import torch
 
@@ -95,9 +98,9 @@ def settle_arithmetic() -> None:
 
 
 def arithmetic(provenance: Provenance) -> str:
-    """What decides how a stage's numbers round, in words: processor or GPU, torch, and what else finds neighbours.
+    """Describe what decides a stage's rounding: processor or GPU, torch version, and another neighbour backend.
 
-    Stages of equal arithmetic give equal bits; a record that does not tell its instruction sets equals none that does.
+    Stages of equal arithmetic give equal bits; a record without instruction sets never equals one with them.
     """
     host, parts = provenance.host, [provenance.device]
     if provenance.device == "cpu":
@@ -111,23 +114,23 @@ def arithmetic(provenance: Provenance) -> str:
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> Host:
-    """Name, family and instruction sets of the processor, as far as the system tells, and what is held back."""
-    told: dict[str, str] = {}
+    """Read the processor's name, family and instruction sets, if available, and which are held back."""
+    entries: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in cpuinfo.read_text().splitlines():
             name, _, value = line.partition(":")
-            told.setdefault(name.strip(), value.strip())
-    known = (
+            entries.setdefault(name.strip(), value.strip())
+    parts = (
         ("", "vendor_id"),
         ("", "CPU implementer"),
         ("family ", "cpu family"),
         ("model ", "model"),
         ("model ", "CPU part"),
     )
-    family = [f"{word}{told[name]}" for word, name in known if name in told]
-    flags = (told.get("flags") or told.get("Features") or "").split()
+    family = [f"{word}{entries[name]}" for word, name in parts if name in entries]
+    flags = (entries.get("flags") or entries.get("Features") or "").split()
     return Host(
-        cpu=told.get("model name") or os.uname().machine,
+        cpu=entries.get("model name") or os.uname().machine,
         family=" ".join(family),
         instructions=[name for name in INSTRUCTIONS if name in flags],
         held_back={name: environ[name] for name in HELD_BACK if environ.get(name)},
@@ -144,14 +147,14 @@ def _git(*command: str) -> str | None:
 
 
 def _dirty() -> bool | None:
-    """Whether code differs from the commit; results and reports do not count."""
+    """Return whether code differs from the commit, ignoring results and reports."""
     changed = _git("status", "--porcelain", "--", ":/reproduce", ":/methods", ":/suites", ":/pyproject.toml")
     return None if changed is None else changed != ""
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in ("reproduce-reid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions

@@ -1,4 +1,4 @@
-"""Which recipe computed a result: a digest of all that its stages do, apart from data and training seeds."""
+"""Identify the recipe of a result: a digest of all that its stages do, apart from data and training seeds."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from reproduce.stage import Stage, closure, full_spec
 
 LENGTH = 12
 SEED = "seed"
-"""The field of a stage that tells its training seeds apart."""
+"""The field of a stage that holds its training seed."""
 
 
 def digest(stages: Iterable[Stage[Any]]) -> str:
-    """The digest of final stages as a scale resolved them, all upstream stages and their versions included.
+    """Compute the digest of resolved final stages, including all upstream stages and their versions.
 
-    Drawn and published images count by their label alone: an identity lists them beside it. A field that was added
-    counts from the value on that changes what the stage does, as in a key.
+    Drawn and published images enter by their label only, since an identity lists them separately. An `added` field
+    enters only with values that change what the stage does, as in a key.
     """
     return _digest({stage.key: full_spec(stage) for stage in closure(stages)})
 
 
 def digest_of_record(specs: Mapping[str, Any]) -> str:
-    """As `digest`, from the specifications that a record keeps of its stages, by key.
+    """Compute the same digest from the specifications of a record's stages, by key.
 
     Raises:
-        KeyError: it does not keep all of them.
+        KeyError: The record does not keep all of its stages.
     """
     return _digest(specs)
 
 
 def _digest(specs: Mapping[str, Any]) -> str:
-    """That of the stages which no other names, by their specifications and those of all upstream, by key."""
+    """Compute the digest of the final stages (those that no other names) from all specifications, by key."""
     upstream: set[str] = set()
 
     def whole(described: Any) -> Any:
-        """A specification with those of upstream stages in it."""
+        """Insert the specifications of upstream stages into one."""
         if isinstance(described, list):
             return [whole(item) for item in described]
         if not isinstance(described, dict):
@@ -54,6 +54,6 @@ def _digest(specs: Mapping[str, Any]) -> str:
         stage = "version" in described
         return {name: whole(value) for name, value in described.items() if not (stage and name == SEED)}
 
-    every = {key: json.dumps(whole(spec), sort_keys=True, separators=(",", ":")) for key, spec in specs.items()}
-    final = sorted({text for key, text in every.items() if key not in upstream})
+    texts = {key: json.dumps(whole(spec), sort_keys=True, separators=(",", ":")) for key, spec in specs.items()}
+    final = sorted({text for key, text in texts.items() if key not in upstream})
     return hashlib.sha256("\n".join(final).encode()).hexdigest()[:LENGTH]

@@ -1,4 +1,4 @@
-"""The store of finished artifacts, and how one stage is run into it: locked, resumable, atomic, with provenance."""
+"""Store finished artifacts, and run one stage into the store: locked, resumable, atomic, with provenance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SAVE_EVERY = 10.0
-"""Seconds of training between two saved states; after a save of s > 1 seconds, s times as many."""
+"""Seconds of training between two saved states; times s after a save that took s > 1 seconds."""
 
 SHOW_EVERY = 0.1
 """Seconds between two progress messages."""
@@ -43,11 +43,11 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 class Described(Struct):
-    """What the store says of an artifact, beside its files."""
+    """The description of an artifact that the store keeps beside its files."""
 
     format: int
     kind: str
-    """The class of the artifact."""
+    """Class of the artifact."""
     stage: str
     key: str
     spec: dict[str, Any]
@@ -57,16 +57,16 @@ class Described(Struct):
 
 
 class Store:
-    """Artifacts by key: `<root>/<Stage>/<key>/` appears once and whole, or not at all."""
+    """Keep artifacts by key; `<root>/<Stage>/<key>/` appears atomically."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         label = root / "store.json"
         if label.exists():
-            found = json.loads(label.read_text()).get("format")
-            if found != FORMAT:
+            stored = json.loads(label.read_text()).get("format")
+            if stored != FORMAT:
                 raise UserError(
-                    f"{root} is a store of format {found} and this version writes format {FORMAT}: "
+                    f"{root} is a store of format {stored} and this version writes format {FORMAT}: "
                     "give another folder with --store, or delete this one"
                 )
         elif root.is_dir() and any(root.iterdir()):
@@ -82,10 +82,10 @@ class Store:
         return (self.folder(stage) / "artifact.json").exists()
 
     def described(self, stage: Stage[Any]) -> Described:
-        """What the store says of a finished stage.
+        """Read the description of a finished stage.
 
         Raises:
-            UserError: its description is damaged.
+            UserError: It is damaged.
         """
         path = self.folder(stage) / "artifact.json"
         try:
@@ -94,12 +94,16 @@ class Store:
             raise UserError(f"{path} is damaged ({error}): delete {path.parent} and run again") from None
 
     def history(self, stage: Stage[Any]) -> list[dict[str, float]]:
-        """The values a stage logged, one entry a step."""
+        """Read the values that a stage logged, one entry per step."""
         entries: list[dict[str, float]] = json.loads((self.folder(stage) / "history.json").read_text())
         return entries
 
     def load(self, stage: Stage[A]) -> A:
-        """The artifact of a finished stage, its files checked against their checksums."""
+        """Load the artifact of a finished stage, after checking the checksums of its files.
+
+        Raises:
+            UserError: It is damaged.
+        """
         folder = self.folder(stage)
         described = self.described(stage)
         for name, checksum in described.files.items():
@@ -110,12 +114,12 @@ class Store:
         return artifact
 
     def lock(self, stage: Stage[Any]) -> FileLock:
-        """Held while a stage is built; released by the system when its holder dies."""
+        """Return the lock to hold while a stage is built; the system releases it if the holder dies."""
         return self._lock(stage.key)
 
     @contextlib.contextmanager
     def lock_key(self, key: str) -> Iterator[bool]:
-        """Try to hold a key's lock; says whether nobody else has it."""
+        """Try to take a key's lock, and yield whether that succeeded."""
         lock = self._lock(key)
         try:
             lock.acquire(blocking=False)
@@ -133,12 +137,12 @@ class Store:
         return FileLock(path)
 
     def scratch(self, stage: Stage[Any]) -> Path:
-        """Where an unfinished training keeps its state."""
+        """Return the folder for the state of an unfinished training."""
         return self.root / ".scratch" / stage.key
 
     @contextlib.contextmanager
     def draft(self, stage: Stage[Any]) -> Iterator[Path]:
-        """A folder that vanishes at the end unless `publish` moved it."""
+        """Yield a new folder that is deleted at the end unless `publish` moved it."""
         draft = self.root / ".drafts" / stage.key
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -150,7 +154,7 @@ class Store:
     def publish(
         self, stage: Stage[Any], draft: Path, artifact: Artifact, history: object, provenance: Provenance
     ) -> None:
-        """Write an artifact into its draft, then move the draft to its place in one step."""
+        """Write an artifact into its draft, then move the draft into place by one rename."""
         artifact.save(draft)
         (draft / "history.json").write_text(json.dumps(history) + "\n")
         files = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -178,31 +182,28 @@ class Store:
 
 @dataclass(frozen=True)
 class Site:
-    """What a run knows that no stage may depend on.
-
-    Attributes:
-        store: the store's root.
-        device: "cpu" or "cuda:0".
-        threads: processor threads for one stage.
-        folders: where a real domain with this manifest digest lies.
-        weights: where the weights file with this sha256 lies.
-        save_every: seconds between two saved states; 0 saves after every epoch.
-        gpu: what CUDA_VISIBLE_DEVICES is set to in the stage's process; None leaves it.
-        neighbours: what looks for neighbours; see `reproduce.neighbours.using`.
-    """
+    """Settings of a run that must not affect the numbers of a stage."""
 
     store: Path
+    """Root of the store."""
     device: str = "cpu"
+    """"cpu" or "cuda:0"."""
     threads: int = 1
+    """Processor threads per stage."""
     folders: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of real domains, by manifest digest."""
     weights: Mapping[str, Path] = field(default_factory=dict)
+    """Files of weights, by SHA-256."""
     save_every: float = SAVE_EVERY
+    """Seconds between two saved states; 0 saves after every epoch."""
     gpu: str | None = None
+    """Value of CUDA_VISIBLE_DEVICES in the stage's process; None leaves it unchanged."""
     neighbours: Backend = "torch"
+    """Backend of neighbour search; see `reproduce.neighbours.using`."""
 
 
 class StageEnv:
-    """The `Env` that the runner hands to a stage."""
+    """The `Env` that the runner passes to a stage."""
 
     def __init__(self, stage: Stage[Any], store: Store, site: Site, draft: Path, report: Report) -> None:
         self.device = site.device
@@ -215,7 +216,7 @@ class StageEnv:
         self._sources = sources([stage])
         self._stage, self._store, self._site, self._report = stage, store, site, report
         self.spent = 0.0
-        """Seconds that killed runs of this stage had already put into the state it continues from."""
+        """Seconds that earlier, killed runs of this stage spent on the state from which it continues."""
         self.began = self._last_log = time.monotonic()
         self._shown = 0.0
         self._looped = False
@@ -241,7 +242,7 @@ class StageEnv:
         self._manifests.setdefault(digest, take(dataset, wanted=digest))
 
     def changed(self) -> Path | None:
-        """The first file of the images that were opened which is another now."""
+        """Return the first file of the opened images that has changed, or None."""
         return next(filter(None, (manifest.changed() for manifest in self._manifests.values())), None)
 
     def place(self, digest: str) -> Path:
@@ -300,7 +301,7 @@ class StageEnv:
         self._report({"event": "log", **entry, **rate})
 
     def seconds(self, own: float) -> float:
-        """Seconds of this run and of those that were killed before."""
+        """Add the seconds of this run to those of killed ones."""
         return round(self.spent + own, 3)
 
     def progress(self, done: int, count: int, unit: str) -> None:
@@ -311,7 +312,7 @@ class StageEnv:
 
 
 def build(stage: Stage[Any], site: Site, report: Report) -> None:
-    """Run one stage into the store, unless it is there already or another process brings it first."""
+    """Run one stage into the store, unless it is there already or another process finishes it first."""
     store = Store(site.store)
     with store.lock(stage):
         if store.has(stage):
@@ -343,10 +344,10 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
 
 @contextlib.contextmanager
 def _on_the_same_images(stage: Stage[Any], store: Store, env: StageEnv) -> Iterator[None]:
-    """Refuse what was computed, and its saved state, where images changed meanwhile; so may what went wrong by it.
+    """Discard an artifact, an error and the saved state if images changed during the run.
 
     Raises:
-        UserError: they did.
+        UserError: Images changed.
     """
     error = None
     try:
@@ -363,7 +364,7 @@ def _on_the_same_images(stage: Stage[Any], store: Store, env: StageEnv) -> Itera
 
 
 def _neighbours_by(backend: Backend) -> contextlib.AbstractContextManager[None]:
-    """Have neighbours looked for as the run wants it; the default imports nothing."""
+    """Select the run's backend of neighbour search; the default imports nothing."""
     if backend == "torch":
         return contextlib.nullcontext()
     from reproduce.neighbours import using
@@ -373,7 +374,7 @@ def _neighbours_by(backend: Backend) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _explained(stage: Stage[Any], store: Store) -> Iterator[None]:
-    """Turn a full disk into a message that says what to do."""
+    """Turn the error of a full disk into a message that says what to do."""
     try:
         yield
     except Exception as error:

@@ -128,7 +128,7 @@ def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:
     code, output = doctor("--data-root", in_memory)
     assert code == 0
     assert line(output, "duke ") == "duke other query images 2,227, not 2,228 (1 fewer)"
-    assert line(output, "next:") == "next: mend duke as said above, and ask again"
+    assert line(output, "next:") == "next: fix duke as described above, then run this again"
     assert line(output, "together ").split()[3] == "market"
 
     victim.write_text("<html>This data set is no longer available.</html>")
@@ -136,7 +136,7 @@ def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:
     assert code == 1
     assert line(output, "duke ").startswith("duke broken ")
     assert f"query/{victim.name} is an HTML page, whatever its name says; copy it again" in " ".join(output.split())
-    assert line(output, "next:") == "next: mend duke as said above, and ask again"
+    assert line(output, "next:") == "next: fix duke as described above, then run this again"
 
     shutil.rmtree(query)
     code, output = doctor("--data-root", in_memory)
@@ -150,7 +150,7 @@ def test_v2_in_the_place_of_v1(doctor: Doctor, tmp_path: Path) -> None:
     folder = trees.plant_msmt17(tmp_path / "msmt17" / "MSMT17_V2", ("mask_train_v2", "mask_test_v2"), keep=20)
     _, output = doctor("--data-root", tmp_path)
     assert line(output, "msmt17 ") == "msmt17 other V2, its faces blurred; the papers print numbers of V1"
-    assert line(output, "next:") == "next: mend msmt17 as said above, and ask again"
+    assert line(output, "next:") == "next: fix msmt17 as described above, then run this again"
     _, output = doctor("--domain", f"msmt17={folder}")
     assert line(output, "msmt17 ").startswith("msmt17 own V2")
     assert "mend" not in line(output, "next:")

@@ -163,7 +163,7 @@ def test_a_row_may_have_been_executed_on_one_task_alone(tmp_path: Path) -> None:
     two += "d2m = [1.0, 2.0]\n"
     text = two.replace('executed = "yes"', 'executed = { m2d = "yes", d2m = "no" }')
     assert [case.id for case in Suite(read(write(tmp_path, text))).rows()] == ["table1-m2d-a"]
-    with pytest.raises(UserError, match="row a: executed must say it once, or for each of"):
+    with pytest.raises(UserError, match="row a: executed must be one value, or one for each of"):
         read(write(tmp_path, two.replace('executed = "yes"', 'executed = { m2d = "yes" }')))
 
 

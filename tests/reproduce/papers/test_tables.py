@@ -127,7 +127,7 @@ def test_claims_name_cells_that_exist(tmp_path: Path) -> None:
 
 def test_duplicates_are_refused(tmp_path: Path) -> None:
     row = GOOD[GOOD.index("[[table.row]]") :]
-    with pytest.raises(UserError, match="table 1: row 'a' stands twice"):
+    with pytest.raises(UserError, match="table 1: duplicate row 'a'"):
         read(write(tmp_path, GOOD + row))
 
 
