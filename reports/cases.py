@@ -1,4 +1,4 @@
-"""One result, read for display: what it measured, what it may be compared with, where it came from."""
+"""Prepare one result for display: its numbers, comparability and provenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reproduce.papers.records import Cell, Numbers, Result, StageEntry
 
 
 def per_seed() -> tuple[str, ...]:
-    """The metrics that a page lists for every training seed."""
+    """Return the metrics that a page lists for every training seed."""
     return metrics.names(listed=True)
 
 
@@ -37,7 +37,7 @@ EVEN_IF_INCOMPARABLE = frozenset({"collapsed", "drifted"})
 
 @dataclass(frozen=True)
 class SeedLine:
-    """What one training seed measured: a name, percentages in the order of `per_seed`, and how many queries."""
+    """Numbers of one training seed: percentages in the order of `per_seed`, and counts of queries."""
 
     seed: str
     values: tuple[str, ...]
@@ -47,7 +47,7 @@ class SeedLine:
 
 @dataclass(frozen=True)
 class BaselineLine:
-    """One metric beside the result that was recorded for exactly this case."""
+    """One metric and its value in the recorded result of this case."""
 
     metric: str
     old: str
@@ -59,23 +59,20 @@ class BaselineLine:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A case beside its recorded result.
-
-    Attributes:
-        unjudged: why a difference is told and not judged; empty where it is.
-        on: where it was recorded, if that was another processor.
-    """
+    """Comparison of a case with its recorded result."""
 
     commit: str
     seeds: str
     drift: bool
     unjudged: str
+    """Why a difference is reported but not judged; empty if it is judged."""
     on: str
+    """Where it was recorded, if on another processor."""
     lines: tuple[BaselineLine, ...]
 
     @property
     def outcome(self) -> str:
-        """Where the numbers lie, and whether that is judged."""
+        """Whether numbers are inside their bands, and whether that is judged."""
         if self.unjudged == OLDER:
             return OLDER
         outside = any(line.outside for line in self.lines)
@@ -84,7 +81,7 @@ class Baseline:
 
     @property
     def text(self) -> str:
-        """The metrics outside their bands in a line; all of them where none is."""
+        """One line with the metrics outside their bands, or all if none is."""
         shown = [line for line in self.lines if line.outside] or self.lines
         moves = [f"{line.metric} {line.old}, now {line.new} (band ±{line.band})" for line in shown]
         return f"recorded{f' at commit {self.commit}' if self.commit else ''}: {', '.join(moves)}"
@@ -92,21 +89,21 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A result, read for display. Everything about what may be compared is decided here."""
+    """A result prepared for display. Comparability is decided only here."""
 
     result: Result
     order: str = ""
-    """A text that sorts cases which nothing else tells apart."""
+    """Sort key of last resort."""
     paper_name: str = ""
     file: str = ""
-    """Its page."""
+    """File of its page."""
     home: str = ""
-    """The place of its table, on the page of the paper."""
+    """Anchor of its table on the paper's page."""
     place: str = ""
     """"Table 1"."""
     column_label: str = ""
     printed_now: Mapping[str, float | None] = field(default_factory=dict)
-    """What the table prints now, which may have been corrected."""
+    """Numbers that the table prints now, which may have been corrected since."""
 
     @property
     def cell(self) -> Cell:
@@ -192,7 +189,7 @@ class Case:
 
     @property
     def comparable(self) -> bool:
-        """Whether a difference from the printed number means anything; never on stand-ins, whatever the verdict."""
+        """Whether it is comparable with the printed number; never on stand-ins, whatever the verdict."""
         on = self.identity
         changed = on.record.subset is not None or on.record.precision or on.record.rounds
         if not on.published or on.scale != "paper" or changed:
@@ -202,7 +199,7 @@ class Case:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict's word; one that compares with the paper is not repeated for numbers that do not compare."""
+        """The verdict; one that compares with the paper is replaced if the numbers are not comparable."""
         word = self.result.verdict
         if word in COMPARED - EVEN_IF_INCOMPARABLE and not self.comparable:
             return verdict("not comparable")
@@ -228,13 +225,13 @@ class Case:
 
     @property
     def headline_parts(self) -> tuple[str, ...]:
-        """mAP, rank-1 and the number of seeds; nothing where nothing was measured."""
+        """mAP, rank-1 and the number of seeds; empty if nothing was measured."""
         parts = [f"{title(name)} {self.text(name)}" for name in metrics.names(judged=True) if self.spread(name)]
         return (*parts, self.n) if parts else ()
 
     @property
     def headline(self) -> str:
-        """The one-line result, or what stands in for it."""
+        """The result in one line, or the error or reasons instead."""
         return ", ".join(self.headline_parts) or self.error.partition("\n")[0] or "; ".join(self.reasons)
 
     @property
@@ -244,7 +241,7 @@ class Case:
 
     @property
     def why(self) -> str:
-        """What a reader who looks for trouble should know of it first."""
+        """The most important fact about a problem with it."""
         if self.verdict.word == "drifted" and self.baseline:
             return self.baseline.text
         if self.collapsed:
@@ -268,12 +265,12 @@ class Case:
 
     @property
     def run_as(self) -> str:
-        """The task that was really run, where it is not the column's."""
+        """The task that was run, if it is not the column's; else empty."""
         return self.task if self.task != self.column else ""
 
     @cached_property
     def seed_lines(self) -> tuple[SeedLine, ...]:
-        """One line a training seed."""
+        """One line per training seed."""
         return tuple(
             SeedLine(
                 seed,
@@ -291,9 +288,9 @@ class Case:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What was measured of the pseudo labels that the scored network was trained with."""
-        known = {name for numbers in self.measured.values() for name in numbers}
-        return tuple(sorted(known & set(metrics.names(kind="labels"))))
+        """Measured metrics of the pseudo labels that trained the scored network."""
+        measured = {name for numbers in self.measured.values() for name in numbers}
+        return tuple(sorted(measured & set(metrics.names(kind="labels"))))
 
     @property
     def label_lines(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -312,7 +309,7 @@ class Case:
 
     @property
     def band_why(self) -> str:
-        """Why the band is as wide as it is, and where that was seen."""
+        """Reason for the width of the band, with its source."""
         return self.result.band_why if self.band_text else ""
 
     @property
@@ -332,7 +329,7 @@ class Case:
 
     @cached_property
     def baseline(self) -> Baseline | None:
-        """The recorded result that it was judged by; None without one."""
+        """The recorded result with which it was compared, or None."""
         beside = self.result.baseline
         if not beside or not beside.metrics:
             return None
@@ -359,7 +356,7 @@ class Case:
 
     @property
     def data_lines(self) -> tuple[DataLine, ...]:
-        """Where the images came from, one line a domain."""
+        """Origin of the images, one line per domain."""
         pixels: dict[str, set[str]] = {}
         for stage in self.stages:
             for domain, digest in stage.provenance.data.items():
@@ -368,23 +365,23 @@ class Case:
 
     @cached_property
     def provenance(self) -> tuple[tuple[str, str], ...]:
-        """What ran it: commit, versions, machine, times."""
+        """Commit, versions, machine and times."""
         return provenance(self.stages)
 
     @cached_property
     def stage_lines(self) -> tuple[StageLine, ...]:
-        """One line a stage, in the order of the record."""
+        """One line per stage, in the order of the record."""
         return stage_lines(self.stages)
 
     @cached_property
     def stage_groups(self) -> tuple[StageGroup, ...]:
-        """Its stages, those that differ in their seed alone together."""
+        """Its stages, grouped if they differ only in their seed."""
         return stage_groups(self.stages)
 
 
 def _text(values: Iterable[object]) -> str:
-    found = spread(values)
-    return found.text if found else NOTHING
+    summary = spread(values)
+    return summary.text if summary else NOTHING
 
 
 def _whole(value: object) -> str:

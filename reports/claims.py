@@ -1,4 +1,4 @@
-"""What a paper concludes, beside what was found when it was tried: in each drawn world, with the cause's dial."""
+"""Prepare claims for display, with the results of their tests in each drawn world and without their cause."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from reproduce.papers.tables import Paper
 
 Labels: TypeAlias = Mapping[tuple[str, str], str]
-"""Of rows, by table and row."""
+"""Labels of rows, by table and row."""
 
 UNTRIED = {"value": "it repeats a printed number, which the verdict of its row decides"}
-"""Why a claim of a kind has no case of its own."""
+"""Reasons why claims of a kind have no case of their own."""
 
 WIDTH, HEIGHT, EDGE = 190, 20, 8
-"""Of the drawing of an interval, in user units."""
+"""Size of the drawing of an interval, in user units."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The geometry of one comparison: places on a horizontal axis that the claim's comparisons share."""
+    """Geometry of one comparison, on a horizontal axis shared by the claim's comparisons."""
 
     zero: float
     mean: float

@@ -84,11 +84,11 @@ class Comparison:
 
 
 def compare(old: Sequence[Result], new: Sequence[Result], papers: Mapping[str, Paper]) -> Comparison:
-    """Set results beside earlier ones of the same cell and identity.
+    """Compare results with earlier ones of the same cell and identity.
 
     Args:
-        old, new: result records.
-        papers: what the papers print, by id, for their names.
+        old, new: Results.
+        papers: Papers by id, for their names.
     """
     before, after = _by_identity(old), _by_identity(new)
     pairs = [
@@ -105,7 +105,7 @@ def compare(old: Sequence[Result], new: Sequence[Result], papers: Mapping[str, P
 
 
 def write_page(comparison: Comparison, out: Path, names: tuple[str, str]) -> Path:
-    """Write `compare.html`; `names` are what the two folders are called."""
+    """Write `compare.html`; `names` are the names of the two folders."""
     path = out / "compare.html"
     template = environment().get_template("compare.html.j2")
     write(path, template.render(found=comparison, names=names, outcomes=OUTCOMES, pages=(), root="", here=path.name))
@@ -113,7 +113,7 @@ def write_page(comparison: Comparison, out: Path, names: tuple[str, str]) -> Pat
 
 
 def text(comparison: Comparison) -> str:
-    """The comparison for a terminal."""
+    """Format the comparison for a terminal."""
     lines = [comparison.sentence]
     for pair in comparison.shown:
         lines += ["", f"{pair.outcome:8} {pair.name}", f"         {pair.where}"]
@@ -143,12 +143,12 @@ def _full_name(case: Case, papers: Mapping[str, Paper]) -> str:
 
 def _pair(old: Case, new: Case, beside: Beside | None, papers: Mapping[str, Paper]) -> Pair:
     moves, size = [], 0.0
-    for name, one in beside.metrics.items() if beside else ():
-        gap = one.new - one.old
+    for name, moved in beside.metrics.items() if beside else ():
+        gap = moved.new - moved.old
         size = max(size, abs(gap))
-        was, now = (f"{percent(mean)} (n = {n})" for mean, n in ((one.old, one.before), (one.new, one.after)))
-        band = "" if one.band is None else percent(one.band)
-        outcome = "same" if abs(gap) <= ROUNDING else "beyond" if baselines.beyond(one) else "within"
+        was, now = (f"{percent(mean)} (n = {n})" for mean, n in ((moved.old, moved.before), (moved.new, moved.after)))
+        band = "" if moved.band is None else percent(moved.band)
+        outcome = "same" if abs(gap) <= ROUNDING else "beyond" if baselines.beyond(moved) else "within"
         moves.append(Move(metric_title(name), was, now, signed(gap), band, outcome))
     return Pair(
         name=_name(new, papers),

@@ -1,4 +1,4 @@
-"""Learning curves as the geometry of small SVG panels: one panel a quantity, one line a seed."""
+"""Compute the geometry of learning curves as small SVG panels: one panel per quantity, one line per seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_LABELS = len(DASHES)
 LABEL_GAP = 12.0
 MOST_PANELS = 12
 MAGNITUDES = 8.0
-"""The largest value of a grid over its smallest, from which its axis is logarithmic."""
+"""Ratio of a grid's largest to its smallest value from which its axis is logarithmic."""
 
 LEADING = ("loss", "mAP", "rank1", "clusters", "outliers", "portion", "purity", "agreement", "largest", "median")
 COUNTED = ("epoch", "step", "iteration")
@@ -35,7 +35,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """A mark on an axis: position and text."""
 
     at: float
     text: str
@@ -43,7 +43,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Label:
-    """The last value of a line, written beside its end."""
+    """The last value of a line, shown at its end."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """One seed's curve: a path, how it is dashed, and dots where there are few points."""
+    """One seed's curve: path, dash pattern, and dots if there are few points."""
 
     path: str
     dash: str
@@ -71,32 +71,33 @@ class Panel:
     lines: tuple[Line, ...]
     labels: tuple[Label, ...]
     summary: str
-    """The panel in words, for those who do not see it."""
+    """Text alternative of the panel, for screen readers."""
     of_labels: bool = False
 
 
 def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label: str = "epoch") -> tuple[Panel, ...]:
-    """A panel for each quantity that the histories hold, loss and mAP first.
+    """Draw a panel for each quantity in the histories, loss and mAP first.
 
     Args:
-        histories: for each line its seed and the stage's history, one mapping a logged step.
-        x_label: what a step is called where the history does not say "epoch" itself.
+        histories: Seed and stage history of each line, one mapping per logged step.
+        x_label: Name of a step if the history does not name it.
     """
     names = {name for _, entries in histories for entry in entries for name in entry}
     ordered = [name for name in LEADING if name in names] + sorted(names - set(LEADING) - NO_CURVE)
-    found = {}
+    by_name = {}
     for name in ordered:
         curves = [(label, _points(entries, name)) for label, entries in histories]
         if curves := [(label, points) for label, points in curves if points]:
-            found[name] = curves
-    xs = [x for curves in found.values() for _, points in curves for x, _ in (points[0], points[-1])]
+            by_name[name] = curves
+    xs = [x for curves in by_name.values() for _, points in curves for x, _ in (points[0], points[-1])]
     return tuple(
-        _panel(name, found[name], (min(xs), max(xs)), _x_name(histories, x_label)) for name in list(found)[:MOST_PANELS]
+        _panel(name, by_name[name], (min(xs), max(xs)), _x_name(histories, x_label))
+        for name in list(by_name)[:MOST_PANELS]
     )
 
 
 def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
-    """One panel with a line for each label, whose ends say their values and not their labels."""
+    """Draw one panel with a line for each label; line ends show values without labels."""
     xs = [x for _, points in lines for x, _ in points]
     panel = _panel(name, lines, (min(xs), max(xs)), x_label)
     ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
@@ -104,7 +105,7 @@ def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
 
 
 def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
-    """One panel over a varied parameter, with a line for each label; a grid of several magnitudes is logarithmic."""
+    """Draw one panel over a varied parameter, with a line for each label and a logarithmic axis for wide grids."""
     values = [x for _, points in lines for x, _ in points]
     wide = min(values) > 0 and max(values) >= MAGNITUDES * min(values)
     forth, back = (math.log, math.exp) if wide else (float, float)
@@ -112,11 +113,11 @@ def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
     across = forth(min(values)), forth(max(values))
     panel = _panel(name, placed, across, x_label, lambda x: f"{back(x):.3g}")
     ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
-    told = [
+    texts = [
         f"{label}: " + ", ".join(f"{_value(name, y)} at {x:g}" for x, y in points) if label else ""
         for label, points in lines
     ]
-    return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(told)}")
+    return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(texts)}")
 
 
 def _in_percent(name: str) -> bool:
@@ -124,8 +125,8 @@ def _in_percent(name: str) -> bool:
 
 
 def _x_name(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], default: str) -> str:
-    said = {name for _, entries in histories for entry in entries for name in ("epoch", "iteration") if name in entry}
-    return said.pop() if len(said) == 1 else default
+    units = {name for _, entries in histories for entry in entries for name in ("epoch", "iteration") if name in entry}
+    return units.pop() if len(units) == 1 else default
 
 
 def _points(entries: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
@@ -185,13 +186,13 @@ def _panel(
 
 
 def _labels(name: str, curves: Sequence[tuple[str, list[Point]]], place: Callable[[Point], Point]) -> tuple[Label, ...]:
-    """Last values at the ends of the lines, pushed apart where they would touch."""
+    """Place last values at the ends of the lines, moved apart if they would touch."""
     ends = [(place(points[-1]), label, points[-1][1]) for label, points in curves]
     if len(ends) > MOST_LABELS:
-        found = spread(value for _, _, value in ends)
-        assert found is not None
+        summary = spread(value for _, _, value in ends)
+        assert summary is not None
         height = sum(y for (_, y), _, _ in ends) / len(ends)
-        return (Label(PLOT_RIGHT + 5, round(height, 1), f"mean {_value(name, found.mean)}"),)
+        return (Label(PLOT_RIGHT + 5, round(height, 1), f"mean {_value(name, summary.mean)}"),)
     ends.sort(key=lambda end: (end[0][1], end[1]))
     heights = [y for (_, y), _, _ in ends]
     for index in range(1, len(heights)):
@@ -211,7 +212,7 @@ def _summary(name: str, curves: Sequence[tuple[str, list[Point]]], x_label: str,
 
 
 def _y_range(low: float, high: float, name: str) -> list[float]:
-    """A few round values that hold the data; from zero unless that would flatten the curve."""
+    """Choose a few round values that span the data, from zero unless that would flatten the curve."""
     if _in_percent(name) or 0 <= low < 0.5 * high:
         low = 0.0
     if high <= low:

@@ -1,4 +1,4 @@
-"""Figures of a paper: how methods converge, drawn from the runs of the rows they show, and what networks see."""
+"""Fill a paper's figures: convergence curves and sweeps from runs of their rows, and pictures of what networks see."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Ca
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure in one setting: a panel a task, and which line is which row."""
+    """A figure in one setting: one panel per task, and a legend of rows."""
 
     title: str
     legend: tuple[tuple[str, str], ...]
     panels: tuple[Panel, ...]
     across: str = "step"
-    """What its panels go over."""
+    """Quantity on the horizontal axis."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a paper: what it shows there, and what runs here give for it."""
+    """A figure of a paper, and what runs give for it."""
 
     id: str
     anchor: str
@@ -45,14 +45,14 @@ class Figure:
 
     @property
     def reading(self) -> tuple[str, ...]:
-        """How to read its pictures, each kind once."""
+        """How to read its pictures, once per kind."""
         return tuple(dict.fromkeys(picture.reading for picture in self.pictures if picture.reading))
 
 
 def figures(
     paper: Paper, cases: Sequence[Case], together: Together, records: Sequence[FigureRecord] = ()
 ) -> tuple[Figure, ...]:
-    """The figures that anything was run for, in the paper's order, then those that its file does not hold.
+    """Collect the figures with runs, in the paper's order, then those that its file does not describe.
 
     Args:
         paper: what it prints.
@@ -76,12 +76,12 @@ def figures(
 
 
 def _convergence(figure: Described, cases: Sequence[Case], together: Together) -> tuple[Drawn, ...]:
-    """The panels of a figure of convergence, by setting; none where nothing was run for it."""
+    """Draw the panels of a convergence figure by setting; none without runs."""
     if figure.kind != "convergence":
         return ()
     shown = [case for case in cases if _place(case) in figure.places and case.measured and not case.cell.point]
     drawn = [_drawn(title, figure, group) for title, group in together(shown)]
-    return tuple(each for each in drawn if each.panels)
+    return tuple(curves for curves in drawn if curves.panels)
 
 
 def _place(case: Case) -> tuple[str, str]:
@@ -101,7 +101,7 @@ def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
 
 
 def _by_step(case: Case) -> list[Point]:
-    """MAP after each step, the mean over the seeds; one that ended early stays where it was."""
+    """Average mAP over seeds after each step; a seed that ended early keeps its last value."""
     by_key = {stage.key: stage for stage in case.stages}
     evaluated = [(stage.spec.get("train") or {}).get("key") for stage in case.stages]
     curves = [
@@ -115,7 +115,7 @@ def _by_step(case: Case) -> list[Point]:
 
 
 def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
-    """The sweeps of a figure: in each setting a panel a task and metric, over the values of the parameter."""
+    """Draw a figure's sweeps: in each setting one panel per task and metric, over the parameter's values."""
     points = [case for case in cases if case.cell.point and case.cell.point.figure == figure.id and case.measured]
     for title, group in _settings(points):
         for declared in figure.sweeps:
@@ -132,7 +132,7 @@ def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
 
 
 def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
-    """Points of one setting together, whatever their data sets."""
+    """Group points by setting, ignoring data sets."""
     groups: dict[str, list[Case]] = {}
     for case in sorted(points, key=lambda case: case.identity.rank):
         on = case.identity

@@ -1,4 +1,4 @@
-"""Writing pages: whole or not at all, and without leaving those of an earlier report behind."""
+"""Write pages atomically, and remove those of an earlier report."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from reproduce.files import replacing
 
 WRITTEN = ".pages"
-"""A list, in the folder of a report, of the pages that the report wrote there."""
+"""File in a report's folder that lists the pages written there."""
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made where it is missing."""
+    """Write a file atomically, creating its folder if missing."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_all(folder: Path, pages: Mapping[str, str]) -> None:
-    """Write the pages of a report, and remove what an earlier one wrote and this one does not.
+    """Write the pages of a report, and remove pages that only an earlier report wrote.
 
     Args:
-        folder: where they go; other files in it stay.
-        pages: contents by relative path, such as "cases/one.html".
+        folder: Folder for the pages; other files in it stay.
+        pages: Contents by relative path, such as "cases/one.html".
     """
     written = folder / WRITTEN
     before = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []

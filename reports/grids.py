@@ -1,4 +1,4 @@
-"""Tables as Markdown: cells are escaped here, and nowhere else."""
+"""Format tables as Markdown; cells are escaped here and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reports import words
 from reports.words import NOTHING
 
 STANDING = frozenset({"collapsed", "drifted"})
-"""Verdicts that are said beside numbers which do not compare with the paper."""
+"""Verdicts shown beside numbers that are not comparable with the paper."""
 
 if TYPE_CHECKING:
     from reports.claims import Claim
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def grid(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table from cells that are escaped already; the first `left` columns are set left, the rest right."""
+    """Build a Markdown table from escaped cells; the first `left` columns are left-aligned, the rest right-aligned."""
     wordy = {"verdict", "seeds of each task", "nearest images, in order"}
     rules = [":--" if place < left or name in wordy else "--:" for place, name in enumerate(head)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rules, *lines])
@@ -64,9 +64,9 @@ def beside_lines(setting: Setting, table: Table) -> str:
 
 def _numbers(row: Row) -> list[str]:
     return [
-        f"**{found.text}**" if found else NOTHING if cell.case else ""
+        f"**{value.text}**" if value else NOTHING if cell.case else ""
         for cell in row.cells
-        for found in cell.measured or [None] * cell.width
+        for value in cell.measured or [None] * cell.width
     ]
 
 
@@ -90,13 +90,18 @@ def printed_lines(setting: Setting, table: Table) -> str:
 
 
 def claim_lines(claims: Sequence[Claim]) -> str:
-    """What was found of each claim, a line for each world and comparison."""
+    """List the trials of each claim, one line per world and comparison."""
     lines = []
     for claim in claims:
         for trial in claim.trials:
             head = [words.markdown(text) for text in (claim.says, f"{trial.world} ({trial.where})", trial.text)]
-            for found in trial.comparisons:
-                parts = (f"{found.metric}, {found.against}", found.stated, found.text, found.seeds)
+            for comparison in trial.comparisons:
+                parts = (
+                    f"{comparison.metric}, {comparison.against}",
+                    comparison.stated,
+                    comparison.text,
+                    comparison.seeds,
+                )
                 lines.append(head + [words.markdown(text) for text in parts])
             if not trial.comparisons:
                 lines.append([*head, words.markdown("; ".join(trial.reasons)), "", "", ""])
@@ -105,22 +110,22 @@ def claim_lines(claims: Sequence[Claim]) -> str:
 
 
 def rank_lines(picture: Picture) -> str:
-    """The rank lists of a figure, a line for each query and network."""
+    """List a figure's rank lists, one line per query and network."""
     lines = [
         [
             words.markdown(query.image.words) if place == 0 else "",
-            words.markdown(found.network),
-            found.ap,
-            found.signs,
+            words.markdown(ranked.network),
+            ranked.ap,
+            ranked.signs,
         ]
         for query in picture.content.queries
-        for place, found in enumerate(query.lists)
+        for place, ranked in enumerate(query.lists)
     ]
     return grid(["query", "network", "AP", "nearest images, in order"], lines, left=2)
 
 
 def plane_lines(picture: Picture) -> str:
-    """The projections of a figure, a line for each network."""
+    """List a figure's projections, one line per network."""
     return grid(
         ["network", "silhouette"], [[words.markdown(it.network), it.silhouette] for it in picture.content.planes]
     )

@@ -1,4 +1,4 @@
-"""What a number was measured on, in words: scale, data, drawn worlds and their dials. Its seeds are no part of it."""
+"""Describe what a number was measured on: scale, data, drawn worlds and their dials, but not its seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reproduce.papers.records import Identity as Kept
 DIGEST_SHOWN = 12
 
 SCALES = ("paper", "trial", "medium", "small", "smoke")
-"""Those that say most first."""
+"""Scales, the most informative first."""
 
 KINDS = {
     "stand-in": "stand-in, drawn",
@@ -29,21 +29,21 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of the user's own that stood for a domain."""
+    """A user's folder that was used as a domain."""
 
     name: str
     digest: str
 
     @property
     def text(self) -> str:
-        """The badge of a page that was made on it."""
+        """Badge of pages with numbers from it."""
         shown = f" (digest {self.digest[:DIGEST_SHOWN]})" if self.digest else ""
         return f"data: folder {self.name}{shown} {NOTHING} not the published set"
 
 
 @dataclass(frozen=True)
 class DataLine:
-    """Where the images of one domain came from."""
+    """The origin of one domain's images."""
 
     domain: str
     kind: str
@@ -60,7 +60,7 @@ class Identity:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """What the images of each domain were: "stand-in", "real" (the published set), "folder", "made" or others.
+        """Kind of each domain's images: "stand-in", "real" (the published set), "folder", "made" or others.
 
         "folder" is one of the user's own, whose counts are not the published ones; "made" are images by a stage.
         """
@@ -68,7 +68,7 @@ class Identity:
 
     @property
     def shared(self) -> tuple[object, ...]:
-        """What results of one grid have in common, apart from scale and data."""
+        """Everything but scale and data that results of one grid share."""
         record = self.record
         return record.scale_version, record.subset, record.weights, record.precision, record.rounds
 
@@ -98,7 +98,7 @@ class Identity:
 
     @property
     def older(self) -> bool:
-        """Whether nothing tells its recipe: it was recorded before identities did."""
+        """Whether its recipe is unknown, since it was recorded before identities held one."""
         return not self.record.recipe and bool(self.record.data)
 
     @property
@@ -114,7 +114,7 @@ class Identity:
 
     @property
     def rank(self) -> tuple[int, bool, tuple[str, ...], str]:
-        """Sorts identities: the scale that says most first, older recipes and worlds with a dial turned last."""
+        """Sort key: the most informative scale first, older recipes and worlds with a turned dial last."""
         place = SCALES.index(self.scale) if self.scale in SCALES else len(SCALES)
         return place, self.older, self.turned, self.where
 
@@ -140,7 +140,7 @@ class Identity:
         )
 
     def data_lines(self, pixels: Mapping[str, list[str]]) -> tuple[DataLine, ...]:
-        """Where the images came from, one line a domain.
+        """Describe the origin of the images, one line per domain.
 
         Args:
             pixels: the digests of each domain's images, as the stages saw them.
@@ -155,7 +155,7 @@ class Identity:
 
 
 def _fact(name: str, value: Any) -> str:
-    """`seed 1`, or `size: height 64, width 32`."""
+    """Format an entry: `seed 1`, or `size: height 64, width 32`."""
     words = name.replace("_", " ")
     if not isinstance(value, Mapping):
         return f"{words} {scalar(value)}"
@@ -163,7 +163,7 @@ def _fact(name: str, value: Any) -> str:
 
 
 def setting_words(identities: Sequence[Identity]) -> str:
-    """What runs that belong together share: scale, data, a subset, precision, weights."""
+    """Describe what grouped runs share: scale, data, subset, precision, weights."""
     parts = [f"scale {scale}" for scale in dict.fromkeys(identity.scale for identity in identities) if scale]
     parts.append(data_words(identities))
     subsets = {identity.record.subset for identity in identities} - {None}
@@ -179,7 +179,7 @@ def setting_words(identities: Sequence[Identity]) -> str:
 
 
 def data_words(identities: Sequence[Identity]) -> str:
-    """What the images were, in a few words."""
+    """Describe the images in a few words."""
     found: dict[str, set[str]] = {}
     worlds: set[str] = set()
     for identity in identities:

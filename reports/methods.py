@@ -1,4 +1,4 @@
-"""The same method in several papers: what each prints for it, side by side, and what was measured of it here."""
+"""Compare the numbers that several papers print for one method with each other and with those measured here."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from reports.cases import Case
 
 OWN = frozenset({"ours", "baseline", ""})
-"""Names under which every paper means something of its own."""
+"""Names that mean something different in each paper."""
 
 
 def shown() -> tuple[str, ...]:
-    """The metrics that are set side by side."""
+    """Return the metrics to compare."""
     return metrics.names(judged=True)
 
 
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Method:
-    """A method that at least two papers print."""
+    """A method printed by at least two papers."""
 
     name: str
     anchor: str
@@ -52,7 +52,7 @@ class Method:
 
 @dataclass
 class _Row:
-    """Rows of one paper that print the same numbers for one method, as far as they overlap."""
+    """Rows of one paper whose numbers for one method agree where they overlap."""
 
     key: str
     label: str
@@ -66,14 +66,14 @@ class _Row:
 
 
 def methods(papers: Mapping[str, Paper], cases: Sequence[Case], files: Mapping[str, str]) -> tuple[Method, ...]:
-    """The methods that at least two papers print, by name.
+    """Find the methods that at least two papers print, by name.
 
     Args:
         papers: what they print.
         cases: what was measured.
         files: the page of each paper that has one.
     """
-    found: dict[str, list[_Row]] = {}
+    by_key: dict[str, list[_Row]] = {}
     for id, paper in papers.items():
         rows: dict[tuple[str, str, str], _Row] = {}
         for number in paper.numbers():
@@ -83,23 +83,23 @@ def methods(papers: Mapping[str, Paper], cases: Sequence[Case], files: Mapping[s
                 row = rows.setdefault(place, _Row(key, full_label(number.row), number.row.ref, {}, [place]))
                 row.values[_task(number), number.metric] = number.value
         for row in rows.values():
-            _join(row, found.setdefault(row.key, []))
+            _join(row, by_key.setdefault(row.key, []))
     by_place: dict[tuple[str, str, str], list[Case]] = {}
     for case in cases:
         by_place.setdefault((case.paper, case.table, case.row), []).append(case)
-    shared = {key: rows for key, rows in found.items() if len({row.paper for row in rows}) > 1}
+    shared = {key: rows for key, rows in by_key.items() if len({row.paper for row in rows}) > 1}
     return tuple(_method(key, shared[key], papers, by_place, files) for key in sorted(shared))
 
 
 def _key(label: str, paper: str) -> str:
-    """A name that papers share: without references, variants and signs."""
+    """Normalise a method's name: drop references, variants and signs."""
     plain = re.sub(r"\[[^]]*\]|\([^)]*\)|:.*", "", label).lower()
     name = re.sub(r"[^a-z0-9+]", "", plain)
     return re.sub(r"[^a-z0-9+]", "", paper.lower()) if name == "ours" else name
 
 
 def _task(number: Number) -> str:
-    """`m2d`; in words where the source is no single data set."""
+    """Name a task: `m2d`, or words if the source is no single data set."""
     by_name = {name: letter for letter, name in letters().items()}
     source, target = (by_name.get(name, name) for name in (number.source, number.target))
     if source == "none":
@@ -108,7 +108,7 @@ def _task(number: Number) -> str:
 
 
 def _join(row: _Row, rows: list[_Row]) -> None:
-    """Join a row with one of its paper that nowhere says otherwise, or put it behind the others."""
+    """Merge a row with one of its paper that does not contradict it, or append it."""
     for other in rows:
         same = (other.paper, other.label, other.ref) == (row.paper, row.label, row.ref)
         if same and all(other.values.get(where, value) == value for where, value in row.values.items()):

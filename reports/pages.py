@@ -1,4 +1,4 @@
-"""Everything that the pages say, worked out once for HTML and Markdown."""
+"""Compute the content of the pages once, for HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from reproduce.papers.records import ClaimRecord, FigureRecord, Result
 from reproduce.papers.tables import Paper as Described
 
 TROUBLE = ("error", "drifted", "collapsed", "below", "inconclusive")
-"""What needs a look, the worst first."""
+"""Verdicts that need attention, the worst first."""
 
 
 @dataclass(frozen=True)
 class Badge:
-    """What a reader must know before the first number: its kind, short texts, and a sentence."""
+    """The notice above the first number: its kind, short texts, and a sentence."""
 
     kind: str
     texts: tuple[str, ...]
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Summary:
-    """Cases and claims in a few numbers: of everything, or of one paper; `testable` are claims that cases could try."""
+    """Counts of cases and claims, of all papers or one; `testable` counts claims that cases could test."""
 
     sentence: str
     badges: tuple[Badge, ...]
@@ -111,7 +111,7 @@ def page(
     figures: Iterable[FigureRecord] = (),
     problem: str | None = None,
 ) -> Page:
-    """Work out a page.
+    """Compute the content of the pages.
 
     Args:
         results: in any order; equal ones count once.
@@ -156,7 +156,7 @@ def page(
 
 
 def unknown(id: str) -> Described:
-    """A paper that only its results tell of."""
+    """Return a placeholder for a paper known only from its results."""
     name = id.upper() if id.isascii() and id.islower() and len(id) <= 8 else id
     return Described(id=id, title=id, authors="", venue="", tables={}, name=name)
 
@@ -177,13 +177,13 @@ def _summary(papers: Sequence[Paper]) -> Summary:
     cases = [case for paper in papers for case in paper.cases]
     claims = [claim for paper in papers for claim in paper.claims]
     pictures = _pictures(papers)
-    found = Counter(case.verdict for case in cases)
-    known = [word for word in VERDICTS.values() if word in found]
+    counts = Counter(case.verdict for case in cases)
+    usual = [word for word in VERDICTS.values() if word in counts]
     return Summary(
         sentence=_sentence(cases, papers),
         badges=(*_badges(cases, pictures), *_private(pictures)),
         cells=_cells(papers),
-        verdicts=tuple((word, found[word]) for word in [*known, *(word for word in found if word not in known)]),
+        verdicts=tuple((word, counts[word]) for word in [*usual, *(word for word in counts if word not in usual)]),
         claims=tally(claims),
         testable=f"{sum(claim.testable for claim in claims)} of {len(claims)}",
     )
@@ -227,9 +227,9 @@ def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
     return " ".join(parts) + (f", on {data}." if data else ".")
 
 
-def _machine(found: Sequence[Case | Picture]) -> str:
-    """Commit, device and time of the whole run in one line; a stage that several cases share counts once."""
-    stages = {stage.key: stage for each in found for stage in each.stages}
+def _machine(measured: Sequence[Case | Picture]) -> str:
+    """Describe commit, device and time of the run in one line, counting shared stages once."""
+    stages = {stage.key: stage for item in measured for stage in item.stages}
     records = [stage.provenance for stage in stages.values()]
     commits = dict.fromkeys(
         f"{record.commit[:DIGEST_SHOWN]}{' with uncommitted changes' if record.dirty else ''}"
@@ -302,7 +302,7 @@ def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, 
 
 
 def _cells(papers: Sequence[Paper]) -> str:
-    """How many of the printed cells, in rows the authors ran, have a number."""
+    """Count the printed cells with a measured number, in rows that the authors ran."""
     measured, printed = set(), set()
     for paper in papers:
         for table in paper.tables:
@@ -328,7 +328,7 @@ def _blocked(cases: Sequence[Case]) -> tuple[tuple[str, tuple[Case, ...]], ...]:
 
 
 def _next(cases: Sequence[Case], drawn: Sequence[tuple[str, Picture]]) -> Step:
-    """The most useful thing to type now, after cases, and after figures of papers."""
+    """Suggest the most useful next command, after cases and after figures."""
     undrawn = next((picture for _, picture in drawn if picture.error and picture.command), None)
     if undrawn and not any(case.verdict.word == "error" and case.command for case in cases):
         return Step("Run again the figure that failed; finished stages are kept.", undrawn.command)

@@ -1,4 +1,4 @@
-"""Figures of a paper that show what networks make of images: rank lists, activation maps, projections in the plane."""
+"""Draw figures that show images: rank lists, activation maps, projections to the plane."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "✓", "✗"
 
 COLOURS = 7
-"""Of the marks of identities; the pages' style gives them, for a light and for a dark page."""
+"""Colours of identities' marks, defined in the pages' style for light and dark pages."""
 
 SHAPES = (
     "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
@@ -40,10 +40,10 @@ SHAPES = (
 """Of the marks, as paths around a point; as many as have no factor in common with the colours, so pairs last long."""
 
 PLANE, MARGIN = 320, 10
-"""Side of the drawing of a projection, and what it leaves free around the points, in user units."""
+"""Side of the drawing of a projection, and the margin around the points, in user units."""
 
 HEAT = "inferno"
-"""The colours of maps: dark to bright, in even steps for the eye, also for those who see few colours."""
+"""Colours of maps, from dark to bright in perceptually even steps, also for the colour-blind."""
 
 RANK_LISTS = (
     "A line holds the images of the gallery that are nearest to the query, the nearest first. "
@@ -109,14 +109,14 @@ class Rank:
 
     @property
     def words(self) -> str:
-        """All of it, for those who do not see it."""
+        """Text alternative for screen readers."""
         outcome = "right" if self.right else "wrong"
         return f"rank {self.number}, {outcome}: {self.image.words}, distance {self.distance}"
 
 
 @dataclass(frozen=True)
 class RankList:
-    """What one network ranks first for one query."""
+    """One network's first ranks for one query."""
 
     network: str
     ap: str
@@ -129,7 +129,7 @@ class RankList:
 
 @dataclass(frozen=True)
 class Query:
-    """A query and its list by each network."""
+    """A query and each network's rank list."""
 
     image: Shot
     lists: tuple[RankList, ...]
@@ -150,7 +150,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Heated:
-    """An image and its map by each network."""
+    """An image and each network's map."""
 
     image: Shot
     maps: tuple[Heat, ...]
@@ -158,7 +158,7 @@ class Heated:
 
 @dataclass(frozen=True)
 class Marks:
-    """The points of one identity: one path, how it is coloured, and what it is."""
+    """The points of one identity: path, colour and description."""
 
     path: str
     colour: int
@@ -177,7 +177,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Content:
-    """What a drawing holds: one of the three, and the mAP of each network where there are rank lists."""
+    """The content of a drawing: one of three kinds, and each network's mAP for rank lists."""
 
     queries: tuple[Query, ...] = ()
     heated: tuple[Heated, ...] = ()
@@ -213,12 +213,12 @@ class Picture:
 
     @property
     def private(self) -> str:
-        """What it shows that no program drew."""
+        """Real images that it shows."""
         return _photographs(self.identity) if self.strip and not self.identity.drawn else ""
 
     @property
     def where(self) -> str:
-        """Setting and seed."""
+        """Its setting and seed."""
         return ", ".join(part for part in (self.setting, self.seed and f"training seed {self.seed}") if part)
 
     @property
@@ -231,7 +231,7 @@ class Picture:
 
 
 def pictures(paper: Paper, records: Sequence[FigureRecord]) -> tuple[Picture, ...]:
-    """The records of one figure of a paper in its order of tasks, the setting that says most first.
+    """Sort the records of one figure by the paper's order of tasks, the most informative setting first.
 
     Args:
         paper: what it prints.
@@ -252,12 +252,12 @@ def pictures(paper: Paper, records: Sequence[FigureRecord]) -> tuple[Picture, ..
 
 
 def stable(record: FigureRecord) -> str:
-    """A figure's record as text, wherever its pictures lie and whether they are there."""
+    """Encode a figure's record as text, ignoring the path and presence of its pictures."""
     return msgspec.json.encode(structs.replace(record, pictures=None), order="sorted").decode()
 
 
 def distinct(records: Sequence[FigureRecord]) -> list[FigureRecord]:
-    """Each record once; one that is there with pictures and without them is there with pictures."""
+    """Drop duplicate records, preferring those with pictures."""
     by_text: dict[str, FigureRecord] = {}
     for record in records:
         text = stable(record)
@@ -306,10 +306,10 @@ def _strip(record: FigureRecord) -> Strip | None:
 
 
 def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], over: bool) -> Content:
-    """What a drawing says, for display.
+    """Convert a drawing's facts for display.
 
     Raises:
-        KeyError, IndexError, TypeError, ValueError, OverflowError: it is no drawing that is known here.
+        KeyError, IndexError, TypeError, ValueError, OverflowError: The facts are no known drawing.
     """
     shots = [
         Shot(place, scalar(image["pid"]), str(image["camid"] + 1) if image["camid"] >= 0 else NOTHING)
@@ -336,17 +336,17 @@ def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], ove
     raise ValueError(kind)
 
 
-def _rank_list(network: str, found: Mapping[str, Any], shots: Sequence[Shot]) -> RankList:
+def _rank_list(network: str, facts: Mapping[str, Any], shots: Sequence[Shot]) -> RankList:
     ranks = tuple(
         Rank(number, shots[entry["image"]], bool(entry["right"]), f"{entry['distance']:.3f}".replace("-", MINUS))
-        for number, entry in enumerate(found["entries"], 1)
+        for number, entry in enumerate(facts["entries"], 1)
     )
-    return RankList(network, percent(found["AP"]), ranks)
+    return RankList(network, percent(facts["AP"]), ranks)
 
 
 @cache
 def _colours() -> NDArray[np.uint8]:
-    """The 256 colours of maps (256, 3)."""
+    """Compute the 256 colours of maps (256, 3)."""
     import numpy as np
     from matplotlib import colormaps
 
@@ -355,13 +355,13 @@ def _colours() -> NDArray[np.uint8]:
 
 
 def scale() -> str:
-    """The colours of maps from 0 to 1, as a gradient of CSS."""
+    """Return the colours of maps from 0 to 1 as a CSS gradient."""
     stops = ", ".join(f"#{bytes(colour).hex()}" for colour in _colours()[::51])
     return f"linear-gradient(90deg, {stops})"
 
 
 def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
-    """A map as a PNG.
+    """Encode a map as a PNG.
 
     Args:
         values: the map, 0 to 255.

@@ -1,4 +1,4 @@
-"""The results as a table for a README, and where it goes."""
+"""Format results as a table for a README, and insert it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START, END = "<!-- results -->", "<!-- /results -->"
 
 
 def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
-    """The results as Markdown tables for a README: what compares with the papers first, the rest apart."""
+    """Format results as Markdown tables for a README, comparable ones first and the others apart."""
     page = pages.page(results, papers, "")
     cases = [case for paper in page.papers for table in paper.tables for case in table.cases if case.measured]
     compared = [case for case in cases if case.comparable]
@@ -56,7 +56,7 @@ def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
 
 
 def update_readme(path: Path, text: str) -> bool:
-    """Put text between the markers of a README.
+    """Replace the text between the markers of a README.
 
     Args:
         path: a file that holds `<!-- results -->` and, after it, `<!-- /results -->`, once each.
@@ -86,7 +86,7 @@ def update_readme(path: Path, text: str) -> bool:
 
 
 def _folded(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases with those that measured the very same: a row that a paper prints in several tables."""
+    """Group cases that measured the same: a row printed in several tables."""
     folded: dict[str, list[Case]] = {}
     for case in cases:
         folded.setdefault(repr((case.paper, case.task, case.measured)), []).append(case)

@@ -1,4 +1,4 @@
-"""Results as a set of self-contained HTML pages and as one of Markdown."""
+"""Render results as self-contained HTML pages and as one Markdown file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def render(
 
 
 def _html(page: Page) -> Iterator[tuple[str, str]]:
-    """Every page as (path, text)."""
+    """Yield every page as (path, text)."""
     linked = [("Overview", "index.html"), *((paper.short, paper.file) for paper in page.papers)]
     linked += [("Methods", "methods.html")] if page.printed.methods else []
     linked += [("Audit", "audit.html")] if page.printed.count else []

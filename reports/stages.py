@@ -1,4 +1,4 @@
-"""The stages behind a result: what ran, where, with which specification, and the curves that they logged."""
+"""Describe the stages behind a result: specification, provenance and logged curves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reproduce.papers.records import StageEntry
 
 @dataclass(frozen=True)
 class StageLine:
-    """One stage of a case: what ran, for how long, on what."""
+    """One stage of a case, with its time and device."""
 
     name: str
     seed: str
@@ -31,18 +31,18 @@ class StageLine:
 
 @dataclass(frozen=True)
 class StageGroup:
-    """Stages that differ in their seed alone: one specification, and a curve a seed."""
+    """Stages that differ only in their seed: one specification, and one curve per seed."""
 
     title: str
     seeds: str
     spec: tuple[tuple[str, str], ...]
     learning: tuple[Panel, ...]
     labels: tuple[Panel, ...]
-    """Loss and scores; and how healthy the pseudo labels were."""
+    """Panels of loss and scores, and those of pseudo labels."""
 
 
 def stage_lines(stages: Sequence[StageEntry]) -> tuple[StageLine, ...]:
-    """One line a stage, in the order of the record."""
+    """Describe each stage in one line, in the order of the record."""
     return tuple(
         StageLine(
             name=stage.label,
@@ -58,20 +58,20 @@ def stage_lines(stages: Sequence[StageEntry]) -> tuple[StageLine, ...]:
 
 
 def provenance(stages: Sequence[StageEntry]) -> tuple[tuple[str, str], ...]:
-    """What ran it: commit, versions, machine, times; a value that differs between stages is listed in full."""
-    known: dict[str, list[str]] = {}
+    """List commit, versions, machine and times; values that differ between stages are all listed."""
+    texts_by_path: dict[str, list[str]] = {}
     for stage in stages:
         own = stage.provenance
-        told: dict[str, Any] = msgspec.to_builtins(own)
+        fields: dict[str, Any] = msgspec.to_builtins(own)
         for name in ("seed", "data", "wall_s", "device_s", "started", "dirty"):
-            del told[name]
+            del fields[name]
         commit = own.commit[:DIGEST_SHOWN] if own.commit else "unknown"
-        told["commit"] = commit + (" with uncommitted changes" if own.dirty else "")
-        told["versions"] = ", ".join(f"{package} {version}" for package, version in own.versions.items())
-        for path, text in flatten(told):
-            if path and text not in known.setdefault(path, []):
-                known[path].append(text)
-    lines = [(name.replace(".", " ").replace("_", " "), "; ".join(texts)) for name, texts in known.items()]
+        fields["commit"] = commit + (" with uncommitted changes" if own.dirty else "")
+        fields["versions"] = ", ".join(f"{package} {version}" for package, version in own.versions.items())
+        for path, text in flatten(fields):
+            if path and text not in texts_by_path.setdefault(path, []):
+                texts_by_path[path].append(text)
+    lines = [(name.replace(".", " ").replace("_", " "), "; ".join(texts)) for name, texts in texts_by_path.items()]
     if stages:
         started = sorted(stage.provenance.started for stage in stages)
         first, last = started[0], started[-1]
@@ -86,7 +86,7 @@ def _rate(stage: StageEntry) -> str:
 
 
 def stage_groups(stages: Sequence[StageEntry]) -> tuple[StageGroup, ...]:
-    """Stages that differ in their seed alone, together."""
+    """Group stages that differ only in their seed."""
     by_key = {stage.key: stage for stage in stages}
 
     def seedless(value: Any, depth: int = 0) -> Any:
@@ -125,7 +125,7 @@ def stage_groups(stages: Sequence[StageEntry]) -> tuple[StageGroup, ...]:
 
 
 def _step_name(stage: StageEntry) -> str:
-    """What a logged step was: an epoch where the recipe counts epochs, else a step."""
+    """Name a logged step: epoch if the recipe counts epochs, else step."""
     return "epoch" if is_number(stage.spec.get("epochs")) else "step"
 
 

@@ -1,4 +1,4 @@
-"""The tables of a paper as it shows them, filled with what was measured."""
+"""Fill the tables of a paper, as printed, with measured numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row on one task: what is printed, what was measured, and how they differ where that means anything."""
+    """One row on one task: printed and measured numbers, and their differences if comparable."""
 
     width: int
     printed: tuple[str, ...]
@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table as it is shown.
+    """A row of a table for display.
 
     Attributes:
         kind: "run" (at least one cell has a result), "not run" or "quoted" (the authors copied it).
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """A table filled by runs that belong together: one scale, one set of data.
+    """A table filled by runs of one scale on one set of data.
 
     Attributes:
         renewed: mAP with batch statistics of the target's training images, which is never judged: a sentence, or empty.
@@ -97,7 +97,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper with what was measured for it."""
+    """A table of a paper with measured numbers."""
 
     id: str
     anchor: str
@@ -110,7 +110,7 @@ class Table:
 
     @property
     def deviations(self) -> tuple[tuple[str, str], ...]:
-        """Where methods depart from the paper: each departure once, with the rows it touches ("" where all do)."""
+        """Deviations of methods from the paper, each once, with the rows concerned ("" for all)."""
         rows: dict[str, list[str]] = {}
         for case in self.cases:
             for deviation in case.deviations:
@@ -121,18 +121,18 @@ class Table:
 
     @property
     def compared(self) -> bool:
-        """Whether a run of it shows the printed numbers beside its own; then they are not repeated apart."""
+        """Whether a run of it shows the printed numbers too, so that they are not repeated separately."""
         return any(setting.compared for setting in self.settings)
 
     @property
     def width(self) -> int:
-        """Metric cells in a row."""
+        """Number of metric cells in a row."""
         return sum(len(column.metrics) for column in self.columns)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and those of its tables that have results.
+    """A paper with its tables that have results.
 
     Attributes:
         file: its page.
@@ -166,7 +166,7 @@ def filled(
     drawings: Sequence[FigureRecord],
     files: Counter[str],
 ) -> Paper:
-    """A paper with what was measured for it.
+    """Fill a paper with measured numbers.
 
     Args:
         paper: what it prints.
@@ -202,7 +202,7 @@ def filled(
 
 
 def completed(paper: Described, cases: Sequence[Case]) -> Described:
-    """A paper with the tables, columns and rows that only its results know, such as those of another version."""
+    """Add tables, columns and rows that only results contain, such as those of another version."""
     tables = dict(paper.tables)
     for case in cases:
         cell = case.cell
@@ -222,7 +222,7 @@ def completed(paper: Described, cases: Sequence[Case]) -> Described:
 def _placed(
     page: str, anchor: str, paper: Described, table: str, cases: Sequence[Case], files: Counter[str]
 ) -> list[Case]:
-    """The cases of a table in its order, knowing their pages and where they stand."""
+    """Sort the cases of a table in its order, and add their pages and places."""
     described = paper.tables[table]
     rows = [row.id for row in described.rows]
     columns = {column.id: arrows(column.label) for column in described.columns}
@@ -231,7 +231,7 @@ def _placed(
     def place(case: Case) -> tuple[Any, ...]:
         return rows.index(case.cell.row), order.index(case.cell.column), *_setting_order(case)
 
-    known = {row.id: row.printed for row in described.rows}
+    printed = {row.id: row.printed for row in described.rows}
     return [
         replace(
             case,
@@ -240,7 +240,7 @@ def _placed(
             home=f"{page}#{anchor}",
             place=f"Table {table}",
             column_label=columns[case.cell.column],
-            printed_now=known[case.cell.row].get(case.cell.column, {}),
+            printed_now=printed[case.cell.row].get(case.cell.column, {}),
         )
         for case in sorted(cases, key=place)
     ]
@@ -262,7 +262,7 @@ def _table(table: DescribedTable, cases: Sequence[Case]) -> Table:
 
 
 def _notes(table: DescribedTable) -> tuple[tuple[tuple[str, str], ...], dict[str, str]]:
-    """Footnotes (letter, text), and the letters of each row; a note that several rows share is written once."""
+    """Return footnotes (letter, text) and the letters of each row; shared notes appear once."""
     letters: dict[str, str] = {}
     marks: dict[str, str] = {}
     for row in table.rows:
@@ -283,7 +283,7 @@ def _letter(index: int) -> str:
 
 
 def _together(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases of one table in groups that can share a grid: one scale, agreeing data, at most one result a cell."""
+    """Group cases of one table that can share a grid: one scale, agreeing data, at most one result per cell."""
     groups: list[list[Case]] = []
     for case in sorted(cases, key=_setting_order):
         home = next((group for group in groups if all(_agree(case, other) for other in group)), None)
@@ -295,7 +295,7 @@ def _together(cases: Sequence[Case]) -> list[list[Case]]:
 
 
 def _titled(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
-    """Cases of a paper in groups, as `_together`, each with its title."""
+    """Group cases of a paper as `_together` does, with a title for each group."""
     return [(setting_words([case.identity for case in group]), group) for group in _together(cases)]
 
 
@@ -319,11 +319,11 @@ def _agree(case: Case, other: Case) -> bool:
 def _setting(
     cases: Sequence[Case], columns: Sequence[Column], table: DescribedTable, marks: Mapping[str, str]
 ) -> Setting:
-    found = {(case.cell.row, case.cell.column): case for case in cases}
+    by_cell = {(case.cell.row, case.cell.column): case for case in cases}
     compared = any(case.comparable for case in cases)
     shown = []
     for row in table.rows:
-        cells = tuple(_cell(row, column, found) for column in columns)
+        cells = tuple(_cell(row, column, by_cell) for column in columns)
         quoted = bool(row.executed) and set(row.executed.values()) == {"no"}
         kind = "run" if any(cell.case or cell.has_numbers for cell in cells) else "quoted" if quoted else "not run"
         shown.append(Row(arrows(full_label(row)), kind, marks.get(row.id, ""), cells))
@@ -333,17 +333,17 @@ def _setting(
 
 
 def _renewed(rows: Sequence[Row]) -> str:
-    told = [
+    pairs = [
         (f"{row.label}, {cell.case.column_label}", cell.case.spread("mAP"), cell.case.spread("renewed"))
         for row in rows
         for cell in row.cells
         if cell.case
     ]
-    each = [f"{name} {after.text} (as trained {before.text})" for name, before, after in told if before and after]
-    if not each:
+    texts = [f"{name} {after.text} (as trained {before.text})" for name, before, after in pairs if before and after]
+    if not texts:
         return ""
     of = "batch statistics of the target\u2019s training images, which adapts and is not judged"
-    return f"mAP with {of}: {'; '.join(each)}."
+    return f"mAP with {of}: {'; '.join(texts)}."
 
 
 def _cell(row: DescribedRow, column: Column, cases: Mapping[tuple[str, str], Case]) -> Cell:
@@ -366,7 +366,7 @@ def _cell(row: DescribedRow, column: Column, cases: Mapping[tuple[str, str], Cas
 
 
 def _gained(parts: Sequence[Case | None], name: str) -> Spread | None:
-    """The measured gain between two rows: the spread of the differences of the seeds that both have."""
+    """Compute the measured gain between two rows, over the seeds that both have."""
     base = METRICS[name].gain_of
     after, before = parts
     if not base or not after or not before:

@@ -1,4 +1,4 @@
-"""The templates: HTML escapes everything by itself, Markdown by filters."""
+"""Load the templates; HTML escapes everything automatically, Markdown by filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reproduce.metrics import title
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates, and what they may call."""
+    """Return the environment of the templates, with their functions and filters."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
@@ -53,5 +53,5 @@ def environment() -> jinja2.Environment:
 
 
 def _prose(text: object) -> Markup:
-    """Text as HTML; what stands between backticks becomes code."""
+    """Convert text to HTML, with text between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

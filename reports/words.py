@@ -1,4 +1,4 @@
-"""Verdict words, number formats and escaping: how one value is written, the same in HTML and in Markdown."""
+"""Format single values (verdicts, numbers, escaped text) alike in HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING = "\u2013"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a case came to: a word, a symbol that needs no colour, a tone for those who see it, and the meaning."""
+    """The outcome of a case: a word, a symbol that needs no colour, a colour tone, and the meaning."""
 
     word: str
     symbol: str
@@ -88,37 +88,37 @@ CLAIM_VERDICTS: Mapping[str, Verdict] = {
 
 
 def verdict(word: str) -> Verdict:
-    """The verdict of this word; a word that is not known is shown as it is, without a tone."""
+    """Return the verdict of a word; an unknown word is shown unchanged, without a tone."""
     return VERDICTS.get(word) or Verdict(word, "·", "plain", "")
 
 
 def claim_verdict(word: str) -> Verdict:
-    """The verdict on a claim of this word; a word that is not known is shown as it is, without a tone."""
+    """Return the verdict of a word on a claim; an unknown word is shown unchanged, without a tone."""
     return CLAIM_VERDICTS.get(word) or verdict(word)
 
 
 def arrows(text: str) -> str:
-    """`A -> B` with a real arrow."""
+    """Replace `->` by a real arrow."""
     return text.replace("->", "→")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether this is a finite number; "-", None, True and NaN are not."""
+    """Return whether this is a finite number; "-", None, True and NaN are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def percent(value: object) -> str:
-    """A percentage with one decimal, as papers print it; a dash where there is none."""
+    """Format a percentage with one decimal, as papers print it, or a dash."""
     return _tidy(f"{value:.1f}") if is_number(value) else NOTHING
 
 
 def difference(measured: float, printed: float) -> str:
-    """Measured minus printed with its sign, in percentage points."""
+    """Format measured minus printed with its sign, in percentage points."""
     return signed(measured - printed)
 
 
 def signed(value: object) -> str:
-    """A difference in percentage points with its sign; a dash where there is none."""
+    """Format a difference in percentage points with its sign, or a dash."""
     text = _tidy(f"{value:+.1f}") if is_number(value) else NOTHING
     return "0.0" if text in ("+0.0", f"{MINUS}0.0") else text
 
@@ -142,7 +142,7 @@ class Spread:
 
 
 def spread(values: Iterable[object]) -> Spread | None:
-    """Mean and spread of the finite numbers among `values`; None without any."""
+    """Compute mean and spread of the finite numbers among `values`; None without any."""
     numbers = [float(value) for value in values if is_number(value)]
     if not numbers:
         return None
@@ -153,7 +153,7 @@ def spread(values: Iterable[object]) -> Spread | None:
 
 
 def duration(seconds: object) -> str:
-    """Seconds as people say them: `0.4 s`, `31 s`, `12 min`, `3 h 05 min`."""
+    """Format seconds for readers: `0.4 s`, `31 s`, `12 min`, `3 h 05 min`."""
     if not is_number(seconds):
         return NOTHING
     value = float(seconds)
@@ -166,23 +166,23 @@ def duration(seconds: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital and a full stop; `mAP` stays `mAP`."""
+    """Add a capital and a full stop; `mAP` stays `mAP`."""
     first = text[:1] if text[1:2].isupper() else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
 
 
 def listing(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join words: `a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
 def count(number: int, noun: str) -> str:
-    """`1 case`, `1,020 cases`."""
+    """Return a number with its noun: `1 case`, `1,020 cases`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def scalar(value: object) -> str:
-    """One value of a specification as text."""
+    """Format one value of a specification."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -193,7 +193,7 @@ def scalar(value: object) -> str:
 
 
 def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """A nested specification as (dotted path, text) lines, in its own order; a list of plain values is one line."""
+    """Flatten a nested specification to (dotted path, text) lines, in order; a list of plain values is one line."""
     if isinstance(value, Mapping):
         lines = [
             line for name, part in value.items() for line in flatten(part, f"{path}.{name}" if path else str(name))
@@ -207,19 +207,19 @@ def flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def slug(text: str) -> str:
-    """Text as a part of an anchor: letters and digits of ASCII, the rest as single hyphens."""
+    """Convert text for an anchor: ASCII letters and digits, the rest as single hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def unique(text: str, taken: Counter[str]) -> str:
-    """The slug of a text, with a number where it is taken already; it is taken from then on."""
+    """Return an unused slug of a text, numbered if needed, and mark it as used."""
     name = slug(text)
     taken[name] += 1
     return name if taken[name] == 1 else unique(f"{name}-{taken[name]}", taken)
 
 
 def markdown(text: object) -> str:
-    """Text that Markdown shows as it is, in a paragraph, a list or a table cell: one line, nothing of it is markup."""
+    """Escape text for a Markdown paragraph, list or table cell, as one line without markup."""
     return _at_start(_escaped(" ".join(str(text).split())))
 
 
@@ -232,12 +232,12 @@ def _at_start(line: str) -> str:
     return re.sub(r"^([-+#=]|\d+(?=[.)]\s))", _lead, line)
 
 
-def _lead(found: re.Match[str]) -> str:
-    return f"&#{ord(found[0][0])};{found[0][1:]}"
+def _lead(match: re.Match[str]) -> str:
+    return f"&#{ord(match[0][0])};{match[0][1:]}"
 
 
 def code(text: object) -> str:
-    """Text as an inline code span of Markdown, whatever backticks it holds."""
+    """Format text as a Markdown inline code span, even with backticks in it."""
     line = " ".join(str(text).split())
     fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
     pad = " " if line[:1] == "`" or line[-1:] == "`" else ""
@@ -245,13 +245,13 @@ def code(text: object) -> str:
 
 
 def markdown_prose(text: object) -> str:
-    """As `markdown`, but what stands between backticks stays a code span."""
+    """Escape like `markdown`, but keep text between backticks as code spans."""
     parts = re.split(r"`([^`]+)`", " ".join(str(text).split()))
     return _at_start("".join(code(part) if place % 2 else _escaped(part) for place, part in enumerate(parts)))
 
 
 def fenced(text: object, language: str = "") -> str:
-    """Text as a fenced block of Markdown."""
+    """Format text as a fenced Markdown block."""
     body = str(text).rstrip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", body)), default=0))
     return f"{fence}{language}\n{body}\n{fence}"
