@@ -69,72 +69,69 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Trial:
-    """A claim tried in one world.
-
-    Attributes:
-        world: which world, in words; `where` adds scale and data.
-        second: what stands beside the verdict, such as "smaller than stated".
-        p: the probability that chance alone gives as much, before and after the correction for many claims.
-    """
+    """The test of a claim in one world."""
 
     world: str
+    """The world, in words."""
     where: str
+    """Scale and data, in words."""
     verdict: Verdict
     second: tuple[str, ...]
+    """Qualifications of the verdict, such as "smaller than stated"."""
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     p: str
+    """p-value before and after the correction for many claims."""
     collapsed: tuple[str, ...]
     command: str
 
     @property
     def text(self) -> str:
-        """The verdict with what stands beside it."""
+        """The verdict with its qualifications."""
         return ", ".join([self.verdict.text, *self.second])
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Why it is undecided, kinds of intervals, p-values."""
+        """Reasons if undecided, kinds of intervals, p-values."""
         kinds = dict.fromkeys(comparison.kind for comparison in self.comparisons)
         return tuple(text for text in (*self.reasons, *kinds, self.p) if text)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A conclusion of a paper, in this project's words, and its trials: the world that was asked for first.
-
-    Attributes:
-        left: the cell that it is about, in words; `cells` are all that it names.
-        testable: whether cases could try it, if only in part.
-        part: why a trial decides only a part of it; empty where it decides all.
-        why: why it was not tried, where it was not.
-    """
+    """A claim of a paper, in this project's words, with its trials."""
 
     id: str
     anchor: str
     says: str
     where: str
     left: str
+    """The left cell, in words."""
     cells: frozenset[str]
+    """All cells that it names."""
     cause: str
     testable: bool
+    """Whether cases could test it, at least in part."""
     part: str
+    """Why a trial decides only part of it; empty if it decides all."""
     why: str
+    """Why it was not tried, if it was not."""
     trials: tuple[Trial, ...]
+    """Its trials, that in the requested world first."""
 
     @property
     def verdict(self) -> Verdict:
-        """That of the first trial."""
+        """Verdict of the first trial."""
         return self.trials[0].verdict if self.trials else claim_verdict("not tried")
 
 
 def read_claims(paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[str]) -> tuple[Claim, ...]:
-    """A paper's claims in its order, then those that its file does not hold.
+    """Prepare a paper's claims in its order, then those that its file does not contain.
 
     Args:
-        paper: what it prints.
-        records: of this paper, one for each claim and world.
-        anchors: names that are taken on the paper's page.
+        paper: The paper.
+        records: Records of its claims, one per claim and world.
+        anchors: Names already used on the paper's page.
     """
     tried: dict[str, list[ClaimRecord]] = {}
     for record in sorted(records, key=_order):
@@ -221,7 +218,7 @@ def _comparison(entry: Compared, span: tuple[float, float], labels: Labels) -> C
 
 
 def _cell(place: str, labels: Labels) -> str:
-    """`3/ours/m2d` as `Table 3, + CN, m2d`."""
+    """Format a cell for readers: `3/ours/m2d` becomes `Table 3, + CN, m2d`."""
     table, _, rest = place.partition("/")
     row, _, column = rest.rpartition("/")
     return f"Table {table}, {labels.get((table, row), row)}, {column}" if row else table
@@ -251,9 +248,9 @@ def _interval(entry: Compared, span: tuple[float, float], summary: str) -> Inter
 
 
 def tally(claims: Sequence[Claim]) -> tuple[tuple[Verdict, int], ...]:
-    """How many claims came to each verdict, in the order of the verdicts."""
+    """Count the claims with each verdict, in the order of the verdicts."""
     words = ["supported", "contradicted", "undecided", "error", "not tried"]
-    found = [claim.verdict for claim in claims]
-    others = dict.fromkeys(verdict.word for verdict in found if verdict.word not in words)
-    counted = ((claim_verdict(word), sum(verdict.word == word for verdict in found)) for word in [*words, *others])
+    verdicts = [claim.verdict for claim in claims]
+    others = dict.fromkeys(verdict.word for verdict in verdicts if verdict.word not in words)
+    counted = ((claim_verdict(word), sum(verdict.word == word for verdict in verdicts)) for word in [*words, *others])
     return tuple((verdict, number) for verdict, number in counted if number)

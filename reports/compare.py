@@ -1,4 +1,4 @@
-"""Two folders of results beside each other: what moved, by how much, and whether seeds explain it."""
+"""Compare two folders of results: what moved, by how much, and whether seed spread explains it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUTCOMES = {
     "same": "equal to the last digit",
     "changed": "one of the two measured nothing",
 }
-"""What became of a case, as a run says it of a result and its record; the most telling first."""
+"""Outcomes of comparing a case, as a run compares a result with its record; the most important first."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Pair:
-    """A case that both folders hold.
-
-    Attributes:
-        outcome: that of its most telling metric.
-        verdicts: "old to new" where they differ.
-        unjudged: why a run would not judge the difference; empty where it would.
-    """
+    """A case in both folders."""
 
     name: str
     where: str
     outcome: str
+    """Outcome of its most important metric."""
     verdicts: str
+    """"old to new" if they differ, else empty."""
     unjudged: str
+    """Why a run would not judge the difference; empty if it would."""
     moves: tuple[Move, ...]
     size: float
 
