@@ -55,10 +55,10 @@ def figures(
     """Collect the figures with runs, in the paper's order, then those that its file does not describe.
 
     Args:
-        paper: what it prints.
-        cases: of the paper.
-        together: puts cases of one setting together, and names it.
-        records: of what networks see.
+        paper: The paper as printed.
+        cases: Cases of the paper.
+        together: Groups cases by setting and names the settings.
+        records: Records of figures that show images.
     """
     seen: dict[str, list[FigureRecord]] = {}
     for record in records:

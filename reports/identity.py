@@ -143,7 +143,7 @@ class Identity:
         """Describe the origin of the images, one line per domain.
 
         Args:
-            pixels: the digests of each domain's images, as the stages saw them.
+            pixels: Digests of each domain's images, as recorded by the stages.
         """
         lines = []
         for domain, kind in self.kinds.items():

@@ -69,9 +69,9 @@ def methods(papers: Mapping[str, Paper], cases: Sequence[Case], files: Mapping[s
     """Find the methods that at least two papers print, by name.
 
     Args:
-        papers: what they print.
-        cases: what was measured.
-        files: the page of each paper that has one.
+        papers: Papers as printed.
+        cases: Measured cases.
+        files: Page of each paper that has one.
     """
     by_key: dict[str, list[_Row]] = {}
     for id, paper in papers.items():

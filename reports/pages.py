@@ -59,15 +59,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Printed:
-    """What the papers print, checked: what contradicts itself, and the methods that several print.
-
-    Attributes:
-        problem: why there is neither; empty where there is.
-    """
+    """Contradictions in printed numbers, and the methods that several papers print."""
 
     findings: tuple[tuple[str, str, tuple[Finding, ...]], ...] = ()
     methods: tuple[Method, ...] = ()
     problem: str = ""
+    """Why both are missing; empty if they are not."""
 
     @property
     def count(self) -> int:
@@ -76,13 +73,7 @@ class Printed:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the templates need.
-
-    Attributes:
-        attention: cases that failed, drifted, collapsed or fell short, the worst first.
-        undrawn: figures that ended with an error.
-        without: papers that have no results here.
-    """
+    """Everything that the templates need."""
 
     title: str
     machine: str
@@ -90,9 +81,12 @@ class Page:
     each: tuple[tuple[Paper, Summary], ...]
     next: Step
     attention: tuple[Case, ...]
+    """Cases that failed, drifted, collapsed or fell short, the worst first."""
     undrawn: tuple[tuple[Paper, Figure, Picture], ...]
+    """Figures that failed with an error."""
     blocked: tuple[tuple[str, tuple[Case, ...]], ...]
     without: tuple[str, ...]
+    """Papers without results."""
     printed: Printed
     meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
     claim_meanings: tuple[Verdict, ...] = tuple(CLAIM_VERDICTS.values())
@@ -114,13 +108,12 @@ def page(
     """Compute the content of the pages.
 
     Args:
-        results: in any order; equal ones count once.
-        papers: what the papers print, by id.
-        title: the heading.
-        claims: that were tried, in any order; equal ones count once.
-        figures: what they show, in any order; equal ones count once, with their pictures.
-        problem: what kept some papers from being read; empty for nothing, and then what they print is audited. None
-            for neither audit nor methods.
+        results: Results in any order; duplicates count once.
+        papers: Papers by id.
+        title: Heading.
+        claims: Records of claims in any order; duplicates count once.
+        figures: Records of figures in any order; duplicates count once, with their pictures.
+        problem: Why some papers could not be read; if empty, the papers are audited. None omits audit and methods.
     """
     cases = [Case(result, text) for text, result in _distinct(results)]
     tried = [record for _, record in _distinct(claims)]

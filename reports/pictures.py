@@ -187,14 +187,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on one task, in one setting.
-
-    Attributes:
-        strip: the pictures that it names; None where it has none.
-        reading: how to read drawings of its kind.
-        notes: how its images were chosen, and why there are no pictures where there are none.
-        error: why there is nothing to see; empty where there is.
-    """
+    """A figure on one task, in one setting."""
 
     task: str
     label: str
@@ -204,9 +197,13 @@ class Picture:
     networks: tuple[str, ...]
     content: Content
     strip: Strip | None
+    """Its pictures; None without any."""
     reading: str
+    """How to read drawings of its kind."""
     notes: str
+    """How its images were chosen, and why pictures are missing, if they are."""
     error: str
+    """Why there is nothing to show; empty if there is."""
     command: str
     stages: Sequence[StageEntry]
     deviations: tuple[str, ...]
@@ -234,8 +231,8 @@ def pictures(paper: Paper, records: Sequence[FigureRecord]) -> tuple[Picture, ..
     """Sort the records of one figure by the paper's order of tasks, the most informative setting first.
 
     Args:
-        paper: what it prints.
-        records: of this figure.
+        paper: The paper.
+        records: Records of this figure.
     """
     ids = {record.figure.id for record in records}
     tasks = [task for figure in paper.figures if figure.id in ids for task in figure.task]
@@ -364,8 +361,8 @@ def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
     """Encode a map as a PNG.
 
     Args:
-        values: the map, 0 to 255.
-        over: whether it is laid over its picture, so that dark places let more of that through.
+        values: The map, 0 to 255.
+        over: Whether it is drawn over its picture, with dark places more transparent.
     """
     import numpy as np
     from PIL import Image

@@ -59,14 +59,14 @@ def update_readme(path: Path, text: str) -> bool:
     """Replace the text between the markers of a README.
 
     Args:
-        path: a file that holds `<!-- results -->` and, after it, `<!-- /results -->`, once each.
-        text: Markdown, as `readme_table` gives it.
+        path: A file that contains `<!-- results -->` and, after it, `<!-- /results -->`, once each.
+        text: Markdown from `readme_table`.
 
     Returns:
         Whether the file changed.
 
     Raises:
-        UserError: the file or its markers are missing, or the markers are not in this order.
+        UserError: The file or its markers are missing, or the markers are not in this order.
     """
     try:
         old = path.read_text(encoding="utf-8")

@@ -28,20 +28,19 @@ def render(
 ) -> tuple[Path, Path]:
     """Write `report/index.html`, the pages that it links to, and `report.md`.
 
-    The same results and papers give the same bytes, in whatever order they come. Pages of an earlier report that do not
-    belong to this one are removed.
+    The same results and papers give the same bytes in any order. Pages that only an earlier report wrote are removed.
 
     Args:
-        results: of rows.
-        papers: what the papers print, by id.
-        out: the folder to write to; made where it is missing.
-        claims: what came of them.
-        figures: what they show.
-        problem: as `pages.page` has it.
-        title: the heading of the first page.
+        results: Results of rows.
+        papers: Papers by id.
+        out: Folder to write to, created if missing.
+        claims: Records of claims.
+        figures: Records of figures.
+        problem: As in `pages.page`.
+        title: Heading of the first page.
 
     Returns:
-        The paths of the first HTML page and of the Markdown page.
+        Paths of the first HTML page and of the Markdown page.
     """
     page = pages.page(results, papers, title, claims, figures, problem)
     folder = out / "report"

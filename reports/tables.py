@@ -55,16 +55,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table for display.
-
-    Attributes:
-        kind: "run" (at least one cell has a result), "not run" or "quoted" (the authors copied it).
-        mark: footnote letters.
-    """
+    """A row of a table for display."""
 
     label: str
     kind: str
+    """"run" (at least one cell has a result), "not run" or "quoted" (the authors copied it)."""
     mark: str
+    """Footnote letters."""
     cells: tuple[Cell, ...]
 
     @property
@@ -78,17 +75,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """A table filled by runs of one scale on one set of data.
-
-    Attributes:
-        renewed: mAP with batch statistics of the target's training images, which is never judged: a sentence, or empty.
-    """
+    """A table filled by runs of one scale on one set of data."""
 
     title: str
     compared: bool
     reasons: str
     rows: tuple[Row, ...]
     renewed: str = ""
+    """Sentence about mAP with batch statistics of the target's training images, which is never judged; may be empty."""
 
     @property
     def executed(self) -> tuple[Row, ...]:
@@ -132,26 +126,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper with its tables that have results.
-
-    Attributes:
-        file: its page.
-        short: what readers call it.
-        others: tables without results.
-        points: of sweeps, which its figures draw.
-    """
+    """A paper with its tables that have results."""
 
     id: str
     file: str
+    """File of its page."""
     short: str
+    """Name for readers."""
     title: str
     authors: str
     venue: str
     tables: tuple[Table, ...]
     others: tuple[str, ...]
+    """Tables without results."""
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     points: tuple[Case, ...] = ()
+    """Points of sweeps, which its figures draw."""
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -169,11 +160,11 @@ def filled(
     """Fill a paper with measured numbers.
 
     Args:
-        paper: what it prints.
-        cases: its cases; points of sweeps stand in its figures, all others in its tables.
-        claims: the records of its claims.
-        drawings: the records of its figures.
-        files: names of pages that are taken.
+        paper: The paper as printed.
+        cases: Its cases; points of sweeps go to its figures, all others to its tables.
+        claims: Records of its claims.
+        drawings: Records of its figures.
+        files: Names of pages already used.
     """
     whole = completed(paper, cases)
     page = unique(paper.id[:40], files)

@@ -1,7 +1,7 @@
-"""`reproduce bench`: what the kernels and a training step cost here, beside dense references and bare matrix products.
+"""Implement `reproduce bench`: measure kernels and a training step beside dense references and bare matrix products.
 
-Each measurement runs in a fresh process; imports, the making of data and one small run come before the clock.
-Contenders take turns, so that what else the machine does falls on all of them, and the median of several rounds counts.
+Each measurement runs in a fresh process; imports, data generation and one small run are not timed. Contenders take
+turns, so that other load on the machine affects all of them, and the median of several rounds is reported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 30, 6
 RERANK_K1 = 20
 STEPS = 10
 FEW = 300
-"""Images of the run before the clock."""
+"""Images of the small run before timing."""
 
 
 def bench(
@@ -48,24 +48,24 @@ def bench(
     dense: int = 6000,
     out: Path = Path("build/bench"),
 ) -> dict[str, Any]:
-    """Measure all contenders of one work on several sizes, print a table, and write `<what>.json` and `<what>.png`.
+    """Measure all contenders for one task on several sizes, print a table, and write `<what>.json` and `<what>.png`.
 
     Args:
         what: "neighbours", "evaluate", "rerank" or "train".
-        sizes: (N,) images; (Q, G) queries and gallery for "evaluate" and "rerank"; (B,) a batch for "train".
-        columns: of the embeddings.
-        repeats: rounds.
-        threads: of a measurement; all cores if not given.
-        dense: the most images that dense references are run on.
-        out: folder for the results.
+        sizes: (N,) images; (Q, G) queries and gallery for "evaluate" and "rerank"; (B,) batch size for "train".
+        columns: Dimension of the embeddings.
+        repeats: Rounds.
+        threads: Threads per measurement; all cores if None.
+        dense: Largest number of images for dense references.
+        out: Folder for the results.
 
     Returns:
-        What is written as JSON: the machine, a record for each contender and size, the growth of each contender (the
-        exponent of processor time from the smallest to the largest size), and for each size up to `dense` how far the
-        kernels are from the reference.
+        The content of the JSON file: the machine, a record for each contender and size, the growth of each contender
+        (the exponent of processor time from the smallest to the largest size), and the difference of the kernels from
+        the reference for each size up to `dense`.
 
     Raises:
-        UserError: nothing of that name, or a size that it cannot take.
+        UserError: The name is unknown, or a size is invalid for it.
     """
     if what not in CONTENDERS:
         raise UserError(f"nothing to measure is called {what!r}; choose {', '.join(CONTENDERS)}")
@@ -90,12 +90,12 @@ def bench(
         {
             "contender": name,
             "size": size,
-            **{key: statistics.median(one[key] for one in several) for key in several[0]},
+            **{key: statistics.median(measured[key] for measured in several) for key in several[0]},
             "rounds": several,
         }
         for (name, size), several in rounds.items()
     ]
-    found = {
+    report = {
         "work": what,
         "machine": _machine(threads),
         "columns": columns,
@@ -104,21 +104,21 @@ def bench(
         "differences": differences,
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{what}.json").write_text(json.dumps(found, indent=1) + "\n")
-    _plot(found, out / f"{what}.png")
-    _print(found)
+    (out / f"{what}.json").write_text(json.dumps(report, indent=1) + "\n")
+    _plot(report, out / f"{what}.png")
+    _print(report)
     print(out / f"{what}.json", out / f"{what}.png", sep="\n")
-    return found
+    return report
 
 
 # Data
 
 
 def embeddings(n: int, columns: int, seed: int = 1, noise: float = 1.1) -> tuple[Array, Array, Array]:
-    """Clustered embeddings (n, columns) of unit length, with identities and cameras (n,).
+    """Draw clustered embeddings (n, columns) of unit length, with identities and cameras (n,).
 
-    Identities have about 17 images, of log-normal number, and come in groups of six that look alike; each of six
-    cameras shifts what it sees; negative values are cut as a ReLU does.
+    Identities have about 17 images, log-normally distributed, and come in groups of six that look alike; each of six
+    cameras adds a shift; negative values are set to 0, as by a ReLU.
     """
     import numpy as np
 
@@ -144,7 +144,7 @@ def embeddings(n: int, columns: int, seed: int = 1, noise: float = 1.1) -> tuple
 
 
 def gallery(size: Size, columns: int, noise: float = 3.0) -> tuple[Array, ...]:
-    """Queries and gallery with identities and cameras; a fifth of the gallery is junk, a seventh distractors."""
+    """Draw queries and gallery with identities and cameras; a fifth of the gallery is junk, a seventh distractors."""
     import numpy as np
 
     from reproduce.data.sampling import numpy_generator
@@ -161,7 +161,7 @@ def gallery(size: Size, columns: int, noise: float = 3.0) -> tuple[Array, ...]:
 
 
 def _kernel(**choice: Any) -> Callable[[Size, int], Work | None]:
-    """Jaccard distances and clusters: as a user gets them, all that a fresh process finds out included, or forced."""
+    """Compute Jaccard distances and clusters with default choices, including their detection, or with forced ones."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
@@ -182,7 +182,7 @@ def _kernel(**choice: Any) -> Callable[[Size, int], Work | None]:
 
 
 def _search(**choice: Any) -> Callable[[Size, int], Work | None]:
-    """Neighbour lists alone."""
+    """Compute only neighbour lists."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
@@ -202,7 +202,7 @@ def _search(**choice: Any) -> Callable[[Size, int], Work | None]:
 
 
 def _after(compiled: bool) -> Callable[[Size, int], Work | None]:
-    """As above from neighbour lists on."""
+    """Compute Jaccard distances and clusters from given neighbour lists."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         from reproduce import neighbours
@@ -240,7 +240,7 @@ def _dense_neighbours(size: Size, columns: int) -> Work:
 
 
 def _product(low: bool) -> Callable[[Size, int], Work | None]:
-    """All inner products of the embeddings, a block at a time, and nothing else."""
+    """Compute only all inner products of the embeddings, a block at a time."""
 
     def prepare(size: Size, columns: int) -> Work | None:
         import torch
@@ -267,12 +267,12 @@ def _product(low: bool) -> Callable[[Size, int], Work | None]:
 
 
 def _all_pairs(low: bool) -> Callable[[Size, int], Work | None]:
-    """As `_product`, of queries and gallery together."""
+    """Run `_product` on queries and gallery together."""
     return lambda size, columns: _product(low)((sum(size),), columns)
 
 
 def _product_and_topk(size: Size, columns: int) -> Work:
-    """All inner products, a strip at a time, and the nearest of each row."""
+    """Compute all inner products, a strip at a time, and the nearest of each row."""
     rows = _on_device(embeddings(size[0], columns)[0])
 
     def work() -> None:
@@ -331,7 +331,7 @@ def _dense_rerank(size: Size, columns: int) -> Work:
 
 
 def _train(source: str, *, mixed: bool = False) -> Callable[[Size, int], Work]:
-    """Ten training steps of a ResNet-50 on images of 256 x 128, or of 64 x 32 without a GPU."""
+    """Run ten training steps of a ResNet-50 on images of 256 x 128, or of 64 x 32 without a GPU."""
 
     def prepare(size: Size, columns: int) -> Work:
         import torch
@@ -376,7 +376,7 @@ def _train(source: str, *, mixed: bool = False) -> Callable[[Size, int], Work]:
 
 
 def _pictures(shape: tuple[int, int], device: str, *, resident: bool) -> Any:
-    """Images of a small drawn domain, from files of the shape that they are used in."""
+    """Draw a small domain and open its images, from files of the shape in which they are used."""
     import atexit
     import dataclasses
     import tempfile
