@@ -21,8 +21,8 @@ from reproduce.papers.tables import Paper
 from reproduce.papers.verdicts import ROUNDING
 
 OUTCOMES = {
-    "drifted": "beyond its band: a run fails by it",
-    "not judged": "beyond its band, and told by a run, not judged",
+    "drifted": "outside its band: a run fails",
+    "not judged": "outside its band, which a run reports and does not judge",
     "within": "changed, but within its band",
     "same": "equal to the last digit",
     "changed": "one of the two measured nothing",
