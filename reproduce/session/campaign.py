@@ -83,9 +83,8 @@ class Campaign:
         self.suites = next((path.parent for path, _ in selected if path.parent.name == SUITES), selected[0][0].parent)
         self.seeds = _seeds(option.seeds)
         leases = [] if option.plan else self._leases()
-        self.setting = _setting(
-            option, on_gpu=bool(leases) or (option.plan and option.gpus != 0 and bool(visible_gpus()))
-        )
+        on_gpu = bool(leases) or (option.plan and option.gpus != 0 and bool(visible_gpus()))
+        self.setting = _setting(option, on_gpu=on_gpu)
         self.out = Path(option.out)
         self.baselines = Path(option.baselines or self.suites.parent / "reports" / "results")
         if self.baselines.is_dir() or (option.baselines and not option.update_baselines):
@@ -96,7 +95,7 @@ class Campaign:
         for case in cases:
             self._try(case)
         if option.plan:
-            self._show_plan()
+            self._show_plan(on_gpu=on_gpu)
             return
         site = Site(
             self.store.root,
@@ -195,14 +194,14 @@ class Campaign:
         stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
         self._say(reporter, f"{self._selected}: {stages}")
 
-    def _show_plan(self) -> None:
+    def _show_plan(self, *, on_gpu: bool) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         trials = [*self.rows.values(), *self._others()]
         here = self.out / "results"
         earlier = [*self.recorded, *(records.read(here) if here.is_dir() else ())]
         drawn = [*records.read_figures(self.baselines), *records.read_figures(self.out / "figures")]
         needed = [(trial.noun, trial.stages) for trial in trials if not trial.blocked]
-        lines = list(plan(needed, self.store, self.setting, [*earlier, *drawn]))
+        lines = list(plan(needed, self.store, self.setting, [*earlier, *drawn], on_gpu=on_gpu))
         distinct = counted(len(lines) - 1, "distinct stage")
         self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")
         for line in lines:

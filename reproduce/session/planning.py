@@ -56,6 +56,8 @@ def plan(
     store: Store,
     setting: Setting,
     earlier: Iterable[Result | FigureRecord],
+    *,
+    on_gpu: bool,
 ) -> Iterator[str]:
     """Yield a line for each distinct stage, then the total time to run.
 
@@ -64,9 +66,10 @@ def plan(
         store: Store of finished stages.
         setting: Setting of the run.
         earlier: Results and figures whose stages recorded their times.
+        on_gpu: Whether the stages would run on GPUs; times recorded on the other kind of device are ignored.
     """
     earlier = list(earlier)
-    took, tried = (_seconds(earlier, setting, scale) for scale in (setting.scale, TRIAL))
+    took, tried = (_seconds(earlier, setting, scale, on_gpu=on_gpu) for scale in (setting.scale, TRIAL))
     users = [(noun, {stage.key for stage in closure(stages)}) for noun, stages in needed]
     expected, unknown, projected = 0.0, 0, 0
     for stage in closure(stage for _, stages in needed for stage in stages):
@@ -84,11 +87,17 @@ def plan(
         yield f"  {stage.key}  {where:8}  {time:>7}  {counted(nouns[noun], noun):7}  {label(stage)}"
     others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
     others += f", and {counted(unknown, 'stage')} without a recorded time" if unknown else ""
-    yield f"to run: {clock(expected)} of stage time, as recorded runs took{others}"
+    kind_of_time = "GPU time" if on_gpu else f"processor time ({expected:,.0f} core-seconds)"
+    yield f"to run: {clock(expected)} of {kind_of_time}, as recorded runs took{others}"
 
 
-def _seconds(earlier: Iterable[Result | FigureRecord], setting: Setting, scale: str) -> dict[str, float]:
-    """Compute the median seconds of each kind of stage at a scale, with this setting's subset and precision."""
+def _seconds(
+    earlier: Iterable[Result | FigureRecord], setting: Setting, scale: str, *, on_gpu: bool
+) -> dict[str, float]:
+    """Compute the median processor or GPU seconds of each kind of stage at a scale.
+
+    Only runs with this setting's subset, precision and rounds count.
+    """
     own = setting.identity([])
     seconds: dict[str, list[float]] = {}
     for record in earlier:
@@ -96,5 +105,6 @@ def _seconds(earlier: Iterable[Result | FigureRecord], setting: Setting, scale: 
         settings = [(it.subset, it.precision, it.rounds) for it in (identity, own)]
         if identity.scale == scale and settings[0] == settings[1]:
             for stage in record.stages:
-                seconds.setdefault(stage.kind, []).append(stage.provenance.wall_s)
+                if (stage.provenance.device != "cpu") == on_gpu:
+                    seconds.setdefault(stage.kind, []).append(stage.provenance.device_s)
     return {kind: statistics.median(several) for kind, several in seconds.items()}

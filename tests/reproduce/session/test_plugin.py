@@ -613,7 +613,10 @@ def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
     assert code == 0
     assert "2 rows at scale smoke: 5 distinct stages" in output
     assert output.count("to run  ") == 5
-    assert "to run: 0:00 of stage time, as recorded runs took, and 5 stages without a recorded time" in output
+    assert (
+        "to run: 0:00 of processor time (0 core-seconds), as recorded runs took, and 5 stages without a recorded time"
+        in output
+    )
     assert not (suites.parent / "build" / "results").exists()
     assert run(suites, "-k", "table1 and plain and m2d")[0] == 0
     code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--seeds", "2", "--store", "elsewhere")
