@@ -446,8 +446,16 @@ def parse(document: Any) -> Record:
 
 
 def record(result: Result, folder: Path) -> Path:
-    """Write a result as a baseline for later ones, without its own comparison with an older baseline."""
-    return write(structs.replace(result, baseline=None), folder)
+    """Write a result as a baseline for later ones, without its own comparison with an older baseline.
+
+    What other processors measured is kept if the recipe and the numbers are those recorded before.
+    """
+    path = path_of(result, folder)
+    elsewhere: list[Elsewhere] = []
+    if path.exists() and isinstance(old := read_one(path), Result):
+        same = (old.identity, old.measured) == (result.identity, result.measured)
+        elsewhere = old.elsewhere if same else []
+    return write(structs.replace(result, baseline=None, elsewhere=elsewhere), folder)
 
 
 def record_elsewhere(result: Result, folder: Path) -> Path:

@@ -207,6 +207,8 @@ def test_a_second_processor_is_added_to_a_record(tmp_path: Path, capsys: pytest.
         records.record_elsewhere(record(50.0), kept)
     with pytest.raises(UserError, match=r"there is no .* to add to"):
         records.record_elsewhere(record(50.0, row="new", on=OTHER), kept)
+    assert records.record(record(50.0, 51.0), kept) == path
+    assert json.loads(path.read_text())["elsewhere"] == [side], "the same numbers keep their companions"
     again = records.record(record(60.0, 61.0), kept)
     assert json.loads(again.read_text())["elsewhere"] == [], "new numbers, no old companions"
 
