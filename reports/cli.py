@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.errors import UserError
+from reproduce.papers.installed import suites_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,9 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suites",
         type=Path,
-        default=Path("suites"),
+        default=suites_folder(),
         metavar="DIR",
-        help="folder of the papers' tables (default: suites)",
+        help="folder of the papers' tables (default: suites, or the installed ones)",
     )
     parser.add_argument("--title", default="reproduce", help="heading of the page (default: reproduce)")
     parser.add_argument(

@@ -8,19 +8,18 @@ import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 from reproduce.data import catalogue
 from reproduce.errors import UserError
 from reproduce.papers import records
+from reproduce.papers.installed import RECORDED, check_packages, suites_folder
 from reproduce.papers.tables import read_all
 from reproduce.scales import SCALES, stand_in_size
 from reproduce.session.display import counted
 
 STORE = Path("build/store")
-RECORDED = Path("reports/results")
-SUITES = Path("suites")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     others = {entry.name: entry for entry in entry_points(group="reproduce.commands")}
     try:
         if arguments and arguments[0] in others:
+            check_packages()
             return int(others[arguments[0]].load()(arguments[1:]) or 0)
         options, rest = _parser(list(others)).parse_known_args(arguments)
         if rest and options.run is not plan:
@@ -46,7 +46,10 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         description="Does this paper reproduce? Cases are run with pytest: `pytest suites/ -k m2d --scale small`.",
         epilog=f"more commands: {', '.join(others)}" if others else None,
     )
+    parser.add_argument("--version", action="version", version=f"reproduce-reid {version('reproduce-reid')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    suites = suites_folder()
+    recorded = suites.parent / RECORDED
 
     command = commands.add_parser("doctor", help="check data, weights and devices, and say what is missing")
     command.add_argument("--data-root", metavar="DIR", help="folder of the data sets (default: REID_DATA)")
@@ -55,7 +58,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument(
         "--deep", action="store_true", help="read all images again, to find changes that keep size and time"
     )
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=doctor)
 
     command = commands.add_parser(
@@ -70,10 +73,10 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
 
     command = commands.add_parser("show", help="print measured beside printed results")
     command.add_argument(
-        "folder", type=Path, nargs="?", default=RECORDED, help=f"folder of results (default {RECORDED})"
+        "folder", type=Path, nargs="?", default=recorded, help=f"folder of results (default {recorded})"
     )
     command.add_argument("--claims", action="store_true", help="instead, print the papers' claims, in our own words")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
 
     command.set_defaults(run=show)
 
@@ -81,12 +84,12 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     form = command.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", action="store_true", help="one line per number")
     form.add_argument("--markdown", action="store_true", help="tables as the papers draw them")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=tables)
 
     command = commands.add_parser("audit", help="find contradictions in printed numbers")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--suites", type=Path, default=SUITES, help=f"folder of the papers' tables (default {SUITES})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=audit)
 
     command = commands.add_parser("results", help="record the results of a run under reports/results")
@@ -138,6 +141,13 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("build/bench"), help="folder for the measurements (default build/bench)"
     )
     command.set_defaults(run=bench)
+
+    new = commands.add_parser("new", help="write a package for a paper or method of your own")
+    kinds = new.add_subparsers(required=True, metavar="KIND")
+    kind = kinds.add_parser("paper", help="its tables, a method and the recipe of each row; runs as it is")
+    kind.add_argument("name", help="id of the paper, a lower-case Python name, such as mine")
+    kind.add_argument("--into", type=Path, metavar="DIR", help="an empty or new folder (default: NAME)")
+    kind.set_defaults(run=new_paper)
 
     data = commands.add_parser("data", help="draw stand-ins and contact sheets, count a folder, convert weights")
     verbs = data.add_subparsers(required=True, metavar="VERB")
@@ -362,6 +372,16 @@ def bench(options: argparse.Namespace) -> None:
         dense=options.dense,
         out=options.out,
     )
+
+
+def new_paper(options: argparse.Namespace) -> None:
+    """Write the package of a new paper and say how to run it."""
+    from reproduce.commands.new import paper
+
+    folder = options.into or Path(options.name)
+    for path in paper(options.name, folder):
+        print(path)
+    print(f"next: pip install -e {folder} && pytest {folder}/{options.name}_reid/suites --scale smoke")
 
 
 def make(options: argparse.Namespace) -> None:

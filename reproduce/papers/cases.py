@@ -233,18 +233,19 @@ class Suite:
     def rows(self) -> Iterator[Case]:
         """Yield the rows that the authors ran or may have run, and those run for reference, on each of their tasks.
 
-        A row whose method is not implemented yet has no recipe.
+        A row whose method is not implemented yet has no recipe. One of which no number is printed anywhere, such as a
+        method that is not published, runs in every column if it has a recipe.
         """
         for table in self.paper.tables.values():
             recipes = self.tables.get(table.id, {})
             for row in table.rows:
                 recipe = recipes.get(_identifier(row.id))
+                unpublished = recipe is not None and not any(map(_printed, row.printed.values()))
                 for column in table.columns:
                     ran = row.ours and not row.quoted(column.id)
-                    numbers = row.printed[column.id]
                     if column.task == "none" or not (ran or (recipe and row.reference)):
                         continue
-                    if any(numbers.get(metric) is not None for metric in metrics.printed()):
+                    if _printed(row.printed[column.id]) or unpublished:
                         task = Task(row.task(column))
                         yield Case(
                             paper=self.paper.id,
@@ -328,6 +329,11 @@ class Suite:
                 cell = cells.get((table, row, task))
                 if cell and (cell.recipe or not runnable):
                     yield cell
+
+
+def _printed(numbers: Printed) -> bool:
+    """Return whether a cell holds a number that cases measure."""
+    return any(numbers.get(metric) is not None for metric in metrics.printed())
 
 
 def _identifier(id: str) -> str:

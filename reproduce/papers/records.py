@@ -99,6 +99,15 @@ class Identity(Kept, kw_only=True, omit_defaults=True):
         fields: dict[str, Any] = msgspec.to_builtins(structs.replace(self, recipe=""))
         return fields
 
+    @property
+    def drawn(self) -> str:
+        """The drawn world of its stand-ins and the dials turned in it, such as "world 2, camera 0"; empty for none."""
+        worlds = [entry for entry in self.data.values() if entry.get("kind") == "stand-in"]
+        parts = [f"world {entry.get('seed')}" for entry in worlds]
+        for entry in worlds:
+            parts += [f"{name} {value:g}" for name, value in (entry.get("dials") or {}).items() if value != 1]
+        return ", ".join(dict.fromkeys(parts))
+
 
 class StageEntry(Kept, kw_only=True, omit_defaults=True):
     """A stage behind a record."""

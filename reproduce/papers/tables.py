@@ -6,8 +6,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from reproduce.data.catalogue import CATALOGUE, letters, withdrawn
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
 from reproduce.metrics import METRICS
+from reproduce.papers.installed import outside
 
 UNLABELLED = "u"
 """Letter in a task for "no source"."""
@@ -349,29 +348,17 @@ def read_all(folder: Path) -> dict[str, Paper]:
 def paths(folder: Path) -> list[Path]:
     """List the TOML files of a folder of suites and of those of other installed packages.
 
+    The folder's own files come before those of an installed copy of the same package.
+
     Raises:
         UserError: There is none.
     """
     places = dict.fromkeys(place.resolve() for place in (folder, *outside()))
     files = [path for place in places for path in sorted(place.glob("*.toml"))]
+    files = list({path.parts[-3:]: path for path in reversed(files)}.values())[::-1]
     if not files:
         raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
     return files
-
-
-def outside() -> list[Path]:
-    """List the suite folders of other installed packages, from entry points of the group `reproduce.suites`.
-
-    Raises:
-        UserError: An entry point names no package.
-    """
-    folders = []
-    for entry in entry_points(group="reproduce.suites"):
-        spec = find_spec(entry.value)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"the entry point {entry.name} of reproduce.suites names {entry.value!r}, no package")
-        folders.append(Path(spec.submodule_search_locations[0]))
-    return folders
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the packages reproduce, methods, suites and reports: a checkout, or site-packages."""
 
 INSTRUCTIONS = (
     "sse4_2",
@@ -138,9 +142,11 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str]
 
 
 def _git(*command: str) -> str | None:
-    here = Path(__file__).resolve().parent
+    """Run git in this package's own checkout; return None where it is installed, whatever repository that lies in."""
+    if not (ROOT / ".git").exists():
+        return None
     try:
-        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", ROOT, *command], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -157,4 +163,6 @@ def _versions() -> dict[str, str]:
     for package in ("reproduce-reid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
+    if not (ROOT / ".git").exists() and (record := distribution("reproduce-reid").read_text("RECORD")):
+        versions["reproduce-reid"] += f", files {hashlib.sha256(record.encode()).hexdigest()[:12]}"
     return versions

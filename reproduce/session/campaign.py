@@ -17,9 +17,11 @@ import pytest
 from reproduce.errors import UserError
 from reproduce.papers import records
 from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
+from reproduce.papers.installed import RECORDED, SUITES, check_packages, suites_folder
 from reproduce.papers.records import ClaimRecord, FigureRecord, Record, Result, Spread
 from reproduce.papers.verdicts import SEEDS_FOR_A_REPRODUCTION
 from reproduce.running.engine import Engine, Job, Lease, lease_gpus, visible_gpus
+from reproduce.running.provenance import ROOT
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
@@ -31,9 +33,6 @@ from reproduce.stage import Stage
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-SUITES = "suites"
-"""Name of the folder of the papers' tables and of the recipes that produce them."""
 
 STAGE_ERROR = 6
 """Exit code if a stage failed; 1 if all stages succeeded and a number is off."""
@@ -49,7 +48,7 @@ class Campaign:
         self.config = config
         self.nodes: dict[tuple[str, str], str] = {}
         """Pytest's name for the test of each case, by paper and case."""
-        self.suites = Path(SUITES)
+        self.suites = suites_folder()
         self.seeds: tuple[int, ...] = ()
         self.trials: list[Trial[Any]] = []
         """Trials of the selected cases."""
@@ -66,10 +65,11 @@ class Campaign:
 
     def collected(self, items: Sequence[pytest.Item]) -> None:
         """Remember the test name of every case, selected or not."""
-        root = self.config.rootpath
+        roots = (self.config.rootpath, ROOT)
         for item in items:
             if isinstance(case := case_of(item), (Case, ClaimCase, FigureCase)):
-                path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
+                root = next((root for root in roots if item.path.is_relative_to(root)), None)
+                path = item.path.relative_to(root) if root else item.path
                 test = item.nodeid.partition("::")[2]
                 self.nodes.setdefault((case.paper, case.id), f"{path.as_posix()}::{test}")
 
@@ -79,6 +79,7 @@ class Campaign:
         cases = [case for _, case in selected if not isinstance(case, Case) or case.recipe]
         if not cases:
             return
+        check_packages()
         option = self.config.option
         self.suites = next((path.parent for path, _ in selected if path.parent.name == SUITES), selected[0][0].parent)
         self.seeds = _seeds(option.seeds)
@@ -86,7 +87,7 @@ class Campaign:
         on_gpu = bool(leases) or (option.plan and option.gpus != 0 and bool(visible_gpus()))
         self.setting = _setting(option, on_gpu=on_gpu)
         self.out = Path(option.out)
-        self.baselines = Path(option.baselines or self.suites.parent / "reports" / "results")
+        self.baselines = Path(option.baselines or self.suites.parent / RECORDED)
         if self.baselines.is_dir() or (option.baselines and not option.update_baselines):
             self.recorded = records.read(self.baselines)
         if option.neighbours == "faiss" and not find_spec("faiss"):

@@ -176,11 +176,13 @@ def summary(results: list[Result], width: int, *, colour: bool) -> str:
     for head in shown.values():
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict", min_width=14)
+    several = len({result.identity.drawn for result in results}) > 1
     for result in results:
         case = result.case
         numbers = [_spread(result, name) for name in shown]
         printed = ["-" if (value := result.printed.get(name)) is None else f"{value:.1f}" for name in shown]
         name = f"{case.paper} {case.table} {case.label}, {case.task}"
+        name += f" ({result.identity.drawn})" if several and result.identity.drawn else ""
         table.add_row(name, "measured", *numbers, result.verdict)
         table.add_row("", "printed", *printed, "", style="dim")
     console.print(table)

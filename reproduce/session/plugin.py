@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from reproduce.data.catalogue import withdrawn
 from reproduce.errors import UserError
 from reproduce.papers.cases import AnyCase
-from reproduce.papers.tables import outside
+from reproduce.papers.installed import SUITES, outside, suites_folder
+from reproduce.running.provenance import ROOT
 from reproduce.scales import SCALES
-from reproduce.session.campaign import STAGE_ERROR, SUITES, Campaign, case_of
+from reproduce.session.campaign import STAGE_ERROR, Campaign, case_of
 
 STATE = pytest.StashKey[Campaign]()
 
@@ -107,10 +109,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Add the suites of other packages and turn xdist's -n N into --jobs N, before collection.
+    """Find the suites and turn xdist's -n N into --jobs N, before collection.
 
-    Workers of xdist would queue long cases behind each other.
+    Where the working directory has no suites, those of the installation are run, and leave nothing there. The suites
+    of other packages are added. Workers of xdist would queue long cases behind each other.
     """
+    if suites_folder() == ROOT / SUITES and not config.option.pyargs:
+        config.args = [_installed(argument) for argument in config.args]
+    if any(Path(argument).is_relative_to(ROOT / SUITES) for argument in config.args):
+        sys.dont_write_bytecode = True
     paths = [Path(argument.split("::")[0]).resolve() for argument in config.args]
     if any(path.name == SUITES for path in paths):
         with _usage():
@@ -195,6 +202,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def pytest_unconfigure(config: pytest.Config) -> None:
     if state := config.stash.get(STATE, None):
         state.close()
+
+
+def _installed(argument: str) -> str:
+    """Return an argument of pytest, `suites` or a part of it as the path that it has in the installation."""
+    path, *test = argument.split("::")
+    return "::".join([str(ROOT / path), *test]) if Path(path).parts[:1] == (SUITES,) else argument
 
 
 @contextlib.contextmanager

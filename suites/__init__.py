@@ -1,0 +1,1 @@
+"""The papers' printed tables (TOML), and the recipe of each of their rows."""
