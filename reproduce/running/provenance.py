@@ -72,6 +72,11 @@ class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
     """Library that searched nearest neighbours."""
 
 
+def is_checkout() -> bool:
+    """Return whether this package runs from a clone of its repository instead of an installation."""
+    return (ROOT / ".git").exists()
+
+
 @cache
 def machine() -> dict[str, Any]:
     """Return commit, versions and processor: the provenance shared by all stages of a process."""
@@ -143,7 +148,7 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str]
 
 def _git(*command: str) -> str | None:
     """Run git in this package's own checkout; return None where it is installed, whatever repository that lies in."""
-    if not (ROOT / ".git").exists():
+    if not is_checkout():
         return None
     try:
         done = subprocess.run(["git", "-C", ROOT, *command], capture_output=True, text=True, check=True)
@@ -163,6 +168,6 @@ def _versions() -> dict[str, str]:
     for package in ("reproduce-reid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    if not (ROOT / ".git").exists() and (record := distribution("reproduce-reid").read_text("RECORD")):
+    if not is_checkout() and (record := distribution("reproduce-reid").read_text("RECORD")):
         versions["reproduce-reid"] += f", files {hashlib.sha256(record.encode()).hexdigest()[:12]}"
     return versions

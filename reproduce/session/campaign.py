@@ -21,7 +21,7 @@ from reproduce.papers.installed import RECORDED, SUITES, check_packages, suites_
 from reproduce.papers.records import ClaimRecord, FigureRecord, Record, Result, Spread
 from reproduce.papers.verdicts import SEEDS_FOR_A_REPRODUCTION
 from reproduce.running.engine import Engine, Job, Lease, lease_gpus, visible_gpus
-from reproduce.running.provenance import ROOT
+from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
@@ -88,6 +88,8 @@ class Campaign:
         self.setting = _setting(option, on_gpu=on_gpu)
         self.out = Path(option.out)
         self.baselines = Path(option.baselines or self.suites.parent / RECORDED)
+        if option.update_baselines and not option.baselines and ROOT in self.suites.parents and not is_checkout():
+            raise UserError("--update-baselines would change an installed package: name your own --baselines DIR")
         if self.baselines.is_dir() or (option.baselines and not option.update_baselines):
             self.recorded = records.read(self.baselines)
         if option.neighbours == "faiss" and not find_spec("faiss"):

@@ -200,6 +200,8 @@ def recorded_summary(results: list[Result]) -> list[str]:
     listed = [(case, base) for case, base in moved if base.outside or base.unjudged]
     rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(listed)
     lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(listed)} outside it or not judged"]
+    if missing := sum(bool(result.measured) and result.baseline is None for result in results):
+        lines.append(f"{counted(missing, 'row')} without a record in this setting")
     for case, base in listed:
         lines.append(f"  {case.paper} {case.table} {case.label}, {case.task}: {describe(base)}")
     if elsewhere := {text for _, base in compared if not base.same_machine for text in base.recorded_on}:

@@ -153,6 +153,12 @@ class RowTrial(Trial[Case]):
             message = result.error or self._failure(result)
             tail = f"\n\nthe end of its log:\n{result.log_tail}" if result.log_tail else ""
             pytest.fail(message + tail, pytrace=False)
+        option = self.session.config.option
+        if option.baselines and not option.update_baselines and result.measured and not result.baseline:
+            pytest.fail(
+                f"{option.baselines} holds no result of this case in this setting: record it with --update-baselines",
+                pytrace=False,
+            )
 
     def result(self) -> Result:
         """Wait for the row's stages, keep its result and return it."""

@@ -55,6 +55,11 @@ def test_the_installed_suites_run_in_an_empty_folder(site: Path, tmp_path: Path)
     provenance = result["stages"][-1]["provenance"]
     assert provenance["commit"] is None, "the repository around it is another project's"
     assert "files" in provenance["versions"]["reproduce-reid"]
+    code, output = at(tmp_path, site, "pytest", case, "--scale", "smoke", "--update-baselines")
+    assert code == 4, output
+    assert "name your own --baselines DIR" in output
+    assert at(tmp_path, site, "pytest", case, "--scale", "smoke", "--update-baselines", "--baselines", "own")[0] == 0
+    assert list((tmp_path / "own").glob("*.json"))
     assert files(site) == before, "nothing is written to the installation"
     assert (tmp_path / "build" / "report" / "index.html").exists()
 

@@ -412,6 +412,19 @@ def test_claims_in_changed_worlds_and_figures(suites: Path, tiny_domain: Path) -
     assert "needs stand-in data" in output
 
 
+def test_a_row_without_a_record_is_named_and_fails_with_baselines_of_ones_own(suites: Path) -> None:
+    assert run(suites, "-k", "plain and table1 and m2d", "--update-baselines")[0] == 0
+    code, output = run(suites, "-k", "plain and table1")
+    assert code == 0, output
+    assert "1 row without a record in this setting" in output
+    code, output = run(suites, "-k", "plain and table1", "--baselines", "reports/results")
+    assert code == 1, output
+    assert "reports/results holds no result of this case in this setting" in " ".join(output.split())
+    own = ["--baselines", "own/new"]
+    assert run(suites, "-k", "plain and table1", *own, "--update-baselines")[0] == 0, "the folder is created"
+    assert run(suites, "-k", "plain and table1", *own)[0] == 0
+
+
 def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) -> None:
     folder = suites.parent / "reports" / "results"
     options = ["-k", "plain and table1", "--seeds", "1,2,3"]
