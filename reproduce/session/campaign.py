@@ -25,7 +25,7 @@ from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
-from reproduce.session.planning import plan
+from reproduce.session.planning import blocked, plan
 from reproduce.session.setting import SCRATCH, Setting, data_root, given_folders
 from reproduce.session.trials import KINDS, ClaimTrial, FigureTrial, RowTrial, Trial, pooled
 from reproduce.stage import Stage
@@ -209,10 +209,9 @@ class Campaign:
         self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")
         for line in lines:
             self._say(reporter, line)
-        for trial in trials:
-            if trial.blocked:
-                case = trial.case
-                self._say(reporter, f"  blocked({trial.blocked.want})  {case.paper} {case.id}: {trial.blocked}")
+        reasons = [(f"{trial.case.paper} {trial.case.id}", trial.blocked) for trial in trials if trial.blocked]
+        for line in blocked(reasons):
+            self._say(reporter, line)
 
     def judge(self, case: AnyCase, properties: list[tuple[str, object]]) -> None:
         """Wait for a case, then record and judge it.
@@ -310,10 +309,14 @@ class Campaign:
     def _next(self) -> str:
         if self.errors:
             return f"fix the cause (see {self.out / 'logs'}) and repeat the command: finished stages are kept"
-        if not self.setting.on_stand_ins:
-            return "reproduce results --record     (keeps these results under reports/results)"
+        if not any(
+            isinstance(record, FigureRecord) or getattr(record, "measured", {}) for record in self.kept.values()
+        ):
+            return "reproduce doctor --data-root DIR     (what is missing, and how to get it)"
         if self.setting.scale == "smoke":
             return "the same command with --scale small: numbers instead of wiring"
+        if self.setting.root and self.setting.scale == "paper":
+            return "reproduce results --record     (keeps these results under reports/results)"
         if len(self.seeds) < SEEDS_FOR_A_REPRODUCTION:
             return "the same command with --seeds 1,2,3: how much the numbers vary"
         return "reproduce doctor --data-root DIR     (which of your own copies of the data sets can be used)"

@@ -13,11 +13,14 @@ from reproduce.papers.records import FigureRecord, Result
 from reproduce.running.runner import Store
 from reproduce.scales import SCALES, at_scale
 from reproduce.session.display import clock, counted, kind, label
-from reproduce.session.setting import Setting
+from reproduce.session.setting import Blocked, Setting
 from reproduce.stage import Stage, closure, rewrite
 
 TRIAL = "trial"
 """Scale whose times are extrapolated to `paper`."""
+
+SHOWN = 3
+"""Cases that the plan names for each reason that blocks some."""
 
 NOUNS = ("row", "figure", "claim")
 """Kinds of case that need a stage; the plan counts the first kind that does."""
@@ -85,10 +88,28 @@ def plan(
         time = clock(seconds) if seconds is not None else "?"
         where = "in store" if here else "to run"
         yield f"  {stage.key}  {where:8}  {time:>7}  {counted(nouns[noun], noun):7}  {label(stage)}"
-    others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
-    others += f", and {counted(unknown, 'stage')} without a recorded time" if unknown else ""
+    first = ": run --scale trial first" if setting.scale == "paper" else ""
+    if unknown and not expected:
+        yield f"to run: {counted(unknown, 'stage')} that no recorded run timed{first}"
+        return
     kind_of_time = "GPU time" if on_gpu else f"processor time ({expected:,.0f} core-seconds)"
+    others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
+    others += f", and {counted(unknown, 'stage')} that none of them timed{first}" if unknown else ""
     yield f"to run: {clock(expected)} of {kind_of_time}, as recorded runs took{others}"
+
+
+def blocked(trials: Iterable[tuple[str, Blocked]]) -> Iterator[str]:
+    """Yield a line for each reason that blocks cases.
+
+    Args:
+        trials: Name and reason of each blocked case.
+    """
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, reason in trials:
+        names.setdefault((reason.want, str(reason)), []).append(name)
+    for (want, text), cases in names.items():
+        shown = ", ".join(cases[:SHOWN]) + (f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else "")
+        yield f"  blocked({want})  {counted(len(cases), 'case')}: {text} [{shown}]"
 
 
 def _seconds(
