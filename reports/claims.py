@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reports.identity import Identity
 from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
+from reproduce.papers.cases import STANDINGS, coverage
 from reproduce.papers.tables import full_label
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from reproduce.papers.cases import Coverage
     from reproduce.papers.records import Claimed, ClaimRecord
     from reproduce.papers.records import Comparison as Compared
     from reproduce.papers.tables import Claim as Described
@@ -116,6 +118,8 @@ class Claim:
     """Why a trial decides only part of it; empty if it decides all."""
     why: str
     """Why it was not tried, if it was not."""
+    standing: str
+    """Heading under which it is listed if it was not tried: whether cases test it."""
     trials: tuple[Trial, ...]
     """Its trials, that in the requested world first."""
 
@@ -125,13 +129,16 @@ class Claim:
         return self.trials[0].verdict if self.trials else claim_verdict("not tried")
 
 
-def read_claims(paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[str]) -> tuple[Claim, ...]:
+def read_claims(
+    paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[str], covered: Coverage | None = None
+) -> tuple[Claim, ...]:
     """Prepare a paper's claims in its order, then those that its file does not contain.
 
     Args:
         paper: The paper.
         records: Records of its claims, one per claim and world.
         anchors: Names already used on the paper's page.
+        covered: What the cases of all suites cover; None if they were not collected.
     """
     tried: dict[str, list[ClaimRecord]] = {}
     for record in sorted(records, key=_order):
@@ -139,7 +146,23 @@ def read_claims(paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[s
     written: dict[str, Described | Claimed] = {claim.id: claim for claim in paper.claims}
     written |= {id: of[0].claim for id, of in tried.items() if id not in written}
     labels = {(table.id, row.id): arrows(full_label(row)) for table in paper.tables.values() for row in table.rows}
-    return tuple(_claim(claim, tried.get(id, ()), labels, anchors) for id, claim in written.items())
+    described = {claim.id: claim for claim in paper.claims}
+    return tuple(
+        replace(
+            _claim(claim, tried.get(id, ()), labels, anchors),
+            standing=_standing(paper.id, described[id], covered) if id in described else UNKNOWN,
+        )
+        for id, claim in written.items()
+    )
+
+
+UNKNOWN = "None of these results tries these"
+
+
+def _standing(paper: str, claim: Described, covered: Coverage | None) -> str:
+    if covered is None and claim.kind in ("gain", "order"):
+        return UNKNOWN
+    return STANDINGS[(covered or coverage(())).standing(paper, claim)]
 
 
 def _order(record: ClaimRecord) -> tuple[Any, ...]:
@@ -160,6 +183,7 @@ def _claim(claim: Described | Claimed, records: Sequence[ClaimRecord], labels: L
         testable=claim.testable != "no",
         part=claim.why if claim.testable == "part" else "",
         why=claim.why or UNTRIED.get(claim.kind, "no case of these results tries it"),
+        standing="",
         trials=tuple(_trial(record, span, labels) for record in records),
     )
 

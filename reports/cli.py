@@ -13,6 +13,7 @@ from reproduce.papers.installed import suites_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from reproduce.papers.cases import Coverage
     from reproduce.papers.records import ClaimRecord, FigureRecord, Result
     from reproduce.papers.tables import Paper
 
@@ -37,9 +38,15 @@ def finish(
         Path of the first HTML page.
     """
     from reports.render import render
+    from reproduce.papers.reported import NOBODY, read_all
 
     papers, problem = readable(suites)
-    return render(results, papers, out, claims=claims, figures=figures, problem=problem)[0]
+    reported = NOBODY
+    try:
+        reported = read_all(suites, papers)
+    except UserError as error:
+        problem = "; ".join(filter(None, (problem, str(error))))
+    return render(results, papers, out, claims=claims, figures=figures, problem=problem, reported=reported)[0]
 
 
 def readable(suites: Path) -> tuple[dict[str, Paper], str]:
@@ -118,8 +125,9 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: a named file or folder cannot be read.
     """
-    from reports.readme import readme_table, update_readme
+    from reports.readme import printed_counts, readme_table, update_readme
     from reports.render import render
+    from reproduce.papers.reported import read_all as read_reported
     from reproduce.papers.tables import read_all
 
     papers = read_all(options.suites)
@@ -129,13 +137,34 @@ def run(options: argparse.Namespace) -> int:
     results = [result for folder in folders for result in _results(folder)]
     claims = [claim for folder in folders for claim in _claims(folder)]
     figures = [figure for folder in folders for figure in _figures(folder)]
-    pages = render(results, papers, options.out, claims=claims, figures=figures, problem="", title=options.title)
+    pages = render(
+        results,
+        papers,
+        options.out,
+        claims=claims,
+        figures=figures,
+        problem="",
+        covered=_covered(options.suites),
+        reported=read_reported(options.suites, papers),
+        title=options.title,
+    )
     for path in pages:
         print(path)
     if options.readme is not None:
-        changed = update_readme(options.readme, readme_table(results, papers))
+        changed = update_readme(options.readme, readme_table(results, papers), printed_counts(papers))
         print(f"{options.readme} {'renewed' if changed else 'is up to date'}")
     return 0
+
+
+def _covered(suites: Path) -> Coverage | None:
+    """Tell what the cases of all suites cover; None if these cannot be collected, such as tables without tests."""
+    from reproduce.papers.cases import coverage
+    from reproduce.session.planning import collected
+
+    try:
+        return coverage(collected(suites))
+    except UserError:
+        return None
 
 
 def _compare(options: argparse.Namespace, papers: Mapping[str, Paper]) -> int:

@@ -12,11 +12,14 @@ from reports.cases import Case
 from reports.curves import Panel, Point, chart, sweep
 from reports.identity import setting_words
 from reports.pictures import Picture, pictures
-from reports.words import is_number, unique
+from reports.words import is_number, listing, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.records import FigureRecord, Shown
 from reproduce.papers.tables import Figure as Described
 from reproduce.papers.tables import Paper
+
+GRIDS = {"text": "the paper's text", "ours": "our choice", "": ""}
+"""Who names the epochs or rounds at which curves are compared."""
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -79,25 +82,29 @@ def _convergence(figure: Described, cases: Sequence[Case], together: Together) -
     """Draw the panels of a convergence figure by setting; none without runs."""
     if figure.kind != "convergence":
         return ()
-    shown = [case for case in cases if _place(case) in figure.places and case.measured and not case.cell.point]
+    shown = [case for case in cases if figure.draws(*_place(case), case.task) and case.measured and not case.cell.point]
     drawn = [_drawn(title, figure, group) for title, group in together(shown)]
     return tuple(curves for curves in drawn if curves.panels)
 
 
-def _place(case: Case) -> tuple[str, str]:
-    return case.table, case.row
+def _place(case: Case) -> tuple[str, str, str]:
+    return case.table, case.row, case.column
 
 
 def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
-    by_place = {(_place(case), case.column): case for case in cases}
+    by_place = {_place(case): case for case in cases}
     panels: list[Panel] = []
     legend: dict[str, str] = {}
     for task in figure.task:
-        lines = [(case.label, _by_step(case)) for place in figure.places if (case := by_place.get((place, task)))]
+        members = (by_place.get((table, row, column or task)) for table, row, column in figure.places)
+        lines = [
+            (case.label, _by_step(case)) for case in members if case and (case.column == task or case.task == task)
+        ]
         if lines := [(label, points) for label, points in lines if points]:
             panels.append(chart("mAP", lines, f"{task}: mAP", "step"))
             legend |= {label: line.dash for (label, _), line in zip(lines, panels[-1].lines, strict=True)}
-    return Drawn(title, tuple(legend.items()), tuple(panels), "step")
+    grid = f": compared at {listing([f'{step:g}' for step in figure.grid])}, by {GRIDS[figure.grid_from]}"
+    return Drawn(title + grid * bool(figure.grid), tuple(legend.items()), tuple(panels), "step")
 
 
 def _by_step(case: Case) -> list[Point]:

@@ -48,6 +48,8 @@ def beside_lines(setting: Setting, table: Table) -> str:
     for row in setting.rows:
         printed = [text for cell in row.cells for text in cell.printed]
         lines.append([_row_name(row), "printed" if row.kind == "run" else row.kind, *printed, ""])
+        if row.has_reported:
+            lines.append(["", "reported by others", *_reported(row), ""])
         if row.kind != "run":
             continue
         verdicts = [
@@ -60,6 +62,10 @@ def beside_lines(setting: Setting, table: Table) -> str:
             gaps = [text for cell in row.cells for text in cell.differences or [""] * cell.width]
             lines.append(["", "difference", *gaps, ""])
     return _legend(table) + grid(["row", "", *_headings(table), "verdict"], lines, left=2)
+
+
+def _reported(row: Row) -> list[str]:
+    return [words.markdown(text) for cell in row.cells for text in cell.reported or [""] * cell.width]
 
 
 def _numbers(row: Row) -> list[str]:
@@ -85,7 +91,11 @@ def measured_lines(setting: Setting, table: Table) -> str:
 
 
 def printed_lines(setting: Setting, table: Table) -> str:
-    lines = [[_row_name(row), *(text for cell in row.cells for text in cell.printed)] for row in setting.rows]
+    lines = []
+    for row in setting.rows:
+        lines.append([_row_name(row), *(text for cell in row.cells for text in cell.printed)])
+        if row.has_reported:
+            lines.append(["reported by others", *_reported(row)])
     return grid(["row", *_headings(table)], lines)
 
 

@@ -11,7 +11,7 @@ from reports.words import listing, percent
 from reproduce import metrics
 from reproduce.data.catalogue import letters
 from reproduce.metrics import title
-from reproduce.papers.tables import Number, Paper, full_label
+from reproduce.papers.tables import UNLABELLED, Number, Paper, full_label
 
 if TYPE_CHECKING:
     from reports.cases import Case
@@ -99,11 +99,9 @@ def _key(label: str, paper: str) -> str:
 
 
 def _task(number: Number) -> str:
-    """Name a task: `m2d`, or words if the source is no single data set."""
-    by_name = {name: letter for letter, name in letters().items()}
+    """Name a task: `m2d`, `u2d` without a source, or words if the source is no single data set."""
+    by_name = {name: letter for letter, name in letters().items()} | {"none": UNLABELLED}
     source, target = (by_name.get(name, name) for name in (number.source, number.target))
-    if source == "none":
-        return f"{target}, no source"
     return f"{source}2{target}" if len(source) == 1 else f"{source} to {target}"
 
 

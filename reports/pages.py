@@ -16,12 +16,15 @@ from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
 from reports.pictures import Picture, distinct
 from reports.tables import Paper, filled
-from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing
+from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, unique
 from reproduce.data.catalogue import CATALOGUE
 from reproduce.metrics import title as metric_title
-from reproduce.papers.audit import Finding, audit
-from reproduce.papers.export import WEIGHTS
+from reproduce.papers.audit import DATED, VERSION, Audit, audit
+from reproduce.papers.cases import Coverage
+from reproduce.papers.export import WORDS
+from reproduce.papers.findings import EFFECTS
 from reproduce.papers.records import ClaimRecord, FigureRecord, Result
+from reproduce.papers.reported import NOBODY, Collection
 from reproduce.papers.tables import Paper as Described
 
 TROUBLE = ("error", "drifted", "collapsed", "below", "inconclusive")
@@ -58,17 +61,43 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Printed:
-    """Contradictions in printed numbers, and the methods that several papers print."""
+class Audited:
+    """The page about what is wrong in one paper's text and tables."""
 
-    findings: tuple[tuple[str, str, tuple[Finding, ...]], ...] = ()
+    name: str
+    title: str
+    file: str
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The audit of printed numbers, and the methods that several papers print."""
+
+    audit: Audit = field(default_factory=lambda: Audit((), (), ()))
+    papers: tuple[Audited, ...] = ()
+    """What concerns each paper, in the order of papers."""
     methods: tuple[Method, ...] = ()
     problem: str = ""
-    """Why both are missing; empty if they are not."""
+    """Why all are missing; empty if they are not."""
+    effects: Mapping[str, str] = field(default_factory=lambda: EFFECTS)
+    version: str = VERSION
+    dated: str = DATED
+    words: str = WORDS
 
     @property
     def count(self) -> int:
-        return sum(len(members) for _, _, members in self.findings)
+        return len(self.audit.findings)
+
+    @property
+    def compared(self) -> int:
+        """Number of comparisons."""
+        return sum(tally.checked for tally in self.audit.tallies)
+
+    @property
+    def agreeing(self) -> int:
+        """Number of comparisons that agree."""
+        return sum(tally.agree for tally in self.audit.tallies)
 
 
 @dataclass(frozen=True)
@@ -88,6 +117,7 @@ class Page:
     without: tuple[str, ...]
     """Papers without results."""
     printed: Printed
+    reported: Collection = NOBODY
     meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
     claim_meanings: tuple[Verdict, ...] = tuple(CLAIM_VERDICTS.values())
     per_seed: tuple[str, ...] = field(default_factory=lambda: tuple(map(metric_title, per_seed())))
@@ -104,6 +134,8 @@ def page(
     claims: Iterable[ClaimRecord] = (),
     figures: Iterable[FigureRecord] = (),
     problem: str | None = None,
+    covered: Coverage | None = None,
+    reported: Collection = NOBODY,
 ) -> Page:
     """Compute the content of the pages.
 
@@ -114,6 +146,8 @@ def page(
         claims: Records of claims in any order; duplicates count once.
         figures: Records of figures in any order; duplicates count once, with their pictures.
         problem: Why some papers could not be read; if empty, the papers are audited. None omits audit and methods.
+        covered: What the cases of all suites cover; None if they were not collected.
+        reported: What others measured.
     """
     cases = [Case(result, text) for text, result in _distinct(results)]
     tried = [record for _, record in _distinct(claims)]
@@ -129,6 +163,8 @@ def page(
             [record for record in tried if record.claim.paper == id],
             [record for record in drawings if record.figure.paper == id],
             files,
+            covered,
+            reported,
         )
         for id in ids
     ]
@@ -144,7 +180,8 @@ def page(
         undrawn=tuple(found for found in drawn if found[2].error),
         blocked=_blocked(ordered),
         without=tuple(paper.name for id, paper in papers.items() if id not in ids),
-        printed=_printed(papers, problem, shown),
+        printed=_printed(papers, problem, shown, files),
+        reported=reported,
     )
 
 
@@ -182,14 +219,20 @@ def _summary(papers: Sequence[Paper]) -> Summary:
     )
 
 
-def _printed(papers: Mapping[str, Described], problem: str | None, shown: Sequence[Paper]) -> Printed:
+def _printed(
+    papers: Mapping[str, Described], problem: str | None, shown: Sequence[Paper], files: Counter[str]
+) -> Printed:
     if problem is None or problem:
         return Printed(problem=problem or "")
-    findings = audit(papers)
-    weights = [*WEIGHTS, *sorted({finding.weight for finding in findings} - set(WEIGHTS))]
-    groups = ((weight, tuple(finding for finding in findings if finding.weight == weight)) for weight in weights)
+    found = audit(papers)
+    each = ((paper, found.of(paper.name)) for paper in papers.values())
     return Printed(
-        tuple((weight, WEIGHTS.get(weight, ""), members) for weight, members in groups if members),
+        found,
+        tuple(
+            Audited(paper.name, paper.title, f"{unique(f'audit-{paper.id}'[:40], files)}.html", of)
+            for paper, of in each
+            if of.findings or of.readings
+        ),
         methods(papers, [case for paper in shown for case in paper.cases], {paper.id: paper.file for paper in shown}),
     )
 

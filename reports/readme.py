@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from reports.files import write
 from reports.grids import grid
 from reports.words import sentence
 from reproduce.errors import UserError
+from reproduce.papers.audit import audit
 
 if TYPE_CHECKING:
     from reports.cases import Case
     from reproduce.papers.records import Result
     from reproduce.papers.tables import Paper
 
-START, END = "<!-- results -->", "<!-- /results -->"
+MARKERS = {"results": ("<!-- results -->", "<!-- /results -->"), "printed": ("<!-- printed -->", "<!-- /printed -->")}
 
 
 def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
@@ -55,12 +57,29 @@ def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
     return "\n\n".join(parts) if parts else "No results yet."
 
 
-def update_readme(path: Path, text: str) -> bool:
-    """Replace the text between the markers of a README.
+def printed_counts(papers: Mapping[str, Paper]) -> str:
+    """Count in a sentence what the papers print and what an audit of it finds."""
+    tables = sum(len(paper.tables) for paper in papers.values())
+    numbers = sum(1 for paper in papers.values() for _ in paper.numbers())
+    claims = sum(len(paper.claims) for paper in papers.values())
+    found = audit(papers)
+    checked, agree = (sum(getattr(tally, name) for tally in found.tallies) for name in ("checked", "agree"))
+    return (
+        f"{len(papers)} papers ({words.listing([paper.name for paper in papers.values()])}) print {tables} tables. All "
+        f"{numbers:,} numbers are stored as printed, misprints included, with the papers' figures and {claims} claims "
+        f"in our own words. An audit compares them with each other: {agree:,} of {checked:,} comparisons agree, and "
+        f"the rest are {len(found.findings)} findings."
+    )
+
+
+def update_readme(path: Path, results: str, printed: str = "") -> bool:
+    """Replace the texts between the markers of a README.
 
     Args:
-        path: A file that contains `<!-- results -->` and, after it, `<!-- /results -->`, once each.
-        text: Markdown from `readme_table`.
+        path: A file that contains `<!-- results -->` and, after it, `<!-- /results -->`, once each, and perhaps the
+            same for `printed`.
+        results: Markdown from `readme_table`.
+        printed: Text from `printed_counts`.
 
     Returns:
         Whether the file changed.
@@ -72,17 +91,24 @@ def update_readme(path: Path, text: str) -> bool:
         old = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): name a README with --readme") from None
-    before, start, rest = old.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end or START in rest or END in after or END in before:
-        raise UserError(
-            f"{path} needs the lines {START} and {END}, once each and in this order: add them where the table goes"
-        )
-    new = f"{before}{START}\n{text.strip()}\n{END}{after}"
+    new = _replaced(path, old, "results", results)
+    if printed and MARKERS["printed"][0] in old:
+        new = _replaced(path, new, "printed", "\n".join(textwrap.wrap(printed, 127)))
     if new == old:
         return False
     write(path, new)
     return True
+
+
+def _replaced(path: Path, old: str, name: str, text: str) -> str:
+    start_mark, end_mark = MARKERS[name]
+    before, start, rest = old.partition(start_mark)
+    _, end, after = rest.partition(end_mark)
+    if not start or not end or start_mark in rest or end_mark in after or end_mark in before:
+        raise UserError(
+            f"{path} needs the lines {start_mark} and {end_mark}, once each and in this order: add them where it goes"
+        )
+    return f"{before}{start_mark}\n{text.strip()}\n{end_mark}{after}"
 
 
 def _folded(cases: Sequence[Case]) -> list[list[Case]]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from reports import pages
 from reports.files import write, write_all
 from reports.templating import environment
+from reproduce.papers.reported import NOBODY
 
 if TYPE_CHECKING:
     from reports.pages import Page
+    from reproduce.papers.cases import Coverage
     from reproduce.papers.records import ClaimRecord, FigureRecord, Result
+    from reproduce.papers.reported import Collection
     from reproduce.papers.tables import Paper
 
 
@@ -24,6 +27,8 @@ def render(
     claims: Sequence[ClaimRecord] = (),
     figures: Sequence[FigureRecord] = (),
     problem: str | None = None,
+    covered: Coverage | None = None,
+    reported: Collection = NOBODY,
     title: str = "reproduce",
 ) -> tuple[Path, Path]:
     """Write `report/index.html`, the pages that it links to, and `report.md`.
@@ -37,12 +42,14 @@ def render(
         claims: Records of claims.
         figures: Records of figures.
         problem: As in `pages.page`.
+        covered: As in `pages.page`.
+        reported: What others measured.
         title: Heading of the first page.
 
     Returns:
         Paths of the first HTML page and of the Markdown page.
     """
-    page = pages.page(results, papers, title, claims, figures, problem)
+    page = pages.page(results, papers, title, claims, figures, problem, covered, reported)
     folder = out / "report"
     write_all(folder, dict(_html(page)))
     write(out / "report.md", environment().get_template("report.md.j2").render(page=page))
@@ -63,6 +70,8 @@ def _html(page: Page) -> Iterator[tuple[str, str]]:
     for name in ("methods", "audit"):
         if any(file == f"{name}.html" for _, file in linked):
             yield made(f"{name}.html.j2", f"{name}.html")
+    for audited in page.printed.papers:
+        yield made("audited.html.j2", audited.file, audited=audited)
     for paper, summary in page.each:
         yield made("paper.html.j2", paper.file, paper=paper, summary=summary)
         for case in paper.cases:

@@ -13,6 +13,8 @@ from reports.identity import setting_words
 from reports.words import NOTHING, Spread, arrows, difference, listing, percent, spread, unique
 from reproduce import metrics
 from reproduce.metrics import METRICS, title
+from reproduce.papers.export import printed_source
+from reproduce.papers.reported import NOBODY, Collection, summary
 from reproduce.papers.tables import Column as DescribedColumn
 from reproduce.papers.tables import Paper as Described
 from reproduce.papers.tables import Row as DescribedRow
@@ -21,6 +23,7 @@ from reproduce.papers.tables import full_label
 
 if TYPE_CHECKING:
     from reports.cases import Case
+    from reproduce.papers.cases import Coverage
     from reproduce.papers.records import ClaimRecord, FigureRecord
 
 
@@ -46,6 +49,8 @@ class Cell:
     case: Case | None
     measured: tuple[Spread | None, ...] = ()
     differences: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
+    """What others measured, by metric: a range and a count; empty if nobody reports this cell."""
 
     @property
     def has_numbers(self) -> bool:
@@ -71,6 +76,10 @@ class Row:
     @property
     def has_differences(self) -> bool:
         return any(cell.differences for cell in self.cells)
+
+    @property
+    def has_reported(self) -> bool:
+        return any(cell.reported for cell in self.cells)
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,8 @@ def filled(
     claims: Sequence[ClaimRecord],
     drawings: Sequence[FigureRecord],
     files: Counter[str],
+    covered: Coverage | None = None,
+    reported: Collection = NOBODY,
 ) -> Paper:
     """Fill a paper with measured numbers.
 
@@ -165,6 +176,8 @@ def filled(
         claims: Records of its claims.
         drawings: Records of its figures.
         files: Names of pages already used.
+        covered: What the cases of all suites cover; None if they were not collected.
+        reported: What others measured.
     """
     whole = completed(paper, cases)
     page = unique(paper.id[:40], files)
@@ -184,10 +197,10 @@ def filled(
         title=paper.title,
         authors=paper.authors,
         venue=paper.venue,
-        tables=tuple(_table(whole.tables[id], members) for id, members in rows.items() if members),
+        tables=tuple(_table(paper.id, whole.tables[id], members, reported) for id, members in rows.items() if members),
         others=tuple(id for id in paper.tables if not rows.get(id)),
         figures=figures(whole, every, _titled, drawings),
-        claims=read_claims(whole, claims, anchors),
+        claims=read_claims(whole, claims, anchors, covered),
         points=tuple(case for case in every if case.cell.point),
     )
 
@@ -237,7 +250,13 @@ def _placed(
     ]
 
 
-def _table(table: DescribedTable, cases: Sequence[Case]) -> Table:
+def _table(paper: str, table: DescribedTable, cases: Sequence[Case], reported: Collection) -> Table:
+    beside = {
+        (row.id, column.id): tuple(summary(reports, name) or NOTHING for name in column.metrics)
+        for row in table.rows
+        for column in table.columns
+        if (reports := reported.beside(paper, table.id, row, column))
+    }
     columns = tuple(Column(column.id, arrows(column.label), column.metrics) for column in table.columns)
     notes, marks = _notes(table)
     return Table(
@@ -247,7 +266,7 @@ def _table(table: DescribedTable, cases: Sequence[Case]) -> Table:
         caption=arrows(table.caption),
         columns=columns,
         notes=notes,
-        settings=tuple(_setting(group, columns, table, marks) for group in _together(cases)),
+        settings=tuple(_setting(group, columns, table, marks, beside) for group in _together(cases)),
         cases=tuple(cases),
     )
 
@@ -257,13 +276,14 @@ def _notes(table: DescribedTable) -> tuple[tuple[tuple[str, str], ...], dict[str
     letters: dict[str, str] = {}
     marks: dict[str, str] = {}
     for row in table.rows:
-        texts = [row.note] if row.note else []
+        texts = list(row.remarks)
         if "unsure" in row.executed.values():
-            texts.append("The paper leaves open whether its authors ran this row themselves.")
+            why = f" {row.why}" if row.why else ""
+            texts.append(f"The paper leaves open whether its authors ran this row themselves.{why}")
         for text in texts:
             letters.setdefault(text, _letter(len(letters)))
         marks[row.id] = " ".join(letters[text] for text in texts)
-    general = [("", table.note)] if table.note else []
+    general = [("", remark) for remark in table.remarks]
     if table.checked:
         general.append(("", f"Printed numbers: {table.checked}."))
     return (*general, *((letter, text) for text, letter in letters.items())), marks
@@ -308,19 +328,32 @@ def _agree(case: Case, other: Case) -> bool:
 
 
 def _setting(
-    cases: Sequence[Case], columns: Sequence[Column], table: DescribedTable, marks: Mapping[str, str]
+    cases: Sequence[Case],
+    columns: Sequence[Column],
+    table: DescribedTable,
+    marks: Mapping[str, str],
+    reported: Mapping[tuple[str, str], tuple[str, ...]],
 ) -> Setting:
     by_cell = {(case.cell.row, case.cell.column): case for case in cases}
     compared = any(case.comparable for case in cases)
     shown = []
     for row in table.rows:
-        cells = tuple(_cell(row, column, by_cell) for column in columns)
+        cells = tuple(
+            replace(_cell(row, column, by_cell), reported=reported.get((row.id, column.id), ())) for column in columns
+        )
         quoted = bool(row.executed) and set(row.executed.values()) == {"no"}
         kind = "run" if any(cell.case or cell.has_numbers for cell in cells) else "quoted" if quoted else "not run"
-        shown.append(Row(arrows(full_label(row)), kind, marks.get(row.id, ""), cells))
+        shown.append(Row(arrows(full_label(row) + _sources(row, table)), kind, marks.get(row.id, ""), cells))
     reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
     title = setting_words([case.identity for case in cases])
     return Setting(title, compared, ", ".join(reasons), tuple(shown), _renewed(shown))
+
+
+def _sources(row: DescribedRow, table: DescribedTable) -> str:
+    """Name the sources that a table prints for a row; empty if it prints none."""
+    if not table.sources or not row.printed:
+        return ""
+    return f", source {' and '.join(dict.fromkeys(printed_source(row, column) for column in table.columns))}"
 
 
 def _renewed(rows: Sequence[Row]) -> str:

@@ -88,9 +88,24 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=tables)
 
     command = commands.add_parser("audit", help="find contradictions in printed numbers")
-    command.add_argument("--json", action="store_true", help="print JSON")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--ids", action="store_true", help="print the entries that keep the findings' ids, by paper")
     command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=audit)
+
+    command = commands.add_parser("evidence", help="print all that is known of a method")
+    command.add_argument("method", help="name of the method, as tables print it, such as MMT")
+    command.add_argument("--results", type=Path, default=recorded, help=f"folder of results (default {recorded})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
+    command.set_defaults(run=evidence)
+
+    command = commands.add_parser("export", help="print all printed, reported and measured numbers")
+    command.add_argument("--format", choices=["json", "csv"], default="json", help="format (default json)")
+    command.add_argument("--schema", action="store_true", help="instead, print the JSON Schema of the JSON")
+    command.add_argument("--results", type=Path, default=recorded, help=f"folder of results (default {recorded})")
+    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
+    command.set_defaults(run=export)
 
     command = commands.add_parser("results", help="record the results of a run under reports/results")
     what = command.add_mutually_exclusive_group(required=True)
@@ -254,20 +269,54 @@ def show(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     """Print every number of the papers' tables."""
     from reproduce.papers.export import as_csv, as_markdown
+    from reproduce.papers.reported import read_all as read_reported
 
     papers = read_all(options.suites)
-    print(as_csv(papers) if options.csv else as_markdown(papers.values()), end="")
+    reported = read_reported(options.suites, papers)
+    print(as_csv(papers) if options.csv else as_markdown(papers.values(), reported), end="")
 
 
 def audit(options: argparse.Namespace) -> None:
     """Print the contradictions between the papers' numbers."""
-    from reproduce.papers.audit import as_json
-    from reproduce.papers.audit import audit as findings_of
+    from reproduce.papers.audit import as_json, entries
+    from reproduce.papers.audit import audit as audited
     from reproduce.papers.export import audit_page
 
     papers = read_all(options.suites)
-    findings = findings_of(papers)
-    print(json.dumps(as_json(findings), indent=1) if options.json else audit_page(findings, papers.values()), end="")
+    found = audited(papers)
+    if options.ids:
+        print("\n".join(f"# {paper.id}.toml\n\n{entries(found, paper)}" for paper in papers.values()), end="")
+    else:
+        print(json.dumps(as_json(found), indent=1) if options.json else audit_page(found, papers.values()), end="")
+
+
+def evidence(options: argparse.Namespace) -> None:
+    """Print all that is known of a method."""
+    from reproduce.papers.evidence import evidence_page
+    from reproduce.papers.reported import read_all as read_reported
+
+    papers = read_all(options.suites)
+    reported = read_reported(options.suites, papers)
+    results, claims = _recorded(options.results)
+    print(evidence_page(options.method, papers, reported, results, claims), end="")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Print all printed, reported and measured numbers, or the schema of the JSON."""
+    from reproduce.papers.exchange import SCHEMA, as_csv, as_json
+    from reproduce.papers.reported import read_all as read_reported
+
+    if options.schema:
+        print(json.dumps(SCHEMA, indent=1))
+        return
+    papers = read_all(options.suites)
+    everything = papers, read_reported(options.suites, papers).reports, _recorded(options.results)[0]
+    print(as_csv(*everything) if options.format == "csv" else json.dumps(as_json(*everything), indent=1))
+
+
+def _recorded(folder: Path) -> tuple[list[records.Result], list[records.ClaimRecord]]:
+    """Read the results and claims of a folder, which may be missing."""
+    return (records.read(folder), list(records.read_claims(folder))) if folder.is_dir() else ([], [])
 
 
 def record(options: argparse.Namespace) -> None:

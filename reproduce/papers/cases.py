@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -257,10 +257,10 @@ class Suite:
                         )
 
     def shown(self) -> Iterator[Case]:
-        """Yield the rows with recipes that figures draw as curves, on the figures' tasks."""
+        """Yield the rows that figures draw as curves, on the figures' tasks."""
         for figure in self.paper.figures:
             if figure.kind == "convergence":
-                yield from (replace(cell, figure=figure.id) for cell in self._cells(figure))
+                yield from (replace(cell, figure=figure.id) for cell in self._cells(figure, runnable=False))
 
     def points(self) -> Iterator[Case]:
         """Yield the points of sweeps, on each of their tasks."""
@@ -325,15 +325,60 @@ class Suite:
         """Yield the rows of a figure on its tasks, in its order: only those with a recipe, or all."""
         cells = {(case.table, case.row.id, case.column): case for case in self.rows()}
         for task in figure.task:
-            for table, row in figure.places:
-                cell = cells.get((table, row, task))
-                if cell and (cell.recipe or not runnable):
+            for table, row, column in figure.places:
+                cell = cells.get((table, row, column or task))
+                if cell and (not column or cell.task.name == task) and (cell.recipe or not runnable):
                     yield cell
 
 
 def _printed(numbers: Printed) -> bool:
     """Return whether a cell holds a number that cases measure."""
     return any(numbers.get(metric) is not None for metric in metrics.printed())
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which claims the cases of suites test, and which cells they compute."""
+
+    tested: frozenset[tuple[str, str]]
+    """Paper and id of each claim that is a case."""
+    computed: frozenset[tuple[str, str]]
+    """Paper and id (table/row/column) of each cell that has a recipe."""
+
+    def missing(self, paper: str, claim: Claim) -> list[str]:
+        """Return the cells that a claim compares and no recipe computes."""
+        compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
+        return [cell for cell in compared if (paper, cell) not in self.computed]
+
+    def standing(self, paper: str, claim: Claim) -> str:
+        """Return whether cases test a claim: one of `STANDINGS`."""
+        if (paper, claim.id) in self.tested:
+            return "tested"
+        if claim.testable == "no":
+            return "never"
+        return "lacking" if self.missing(paper, claim) else "uncompared"
+
+
+STANDINGS = {
+    "tested": "Cases test these; none of these results tries them",
+    "lacking": "No case tests these yet: no recipe computes all their cells",
+    "uncompared": "No case tests these: they are not stated as a comparison of cells",
+    "never": "No case can test these",
+}
+"""Headings for claims that were not tried, by whether cases test them."""
+
+
+def coverage(collected: Iterable[object]) -> Coverage:
+    """Tell from all cases of suites what they cover."""
+    cases = list(collected)
+    return Coverage(
+        frozenset((case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)),
+        frozenset(
+            (case.paper, f"{case.table}/{case.row.id}/{case.column}")
+            for case in cases
+            if isinstance(case, Case) and case.recipe
+        ),
+    )
 
 
 def _identifier(id: str) -> str:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from reproduce.metrics import METRICS
-from reproduce.papers.audit import Finding
-from reproduce.papers.cases import Case, ClaimCase
+from reproduce.papers.audit import DATED, VERSION, Audit, Tally
+from reproduce.papers.cases import Coverage, coverage
+from reproduce.papers.findings import EFFECTS, Finding
 from reproduce.papers.frames import frame
-from reproduce.papers.tables import Claim, Column, Paper, Row, Table, full_label
+from reproduce.papers.reported import NOBODY, Collection, summary
+from reproduce.papers.tables import Claim, Column, Paper, Row, Table, domains, full_label
 
 EXPORTED = ("paper", "table", "row", "source", "target", "metric", "value", "executed")
 """The columns of the CSV file."""
-
-WEIGHTS = {
-    "contradiction": "text and table cannot both be right",
-    "misprint": "one of the numbers is most likely wrong",
-    "implausible": "a number stands out among comparable ones; it may be right",
-    "different setting": "both may be right, for different things",
-}
 
 WORDS = (
     "The papers train a network on one set of photographs (the source) and adapt it, without labels, to another (the "
@@ -67,50 +61,80 @@ def as_csv(papers: Mapping[str, Paper]) -> str:
     return text
 
 
-def as_markdown(papers: Iterable[Paper]) -> str:
-    """Format the tables as the papers draw them, one section per table."""
+def as_markdown(papers: Iterable[Paper], reported: Collection = NOBODY) -> str:
+    """Format the tables as the papers draw them, one section per table, with what others measured beside each row."""
     parts: list[str] = []
     for paper in papers:
         parts.append(f"# {paper.name}: {paper.title}\n\n{paper.authors}. {paper.venue}")
-        parts.extend(_table(table) for table in paper.tables.values())
+        parts.extend(_table(paper.id, table, reported) for table in paper.tables.values())
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Table) -> str:
+def _table(paper: str, table: Table, reported: Collection) -> str:
+    beside = [_reported(paper, table, row, reported) for row in table.rows]
     several = len(table.columns) > 1
     heads = [
         *(["stage"] if any(row.stage for row in table.rows) else []),
         "row",
         *(["ref"] if any(row.ref for row in table.rows) else []),
         *table.ticks,
-        *(_heading(column, metric, several) for column in table.columns for metric in column.metrics),
+        *(heading for column in table.columns for heading in _headings(column, several, table.sources)),
+        *(["reported by others"] if any(beside) else []),
         "run by the authors",
     ]
-    lines = [heads, ["---"] * len(heads), *(_row(row, table) for row in table.rows)]
+    rows = [
+        [*cells, *([text] if any(beside) else []), _ran(row)]
+        for row, cells, text in zip(table.rows, (_row(row, table) for row in table.rows), beside, strict=True)
+    ]
+    lines = [heads, ["---"] * len(heads), *rows]
     grid = "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
-    notes = [f"{full_label(row)}: {row.note}" for row in table.rows if row.note]
-    under = "\n".join(f"- {note}" for note in [*([table.note] if table.note else []), *notes])
+    notes = [f"{full_label(row)}: {remark}" for row in table.rows for remark in _remarks(row)]
+    under = "\n".join(f"- {note}" for note in [*table.remarks, *notes])
     return f"## Table {table.id}\n\n{table.caption} ({table.where}; {table.checked})\n\n{grid}" + (
         f"\n\n{under}" if under else ""
     )
 
 
-def _heading(column: Column, metric: str, several: bool) -> str:
-    name = _exported(metric).replace("_", " ")
-    return f"{column.label}: {name}" if several else name
+def _reported(paper: str, table: Table, row: Row, reported: Collection) -> str:
+    """Summarise what others measured of a row, by column and metric."""
+    parts = []
+    for column in table.columns:
+        reports = reported.beside(paper, table.id, row, column)
+        numbers = [(name, summary(reports, name)) for name in column.metrics]
+        texts = [f"{METRICS[name].title} {text}" for name, text in numbers if text]
+        if texts:
+            parts.append((f"{column.label}: " if len(table.columns) > 1 else "") + ", ".join(texts))
+    return "; ".join(parts)
+
+
+def _remarks(row: Row) -> list[str]:
+    """Return the remarks on a row, and the evidence for whether the authors ran it."""
+    return [*row.remarks, *([f"Run by the authors: {_ran(row)}. {row.why}"] if row.why else [])]
+
+
+def _headings(column: Column, several: bool, sources: bool) -> list[str]:
+    names = [*(["source"] if sources else []), *(_exported(metric).replace("_", " ") for metric in column.metrics)]
+    return [f"{column.label}: {name}" if several else name for name in names]
 
 
 def _row(row: Row, table: Table) -> list[str]:
-    cells = [row.printed[column.id][metric] for column in table.columns for metric in column.metrics]
-    metrics = [metric for column in table.columns for metric in column.metrics]
+    cells: list[str] = []
+    for column in table.columns:
+        cells += [printed_source(row, column)] if table.sources else []
+        cells += [_shown(row.printed[column.id][metric], metric) for metric in column.metrics]
     return [
         *([row.stage] if any(other.stage for other in table.rows) else []),
         row.label,
         *([row.ref] if any(other.ref for other in table.rows) else []),
         *("x" if tick in row.ticks else "" for tick in table.ticks),
-        *(_shown(value, metric) for value, metric in zip(cells, metrics, strict=True)),
-        _ran(row),
+        *cells,
     ]
+
+
+def printed_source(row: Row, column: Column) -> str:
+    """Return the source that a table prints for a row in a column; "-" if the row has no numbers there."""
+    empty = all(value is None for value in row.printed[column.id].values()) and column.id not in row.source
+    return "-" if empty else domains(row, column)[0]
 
 
 def _ran(row: Row) -> str:
@@ -142,61 +166,66 @@ def claims_page(papers: Iterable[Paper], collected: Iterable[object]) -> str:
         papers: The papers.
         collected: The cases of their suites, from `reproduce.session.planning.collected`.
     """
-    cases = list(collected)
-    tested = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
-    rows = [case for case in cases if isinstance(case, Case)]
-    run = {(case.paper, f"{case.table}/{case.row.id}/{case.column}") for case in rows if case.recipe}
+    covered = coverage(collected)
     parts = [WORDS]
     for paper in papers:
-        own = sum((paper.id, claim.id) in tested for claim in paper.claims)
+        own = sum(covered.standing(paper.id, claim) == "tested" for claim in paper.claims)
         counts = f"{len(paper.claims)} claims, in our own words; cases test {own} of them."
         parts.append(f"# {paper.name}: {paper.title}\n\n{counts}")
         for where, claims in groupby(paper.claims, lambda claim: claim.where):
-            lines = [_claim(claim, (paper.id, claim.id) in tested, _missing(paper, claim, run)) for claim in claims]
+            lines = [_claim(paper.id, claim, covered) for claim in claims]
             parts.append(f"## {where}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _missing(paper: Paper, claim: Claim, run: AbstractSet[tuple[str, str]]) -> list[str]:
-    """Return the cells that a claim compares and no recipe computes."""
-    compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
-    return [cell for cell in compared if (paper.id, cell) not in run]
-
-
-def _claim(claim: Claim, tested: bool, missing: Sequence[str]) -> str:
-    if tested:
-        notes = [TRIED[claim.testable]]
-    elif claim.testable != "no" and missing:
-        notes = [f"no case tests it yet: no recipe computes {', '.join(missing)}"]
-    elif claim.testable != "no":
-        notes = ["no case tests it: it is not stated as a comparison of cells"]
-    else:
-        notes = ["no case can test it"]
+def _claim(paper: str, claim: Claim, covered: Coverage) -> str:
+    match covered.standing(paper, claim):
+        case "tested":
+            notes = [TRIED[claim.testable]]
+        case "lacking":
+            notes = [f"no case tests it yet: no recipe computes {', '.join(covered.missing(paper, claim))}"]
+        case "uncompared":
+            notes = ["no case tests it: it is not stated as a comparison of cells"]
+        case _:
+            notes = ["no case can test it"]
     if claim.cause:
         notes.append(f"the cause it names: {claim.cause}, if the cause matters")
     if claim.why:
         notes.append(claim.why.rstrip("."))
-    return f"- `{claim.id}` {claim.says} *({'; '.join(notes)})*"
+    quote = f" \u201c{claim.quote}\u201d" if claim.quote else ""
+    return f"- `{claim.id}` {claim.says}{quote} *({'; '.join(notes)})*"
 
 
-def audit_page(findings: Sequence[Finding], papers: Iterable[Paper]) -> str:
-    """Format the audit's findings, grouped by weight, each with its places and numbers."""
+def audit_page(found: Audit, papers: Iterable[Paper]) -> str:
+    """Format an audit: what was compared, the findings by effect, each with its places, and what readers found."""
     titles = "\n".join(f"- {paper.name}: {paper.title} ({paper.venue})" for paper in papers)
     parts = [
-        f"# Audit of the printed tables\n\n{len(findings)} findings, computed from the tables and the numbers that the "
-        "papers' text states. A finding is no verdict on a method: most are typing errors.",
+        f"# Audit of the printed tables\n\nVersion {VERSION} of {DATED}. {len(found.findings)} findings, computed from "
+        "the tables and the numbers that the papers' text states. A finding is no verdict on a method: most are slips "
+        "of the pen. CITATION.cff says how to cite it; authors' replies are printed under the findings.",
         titles,
         WORDS,
+        "## What was compared\n\n" + "\n".join(map(_tally, found.tallies)),
     ]
-    for weight, meaning in WEIGHTS.items():
-        chosen = [finding for finding in findings if finding.weight == weight]
-        if chosen:
-            parts.append(f"## {weight.capitalize()}: {meaning} ({len(chosen)})")
-            parts.extend(_finding(finding) for finding in chosen)
+    for effect, members in found.by_effect:
+        title = effect[0].upper() + effect[1:]
+        parts.append(f"## {title}: {EFFECTS[effect]} ({len(members)})")
+        parts.extend(map(_finding, members))
+    if found.readings:
+        parts.append(f"## Found by reading, not computed ({len(found.readings)})")
+        parts.append("\n".join(f"- {it.paper} {it.where}: {it.says}" for it in found.readings))
     return "\n\n".join(parts) + "\n"
 
 
+def _tally(tally: Tally) -> str:
+    return f"- {tally.what}: {tally.agree:,} of {tally.checked:,} agree"
+
+
 def _finding(finding: Finding) -> str:
-    places = "\n".join(f"- {place.where}: {place.value}" for place in finding.places)
-    papers = ", ".join(dict.fromkeys(place.where.split()[0] for place in finding.places))
-    return f"### {papers}: {finding.rule}\n\n{finding.says}\n\n{places}"
+    parts = [f"### {finding.id}: {finding.rule}", finding.says]
+    parts += [f"> \u201c{quote}\u201d" for quote in finding.quotes]
+    parts += [f"Differs from the others: {finding.odd}."] if finding.odd else []
+    parts += [f"Note: {why}" for why in finding.why]
+    parts.append("\n".join(f"- {place.name}: {place.value}" for place in finding.places))
+    parts += [f"The authors reply: {finding.reply}"] if finding.reply else []
+    return "\n\n".join(parts)

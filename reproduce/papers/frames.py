@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.data.catalogue import letters
-from reproduce.errors import UserError
 from reproduce.papers.records import Result
+from reproduce.papers.reported import Report
 from reproduce.papers.tables import Number, Paper, full_label, is_task
 
 if TYPE_CHECKING:
@@ -39,31 +38,28 @@ COLUMNS = (
 
 
 def frame(
-    papers: Mapping[str, Paper] | None = None, results: Iterable[Result] = (), reported: Path | None = None
+    papers: Mapping[str, Paper] | None = None, results: Iterable[Result] = (), reported: Iterable[Report] = ()
 ) -> pd.DataFrame:
     """Collect numbers in a data frame with one number per line.
 
     Args:
         papers: Papers by id, from `reproduce.papers.tables.read_all`.
         results: Results of runs, from `reproduce.papers.records.read`.
-        reported: CSV file of third parties' measurements, with the columns method, task, setting, mAP, rank1, who and
-            source.
+        reported: Third parties' measurements, from `reproduce.papers.reported.read_all`; numbers given as a text are
+            left out.
 
     Returns:
         A data frame with the columns `COLUMNS`. "origin" is "printed", "measured" or "reported"; "value" is in percent,
         or a count; "seed" is the training seed of a measured number; "setting" is the digest of a measured number's
         identity, or how a reported one was measured; "parameter" and "parameter_value" give its point in a sweep; "by"
         is who measured a reported number. Values that an origin lacks are missing.
-
-    Raises:
-        UserError: The CSV file is missing or lacks a column.
     """
     import pandas as pd
 
     lines = [
         *(line for paper in (papers or {}).values() for line in _printed(paper)),
         *(line for result in results for line in _measured(result)),
-        *(_reported(reported) if reported else ()),
+        *(line for report in reported for line in _reported(report)),
     ]
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     return table.astype({"value": float, "seed": "Int64", "parameter_value": float})
@@ -118,29 +114,18 @@ def _measured(result: Result) -> Iterator[dict[str, Any]]:
             }
 
 
-def _reported(path: Path) -> Iterator[dict[str, Any]]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}") from None
-    needed = ("method", "task", "setting", "mAP", "rank1", "who", "source")
-    if missing := [name for name in needed if name not in table.columns]:
-        raise UserError(f"{path} has no column {missing[0]!r}; needed are {', '.join(needed)}")
+def _reported(report: Report) -> Iterator[dict[str, Any]]:
     by_letter = letters()
-    for line in table.to_dict("records"):
-        task = str(line["task"])
-        for metric in ("mAP", "rank1"):
-            if pd.notna(line[metric]):
-                yield {
-                    "origin": "reported",
-                    "label": line["method"],
-                    "task": task,
-                    "source": by_letter.get(task[:1], "none"),
-                    "target": by_letter.get(task[2:3]),
-                    "metric": metric,
-                    "value": float(line[metric]),
-                    "setting": line["setting"],
-                    "by": line["who"],
-                }
+    for metric, value in report.numbers.items():
+        if not isinstance(value, str):
+            yield {
+                "origin": "reported",
+                "label": report.method,
+                "task": report.task,
+                "source": by_letter.get(report.task[0], "none"),
+                "target": by_letter[report.task[2]],
+                "metric": metric,
+                "value": value,
+                "setting": report.setting,
+                "by": report.who,
+            }

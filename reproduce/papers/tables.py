@@ -22,6 +22,11 @@ UNLABELLED = "u"
 EXECUTED = ("yes", "no", "unsure")
 CLAIMS = ("gain", "value", "order", "count", "other")
 TESTABLE = ("yes", "no", "part")
+REPORTED = "reported.toml"
+"""File of a folder of suites that holds what others measured; all other TOML files are papers."""
+QUOTED = 15
+"""Largest number of words in a quotation."""
+GRIDS = ("text", "ours")
 FIGURES = ("sweep", "convergence", "picture", "diagram")
 
 BAND = 2.0
@@ -130,6 +135,13 @@ class Row:
     pretrained: str = ""
     """Data set of the network's pre-training, if the paper names one."""
     note: str = ""
+    doubts: tuple[str, ...] = ()
+    """Inconsistencies that a reader found, each in a sentence."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The note, if any, and the doubts."""
+        return (*filter(None, (self.note,)), *self.doubts)
 
     def task(self, column: Column) -> str:
         """Return the task that is run for a column."""
@@ -153,7 +165,16 @@ class Table:
     checked: str
     """How the transcription was checked."""
     ticks: tuple[str, ...] = ()
+    sources: bool = False
+    """Whether the paper prints a source for every row and column."""
     note: str = ""
+    doubts: tuple[str, ...] = ()
+    """Inconsistencies that a reader found, each in a sentence."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The note, if any, and the doubts."""
+        return (*filter(None, (self.note,)), *self.doubts)
 
     def row(self, id: str) -> Row | None:
         """Return the row with an id, or None."""
@@ -182,16 +203,26 @@ class Figure:
     where: str
     shows: str
     rows: tuple[str, ...] = ()
-    """Rows, each spelled "table 3: ours"."""
+    """Rows, each spelled "table 3: ours", or "table 3: ours/m2d" with the column if that is no task."""
     task: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
+    grid: tuple[float, ...] = ()
+    """Epochs or rounds at which the curves of a convergence figure are compared; empty for all."""
+    grid_from: str = ""
+    """Who names them: one of `GRIDS`; empty without a grid."""
+    doubts: tuple[str, ...] = ()
+    """Inconsistencies that a reader found, each in a sentence."""
 
     @property
-    def places(self) -> tuple[tuple[str, str], ...]:
-        """Table id and row id of each of its rows."""
+    def places(self) -> tuple[tuple[str, str, str], ...]:
+        """Table, row and column by id of each of its rows; the column is empty if it is the task."""
         pairs = (row.removeprefix("table ").partition(": ") for row in self.rows)
-        return tuple((table, row) for table, _, row in pairs)
+        return tuple((table, *_two(row)) for table, _, row in pairs)
+
+    def draws(self, table: str, row: str, column: str, task: str) -> bool:
+        """Return whether it shows a row's numbers in a column, on a task."""
+        return (table, row, column) in self.places or (column == task and (table, row, "") in self.places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,16 +244,30 @@ class Claim:
     metrics: tuple[str, ...] = ()
     at_least: bool = False
     """Whether the text states this much or more."""
+    about: bool = False
+    """Whether the text states it as an approximate number."""
+    quote: str = ""
+    """The paper's own words, at most `QUOTED` of them."""
     cause: str = ""
     """Disturbance of the stand-in world that the claim names as its cause."""
     testable: str = "yes"
     """Whether executed rows decide it: "yes", "no" or "part"."""
     why: str = ""
+    doubts: tuple[str, ...] = ()
+    """Inconsistencies that a reader found, each in a sentence."""
 
     @property
     def table(self) -> str:
         """Table of its left cell; empty if it names no cell."""
         return self.left.partition("/")[0] if "/" in self.left else ""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The permanent id of a finding of the audit, and what the authors reply to it."""
+
+    id: str
+    reply: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,6 +302,8 @@ class Paper:
     """Name for readers."""
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
+    findings: Mapping[str, Numbered] = field(default_factory=dict)
+    """Permanent ids of the audit's findings about it, by what they are about (`Finding.about`)."""
 
     def numbers(self) -> Iterator[Number]:
         """Yield every printed number, in printed order."""
@@ -301,11 +348,19 @@ def read(path: Path) -> Paper:
     Raises:
         UserError: It is invalid; the message names file, table and row.
     """
+    return parse(toml_of(path), path.name)
+
+
+def toml_of(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
-        raw = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}") from error
-    return parse(raw, path.name)
 
 
 def parse(raw: Mapping[str, Any], name: str) -> Paper:
@@ -314,8 +369,8 @@ def parse(raw: Mapping[str, Any], name: str) -> Paper:
     Raises:
         UserError: It is invalid; the message names file, table and row.
     """
-    place = _Place(name)
-    place.only(raw, "paper", "name", "title", "authors", "venue", "table", "figure", "claim")
+    place = TomlPlace(name)
+    place.only(raw, "paper", "name", "title", "authors", "venue", "table", "figure", "claim", "finding")
     tables = [_table(entry, place) for entry in place.take(raw, "table", list)]
     place.no_duplicates("table", [table.id for table in tables])
     figures = tuple(_figure(entry, place) for entry in place.take(raw, "figure", list, []))
@@ -324,9 +379,12 @@ def parse(raw: Mapping[str, Any], name: str) -> Paper:
     place.no_duplicates("claim", [claim.id for claim in claims])
     name = place.take(raw, "name", str, str(raw.get("paper", "")).upper())
     id, title, authors, venue = (place.take(raw, name, str) for name in ("paper", "title", "authors", "venue"))
-    paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, name, figures, claims)
+    findings = _findings(place.take(raw, "finding", list, []), place)
+    paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, name, figures, claims, findings)
     for claim in claims:
         _check_cells(paper, claim, place.at(f"claim {claim.id}"))
+    for figure in figures:
+        _check_rows(paper, figure, place.at(f"figure {figure.id}"))
     return paper
 
 
@@ -346,7 +404,7 @@ def read_all(folder: Path) -> dict[str, Paper]:
 
 
 def paths(folder: Path) -> list[Path]:
-    """List the TOML files of a folder of suites and of those of other installed packages.
+    """List the papers' TOML files in a folder of suites and in those of other installed packages.
 
     The folder's own files come before those of an installed copy of the same package.
 
@@ -354,7 +412,7 @@ def paths(folder: Path) -> list[Path]:
         UserError: There is none.
     """
     places = dict.fromkeys(place.resolve() for place in (folder, *outside()))
-    files = [path for place in places for path in sorted(place.glob("*.toml"))]
+    files = [path for place in places for path in sorted(place.glob("*.toml")) if path.name != REPORTED]
     files = list({path.parts[-3:]: path for path in reversed(files)}.values())[::-1]
     if not files:
         raise UserError(f"{folder} holds no papers (*.toml): name the folder of the suites")
@@ -362,13 +420,13 @@ def paths(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class _Place:
+class TomlPlace:
     """A place in a TOML file, which error messages name."""
 
     name: str
 
-    def at(self, more: str) -> _Place:
-        return _Place(f"{self.name}, {more}")
+    def at(self, more: str) -> TomlPlace:
+        return TomlPlace(f"{self.name}, {more}")
 
     def error(self, message: str) -> UserError:
         return UserError(f"{self.name}: {message}")
@@ -404,6 +462,10 @@ class _Place:
         if duplicates := sorted({id for id in ids if ids.count(id) > 1}):
             raise self.error(f"duplicate {what} {duplicates[0]!r}")
 
+    def task(self, name: Any) -> None:
+        if not is_task(name):
+            raise self.error(f"{name!r} is no task: two letters of {', '.join(letters())} around a 2 (u for no source)")
+
     def id(self, raw: Mapping[str, Any]) -> str:
         id: str = self.take(raw, "id", str)
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", id):
@@ -411,10 +473,23 @@ class _Place:
         return id
 
 
-def _table(raw: Any, place: _Place) -> Table:
+def _table(raw: Any, place: TomlPlace) -> Table:
     place = place.at(f"table {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
     place.only(
-        raw, "id", "caption", "where", "columns", "metrics", "row", "checked", "note", "ticks", "band", "band_why"
+        raw,
+        "id",
+        "caption",
+        "where",
+        "columns",
+        "metrics",
+        "row",
+        "checked",
+        "sources",
+        "note",
+        "doubts",
+        "ticks",
+        "band",
+        "band_why",
     )
     usual_metrics = place.texts(raw, "metrics")
     columns = tuple(_column(entry, usual_metrics, place) for entry in place.take(raw, "columns", list))
@@ -435,11 +510,13 @@ def _table(raw: Any, place: _Place) -> Table:
         rows=rows,
         checked=place.take(raw, "checked", str),
         ticks=ticks,
+        sources=place.take(raw, "sources", bool, False),
         note=place.take(raw, "note", str, ""),
+        doubts=place.texts(raw, "doubts"),
     )
 
 
-def _column(raw: Any, usual: tuple[str, ...], place: _Place) -> Column:
+def _column(raw: Any, usual: tuple[str, ...], place: TomlPlace) -> Column:
     place.only(raw, "id", "label", "task", "metrics")
     own = place.texts(raw, "metrics") or usual
     known = metrics.names(printed=True)
@@ -449,11 +526,11 @@ def _column(raw: Any, usual: tuple[str, ...], place: _Place) -> Column:
         raise place.error("metrics are missing")
     column = Column(place.id(raw), place.take(raw, "label", str), raw.get("task", raw["id"]), own)
     if column.task != "none":
-        _check_task(column.task, place)
+        place.task(column.task)
     return column
 
 
-def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _Place) -> Row:
+def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: TomlPlace) -> Row:
     place = place.at(f"row {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
     names = {column.id for column in columns}
     known = (
@@ -475,6 +552,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         "collapses",
         "pretrained",
         "note",
+        "doubts",
     )
     place.only(raw, *known, *names)
     runs, source = place.take(raw, "runs", dict, {}), place.take(raw, "source", dict, {})
@@ -482,7 +560,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         if unknown := sorted(set(mapping) - names):
             raise place.error(f"{what} names the column {unknown[0]!r}, which the table does not have")
     for task in runs.values():
-        _check_task(task, place)
+        place.task(task)
     for name in source:
         place.one_of(source, name, (*letters().values(), "none", "mix"))
     if unticked := [tick for tick in place.texts(raw, "ticks") if tick not in ticks]:
@@ -518,10 +596,11 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: _
         collapses=place.take(raw, "collapses", bool, False),
         pretrained=place.one_of(raw, "pretrained", ("", *CATALOGUE), ""),
         note=place.take(raw, "note", str, ""),
+        doubts=place.texts(raw, "doubts"),
     )
 
 
-def _executed(raw: Mapping[str, Any], columns: tuple[str, ...], place: _Place) -> dict[str, str]:
+def _executed(raw: Mapping[str, Any], columns: tuple[str, ...], place: TomlPlace) -> dict[str, str]:
     """Return whether the authors ran a row, by column, from one entry or one per column."""
     executed = place.take(raw, "executed", (str, dict))
     if isinstance(executed, str):
@@ -531,7 +610,7 @@ def _executed(raw: Mapping[str, Any], columns: tuple[str, ...], place: _Place) -
     return {column: place.one_of(executed, column, EXECUTED) for column in columns}
 
 
-def _cells(cells: list[Any], names: tuple[str, ...], place: _Place) -> Printed:
+def _cells(cells: list[Any], names: tuple[str, ...], place: TomlPlace) -> Printed:
     if len(cells) != len(names):
         raise place.error(f'{len(cells)} cells for {len(names)} metrics; write "-" where the paper prints no number')
     return {
@@ -539,7 +618,7 @@ def _cells(cells: list[Any], names: tuple[str, ...], place: _Place) -> Printed:
     }
 
 
-def _number(cell: Any, metric: str, place: _Place) -> float:
+def _number(cell: Any, metric: str, place: TomlPlace) -> float:
     number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
     match METRICS[metric].kind:
         case "count":
@@ -554,16 +633,19 @@ def _number(cell: Any, metric: str, place: _Place) -> float:
     return float(cell)
 
 
-def _figure(raw: Any, place: _Place) -> Figure:
+def _figure(raw: Any, place: TomlPlace) -> Figure:
     place = place.at(f"figure {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
-    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values", "sweep")
+    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values", "sweep", "grid", "grid_from", "doubts")
     for task in place.texts(raw, "task"):
-        _check_task(task, place)
+        place.task(task)
     kind = place.one_of(raw, "kind", FIGURES)
     sweeps = tuple(_sweep(entry, place) for entry in place.take(raw, "sweep", list, []))
     place.no_duplicates("sweep", [sweep.parameter for sweep in sweeps])
     if sweeps and (kind != "sweep" or len(place.texts(raw, "rows")) != 1):
         raise place.error('sweeps belong to a figure of kind "sweep" with one row, the one that they vary')
+    grid = _grid(raw, place) if "grid" in raw else ()
+    if (grid or "grid_from" in raw) and not (grid and kind == "convergence"):
+        raise place.error('grid and grid_from belong together, to a figure of kind "convergence"')
     return Figure(
         id=place.id(raw),
         kind=kind,
@@ -573,36 +655,46 @@ def _figure(raw: Any, place: _Place) -> Figure:
         task=place.texts(raw, "task"),
         values=place.take(raw, "values", dict, {}),
         sweeps=sweeps,
+        grid=grid,
+        grid_from=place.one_of(raw, "grid_from", GRIDS) if grid else "",
+        doubts=place.texts(raw, "doubts"),
     )
 
 
-def _sweep(raw: Any, place: _Place) -> Sweep:
+def _sweep(raw: Any, place: TomlPlace) -> Sweep:
     place = place.at(f"sweep {raw.get('parameter', '?') if isinstance(raw, Mapping) else '?'}")
     place.only(raw, "parameter", "grid", "printed", "metrics", "label")
     parameter = place.take(raw, "parameter", str)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
         raise place.error(f"parameter {parameter!r} must be letters, digits and _")
-    grid = place.take(raw, "grid", list)
-    if wrong := [value for value in grid if not isinstance(value, (int, float)) or isinstance(value, bool)]:
-        raise place.error(f"grid must be numbers, not {wrong[0]!r}")
-    if len(set(grid)) < max(2, len(grid)):
-        raise place.error("grid must be two or more different numbers")
+    grid = _grid(raw, place)
     shown = place.texts(raw, "metrics") or metrics.names(judged=True)
     if unknown := [metric for metric in shown if metric not in metrics.measured()]:
         raise place.error(f"unknown metric {unknown[0]!r}; runs measure {', '.join(metrics.measured())}")
     return Sweep(
         parameter=parameter,
-        grid=tuple(grid),
+        grid=grid,
         printed=place.take(raw, "printed", bool),
         metrics=shown,
         label=place.take(raw, "label", str, parameter),
     )
 
 
-def _claim(raw: Any, place: _Place) -> Claim:
+def _grid(raw: Mapping[str, Any], place: TomlPlace) -> tuple[float, ...]:
+    grid = place.take(raw, "grid", list)
+    if wrong := [value for value in grid if not isinstance(value, (int, float)) or isinstance(value, bool)]:
+        raise place.error(f"grid must be numbers, not {wrong[0]!r}")
+    if len(set(grid)) < max(2, len(grid)):
+        raise place.error("grid must be two or more different numbers")
+    return tuple(grid)
+
+
+def _claim(raw: Any, place: TomlPlace) -> Claim:
     place = place.at(f"claim {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
     place.only(
-        raw, "id", "where", "says", "kind", "left", "right", "stated", "metrics", "at_least", "cause", "testable", "why"
+        raw,
+        *("id", "where", "says", "quote", "kind", "left", "right", "stated", "metrics", "at_least", "about", "cause"),
+        *("testable", "why", "doubts"),
     )
     kind = place.one_of(raw, "kind", CLAIMS)
     right = place.take(raw, "right", (str, list), [])
@@ -616,6 +708,9 @@ def _claim(raw: Any, place: _Place) -> Claim:
         raise place.error(f"unknown metric {unknown[0]!r}; claims compare {', '.join(comparable)}")
     if kind in ("gain", "value", "count") and not stated:
         raise place.error(f"a claim of kind {kind} states a number")
+    quote = place.take(raw, "quote", str, "")
+    if len(quote.split()) > QUOTED:
+        raise place.error(f"quote has {len(quote.split())} words: quote {QUOTED} at most, and paraphrase the rest")
     return Claim(
         id=place.id(raw),
         where=place.take(raw, "where", str),
@@ -626,13 +721,32 @@ def _claim(raw: Any, place: _Place) -> Claim:
         stated=stated,
         metrics=compared,
         at_least=place.take(raw, "at_least", bool, False),
+        about=place.take(raw, "about", bool, False),
+        quote=quote,
         cause=place.take(raw, "cause", str, ""),
         testable=place.one_of(raw, "testable", TESTABLE, "yes"),
         why=place.take(raw, "why", str, ""),
+        doubts=place.texts(raw, "doubts"),
     )
 
 
-def _check_cells(paper: Paper, claim: Claim, place: _Place) -> None:
+def _findings(entries: list[Any], place: TomlPlace) -> dict[str, Numbered]:
+    """Read the permanent ids of findings, by what they are about."""
+    place = place.at("finding")
+    for entry in entries:
+        place.only(entry, "id", "about", "reply")
+    ids = [place.take(entry, "id", str) for entry in entries]
+    if wrong := [id for id in ids if not re.fullmatch(r"[A-Za-z0-9-]+-\d{2,}", id)]:
+        raise place.error(f"id {wrong[0]!r} must be a name, a - and at least two digits, such as RAE-03")
+    place.no_duplicates("id", ids)
+    place.no_duplicates("about", [place.take(entry, "about", str) for entry in entries])
+    return {
+        entry["about"]: Numbered(id, place.take(entry, "reply", str, ""))
+        for id, entry in zip(ids, entries, strict=True)
+    }
+
+
+def _check_cells(paper: Paper, claim: Claim, place: TomlPlace) -> None:
     """Check that every cell named by a claim exists."""
     named = () if claim.kind in ("count", "other") else (claim.left, *claim.right)
     for cell in named:
@@ -640,9 +754,18 @@ def _check_cells(paper: Paper, claim: Claim, place: _Place) -> None:
             raise place.error(f"there is no cell {cell!r}; name one as table/row/column")
 
 
-def _check_task(task: Any, place: _Place) -> None:
-    if not is_task(task):
-        raise place.error(f"{task!r} is no task: two letters of {', '.join(letters())} around a 2 (u for no source)")
+def _check_rows(paper: Paper, figure: Figure, place: TomlPlace) -> None:
+    """Check that every row named by a figure exists, and its column if it names one."""
+    for spelled, (table, id, column) in zip(figure.rows, figure.places, strict=True):
+        row = paper.tables[table].row(id) if table in paper.tables else None
+        if row is None or (column and column not in row.printed):
+            raise place.error(f'there is no row {spelled!r}; name one as "table 3: ours" or "table 3: ours/m2d"')
+
+
+def _two(row: str) -> tuple[str, str]:
+    """Split a row's spelling into row and column; the column may be missing."""
+    id, _, column = row.partition("/")
+    return id, column
 
 
 def is_task(name: Any) -> bool:

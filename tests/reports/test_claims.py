@@ -14,7 +14,11 @@ import pytest
 from reports import cli, pages
 from reports.claims import WIDTH, read_claims, tally
 from reports.render import render
+from reproduce.papers.cases import STANDINGS, ClaimCase, coverage
+from reproduce.papers.export import claims_page
 from reproduce.papers.records import write
+from reproduce.papers.tables import read_all
+from reproduce.session.planning import collected
 
 HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
 PAPER = {
@@ -233,3 +237,22 @@ def test_the_order_of_records_changes_nothing(tmp_path: Path) -> None:
     first, again = shown(tmp_path / "a", THREE_WORLDS), shown(tmp_path / "b", THREE_WORLDS[::-1] * 2)
     assert first[1] == again[1]
     assert (first[0] / "demo.html").read_bytes() == (again[0] / "demo.html").read_bytes()
+
+
+def test_pages_and_the_list_of_claims_agree_on_what_cases_test() -> None:
+    suites = Path(__file__).parents[2] / "suites"
+    cases = collected(suites)
+    tried = {(case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)}
+    claims = {
+        (paper.id, claim.id): claim
+        for paper in read_all(suites).values()
+        for claim in read_claims(paper, [], Counter(), coverage(cases))
+    }
+    assert tried
+    assert {place for place, claim in claims.items() if claim.standing == STANDINGS["tested"]} == tried
+    lines = claims_page(read_all(suites).values(), cases).splitlines()
+    listed = [line for line in lines if line.startswith("- `")]
+    assert len(listed) == len(claims)
+    for heading, words in (("lacking", "no recipe computes"), ("never", "no case can test it")):
+        expected = [claim.id for claim in claims.values() if claim.standing == STANDINGS[heading]]
+        assert sorted(line.split("`")[1] for line in listed if words in line) == sorted(expected)

@@ -14,6 +14,14 @@ from reports.render import render
 PAPER = {
     "paper": "demo",
     "title": "A demonstration",
+    "table": [
+        {
+            "id": "3",
+            "metrics": ["mAP"],
+            "columns": [{"id": "m2d"}, {"id": "d2m"}],
+            "row": [{"id": "without", "label": "+ without"}, {"id": "with", "label": "+ with"}],
+        }
+    ],
     "figure": [
         {
             "id": "2",
@@ -92,3 +100,26 @@ def test_each_setting_has_its_own_panel_on_the_page(tmp_path: Path) -> None:
     assert "Accuracy over steps &lt;here&gt;." in page
     assert "camera dial at 0" in page
     assert text.count("m2d: mAP: mAP over 2 steps; + with: from 10.0 to 20.0") == 2
+
+
+def test_the_page_says_who_chose_where_curves_are_compared() -> None:
+    figure = PAPER["figure"][0] | {"grid": [1, 2], "grid_from": "ours"}
+    demo = made.paper(PAPER | {"figure": [figure]})
+    case = Case(made.kept(result("with", {"1": [10.0, 20.0]})))
+    (found,) = figures(demo, [case], lambda cases: [("together", cases)])
+    assert found.drawn[0].title == "together: compared at 1 and 2, by our choice"
+
+
+def test_a_figure_may_name_the_column_of_a_row() -> None:
+    columns = [{"id": "net", "task": "m2d"}, {"id": "other", "task": "m2d"}]
+    rows = ["table 3: without/net", "table 3: with/net"]
+    demo = made.paper(
+        PAPER | {"table": [PAPER["table"][0] | {"columns": columns}], "figure": [PAPER["figure"][0] | {"rows": rows}]}
+    )
+
+    def case(row: str, column: str) -> Case:
+        record = result(row, {"1": [10.0, 20.0]})
+        return Case(made.kept(record | {"case": record["case"] | {"column": column}}))
+
+    (found,) = figures(demo, [case("with", "net"), case("without", "other")], lambda cases: [("", cases)])
+    assert [name for name, _ in found.drawn[0].legend] == ["+ with"]

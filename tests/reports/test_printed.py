@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from made import kept
 
-from reports import pages
+from reports import pages, words
 from reports.render import render
 from reproduce.papers.records import read
+from reproduce.papers.reported import read_all as read_reported
 from reproduce.papers.tables import Paper, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -63,8 +65,8 @@ def suites(tmp_path: Path) -> Path:
 
 
 def rendered(suites: Path, out: Path, results: list[dict[str, Any]] | None = None) -> Path:
-    html, _ = render([kept(each) for each in results or ()], read_all(suites), out, problem="")
-    return html.parent
+    first, _ = render([kept(each) for each in results or ()], read_all(suites), out, problem="")
+    return first.parent
 
 
 def result(row: str) -> dict[str, Any]:
@@ -108,7 +110,10 @@ def test_rows_of_a_paper_that_agree_are_one_line() -> None:
 def test_the_pages_are_linked_and_escaped(suites: Path, tmp_path: Path) -> None:
     write(suites, "two", label="MMT", ref=HOSTILE, rank1="99.9")
     folder = rendered(suites, tmp_path, [result("mmt")])
-    assert {path.name for path in folder.glob("*.html")} == {"index.html", "one.html", "methods.html", "audit.html"}
+    assert {path.name for path in folder.glob("*.html")} == {
+        *("index.html", "one.html", "methods.html", "audit.html"),
+        *("audit-one.html", "audit-two.html", "audit-three.html"),
+    }
     for path in folder.rglob("*.html"):
         source = path.read_text()
         assert "<b>" not in source
@@ -123,25 +128,55 @@ def test_the_audit_shows_every_finding_with_its_places(tmp_path: Path) -> None:
     papers = read_all(ROOT / "suites")
     page = pages.page([], papers, "x", problem="")
     source = (rendered(ROOT / "suites", tmp_path) / "audit.html").read_text()
-    assert source.count('<article class="card">') == page.printed.count > 0
-    for _, _, members in page.printed.findings:
-        assert all(len(finding.places) for finding in members)
+    assert source.count('<article class="card" id=') == page.printed.count > 0
+    assert all(finding.places for finding in page.printed.audit.findings)
     assert f"{page.printed.count} findings" in source
+    assert f"{page.printed.agreeing:,} of {page.printed.compared:,} comparisons agree" in source
+    assert f"Found by reading ({len(page.printed.audit.readings)})" in source
+
+
+def test_each_paper_has_a_page_of_what_is_wrong_in_it(tmp_path: Path) -> None:
+    folder = rendered(ROOT / "suites", tmp_path)
+    audits = pages.page([], read_all(ROOT / "suites"), "x", problem="").printed.papers
+    assert {"audit-rae.html", "audit-sptd.html"} <= {audited.file for audited in audits}
+    for audited in audits:
+        source = html.unescape((folder / audited.file).read_text())
+        assert source.count('<article class="card" id=') == len(audited.audit.findings)
+        for finding in audited.audit.findings:
+            assert finding.id in source
+            assert all(quote in source for quote in finding.quotes)
+        assert all(words.arrows(reading.says) in source for reading in audited.audit.readings)
 
 
 def test_papers_that_cannot_be_read_spoil_no_report(suites: Path, tmp_path: Path) -> None:
-    html, _ = render([], read_all(suites), tmp_path, problem="two.toml: venue is missing")
-    assert "could not be audited: two.toml: venue is missing" in html.read_text()
-    assert {path.name for path in html.parent.glob("*.html")} == {"index.html"}
+    first, _ = render([], read_all(suites), tmp_path, problem="two.toml: venue is missing")
+    assert "could not be audited: two.toml: venue is missing" in first.read_text()
+    assert {path.name for path in first.parent.glob("*.html")} == {"index.html"}
 
 
 def test_recorded_results_have_links_that_lead_somewhere(tmp_path: Path) -> None:
     recorded = read(ROOT / "reports" / "results")
-    html, _ = render(recorded, read_all(ROOT / "suites"), tmp_path, problem="")
-    for path in html.parent.rglob("*.html"):
+    first, _ = render(recorded, read_all(ROOT / "suites"), tmp_path, problem="")
+    for path in first.parent.rglob("*.html"):
         for link in re.findall(r'href="([^"]*)"', path.read_text()):
             file, _, anchor = link.partition("#")
             if not link.startswith("data:"):
                 target = path.parent / file if file else path
                 assert target.is_file(), link
                 assert not anchor or f'id="{anchor}"' in target.read_text(), link
+
+
+def test_what_others_measured_stands_between_printed_and_measured(tmp_path: Path) -> None:
+    recorded = read(ROOT / "reports" / "results")
+    papers = read_all(ROOT / "suites")
+    reported = read_reported(ROOT / "suites", papers)
+    first, markdown = render(recorded, papers, tmp_path, problem="", reported=reported)
+    source = (first.parent / "msplr.html").read_text()
+    assert source.index("Theory") < source.index("reported by others")
+    row = source[source.index("reported by others") :]
+    assert re.findall(r"<td[^>]*>([^<]+)</td>", row)[:4] == ["65.5 (1)", "–", "–", "45.7 (1)"]
+    assert "| reported by others | 65.5 (1) | – | – | 45.7 (1) |" in markdown.read_text()
+    index = first.read_text()
+    assert "No independent number was found for SPTD, MSPLR, RAE, DAAM, UP-ReID, MMCL, JVTC." in index
+    alone, _ = render(recorded, papers, tmp_path / "alone", problem="")
+    assert "reported by others</th>" not in (alone.parent / "msplr.html").read_text()

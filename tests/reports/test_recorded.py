@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reports.readme import readme_table, update_readme
+from reports.readme import printed_counts, readme_table, update_readme
 from reports.render import render
 from reproduce.data.world import WORLD_VERSION
 from reproduce.papers.records import path_of, read
@@ -36,7 +36,8 @@ def test_recorded_results_quote_the_tables() -> None:
 def test_the_readme_shows_them(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text())
-    changed = update_readme(copy, readme_table(RECORDED, read_all(ROOT / "suites")))
+    papers = read_all(ROOT / "suites")
+    changed = update_readme(copy, readme_table(RECORDED, papers), printed_counts(papers))
     assert not changed, "renew it: reproduce report reports/results --readme README.md"
 
 

@@ -211,3 +211,15 @@ def test_a_quoted_row_is_a_case_where_it_has_a_recipe_and_its_claims_can_be_trie
     assert {case.claim.id for case in both.claims()} == {"c"}
     with pytest.raises(UserError, match="row a: reference is for rows that the paper quotes"):
         read(write(tmp_path, GOOD + "reference = true\n"))
+
+
+def test_curves_are_cases_with_and_without_recipes(tmp_path: Path) -> None:
+    curves = (
+        '[[figure]]\nid = "4"\nkind = "convergence"\nwhere = "section 3"\nshows = "Curves."\n'
+        'rows = ["table 1: a/net"]\ntask = ["m2m", "d2d"]\n'
+    )
+    text = GOOD.replace('{ id = "m2d", label = "M to D" }', '{ id = "net", label = "Net", task = "m2m" }')
+    paper = read(write(tmp_path, text.replace("m2d = [", "net = [") + curves))
+    for tables, ran in (({}, False), ({"1": {"a": recipe}}, True)):
+        (case,) = Suite(paper, tables).shown()
+        assert (case.id, case.task.name, case.recipe is not None) == ("figure4-m2m-a-net", "m2m", ran)

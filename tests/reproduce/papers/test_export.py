@@ -68,6 +68,28 @@ def test_markdown_draws_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| 12,936 |" in page
 
 
+def test_markdown_keeps_the_sources_that_a_paper_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "tables", "--markdown")
+    rae = page[page.index("# RAE:") : page.index("# SPTD:")]
+    rows = [
+        "| SyRI | ECCV'18 | - | - | - | - | - | mix | 65.7 | - | - | - |",
+        "| BOW | ICCV'15 | duke | 25.1 | - | - | 12.2 | market | 44.4 | - | - | 20.8 |",
+        "| BOW | ICCV'15 | none | 17.1 | 28.8 | 34.9 | 8.3 | none | 35.8 | 52.4 | 60.3 | 14.8 |",
+        "| LDNS | CVPR'16 | duke | - | - | - | - | market | 61.0 | - | - | 35.7 |",
+        "| NRMT | ECCV'20 | market | 43.7 | 56.5 | 62.2 | 19.8 | duke | 45.2 | 57.8 | 63.3 | 20.6 |",
+    ]
+    assert [row for row in rows if row not in rae] == []
+    assert ": source |" not in page[page.index("# SPTD:") :]
+    assert "Run by the authors: unsure. Section 4.2 says that BDB was re-implemented" in page
+
+
+def test_claims_page_quotes_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "show", "--claims")
+    quotes = {claim.quote for paper in read_all(SUITES).values() for claim in paper.claims} - {""}
+    assert quotes
+    assert all(f"\u201c{quote}\u201d" in page for quote in quotes)
+
+
 def test_claims_page_lists_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "show", "--claims")
     papers = read_all(SUITES)

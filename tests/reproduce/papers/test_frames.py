@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import made
-import pytest
 from msgspec import structs
 
-from reproduce.errors import UserError
 from reproduce.papers.frames import COLUMNS, frame
 from reproduce.papers.records import Cell, Point
+from reproduce.papers.reported import read_all as read_reported
 from reproduce.papers.tables import read_all
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -25,13 +24,12 @@ def test_every_printed_number_is_a_line() -> None:
     assert set(supervised["task"]) == {"d2d"}, "the task that was run"
 
 
-def test_measured_numbers_stand_beside_printed_ones(tmp_path: Path) -> None:
+def test_measured_and_reported_numbers_stand_beside_printed_ones() -> None:
     cell = Cell(paper="msplr", table="3", row="ours", column="m2d", label="+ CN", task="m2d")
     point = structs.replace(cell, point=Point(figure="2", parameter="k", value=0.5))
-    reported = tmp_path / "reported.csv"
-    reported.write_text(
-        "method,task,setting,mAP,rank1,who,source\nMMT,m2d,4 GPUs,63.7,,TLlib,a page\nMMT,u2m,1 GPU,50.0,70.0,we,b\n"
-    )
+    reported = [
+        it for it in read_reported(SUITES, read_all(SUITES)).reports if it.method in ("MMT k-means", "SpCL USL", "SpCL")
+    ]
     table = frame(read_all(SUITES), [made.result(70.0, 71.0, case=cell), made.result(50.0, case=point)], reported)
     measured = table[(table.origin == "measured") & (table.metric == "mAP") & table.parameter.isna()]
     assert list(measured["seed"]) == [1, 2]
@@ -42,16 +40,8 @@ def test_measured_numbers_stand_beside_printed_ones(tmp_path: Path) -> None:
     (value,) = table[(table.parameter == "k") & (table.metric == "mAP")]["parameter_value"]
     assert value == 0.5
     theirs = table[table.origin == "reported"]
-    assert list(theirs["value"]) == [63.7, 50.0, 70.0]
-    assert list(theirs["source"]) == ["market", "none", "none"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("a,b\n1,2\n", "has no column 'method'"), (None, "cannot be read as CSV")]
-)
-def test_wrong_reported_file_raises(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "reported.csv"
-    if text:
-        path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        frame(reported=path)
+    assert len(theirs) == sum(not isinstance(value, str) for it in reported for value in it.numbers.values())
+    unlabelled = theirs[theirs.task == "u2t"]
+    assert list(unlabelled["value"]) == [6.5, 15.3]
+    assert set(unlabelled["source"]) == {"none"}
+    assert set(unlabelled["target"]) == {"msmt17"}

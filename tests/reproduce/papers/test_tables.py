@@ -159,3 +159,37 @@ def test_tasks_name_their_domains() -> None:
     with pytest.raises(UserError, match="u2m has no source"):
         _ = Task("u2m").source
     assert Task("u2m").target == Domain("market")
+
+
+CURVES = """
+[[figure]]
+id = "4"
+kind = "convergence"
+where = "section 3"
+shows = "Curves."
+rows = ["table 1: a"]
+task = ["m2d"]
+grid = [10, 20]
+grid_from = "ours"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"table 1: a"', '"table 1: b"', "figure 4: there is no row 'table 1: b'"),
+        ('"table 1: a"', '"table 1: a/d2m"', "figure 4: there is no row 'table 1: a/d2m'"),
+        ('"table 1: a"', '"table 2: a"', "figure 4: there is no row 'table 2: a'"),
+        ("[10, 20]", "[10]", "grid must be two or more different numbers"),
+        ('"ours"', '"mine"', "grid_from must be one of text, ours"),
+        ('grid_from = "ours"', "", "grid_from is missing"),
+        ("grid = [10, 20]", "", "grid and grid_from belong together"),
+        ('"convergence"', '"picture"', 'to a figure of kind "convergence"'),
+    ],
+)
+def test_rows_and_grids_of_figures(tmp_path: Path, old: str, new: str, message: str) -> None:
+    (figure,) = read(write(tmp_path, GOOD + CURVES)).figures
+    assert (figure.places, figure.grid, figure.grid_from) == ((("1", "a", ""),), (10, 20), "ours")
+    (tmp_path / "p.toml").unlink()
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, GOOD + CURVES.replace(old, new)))
