@@ -223,8 +223,9 @@ class Adapt(Trained):
         import torch
         from torch.nn.functional import normalize
 
-        own = torch.from_numpy(labels).to(embeddings.device)
-        centres = normalize(torch.stack([embeddings[own == label].mean(0) for label in range(int(labels.max()) + 1)]))
+        from methods.blocks.labels import cluster_means
+
+        centres = normalize(cluster_means(embeddings, labels))
         for net in nets:
             net.renew_classifier(len(centres), seed=self.seed)
             with torch.no_grad():

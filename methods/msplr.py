@@ -110,7 +110,7 @@ class Adapt(Trained):
         import torch
 
         from methods.blocks.heads import BeforeNeck, in_precision
-        from methods.blocks.labels import health
+        from methods.blocks.labels import by_step, health
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
@@ -184,7 +184,7 @@ class Adapt(Trained):
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
                 state.mAP[moment], state.kept[moment] = scores.mAP, snapshot(net)
 
-        return self.finished(state)
+        return by_step(state, self.steps)
 
     def guess(self, features: Tensor, camids: Sequence[int], eps: float | None) -> PseudoLabels:
         """Cluster the features of the target's training images and select clusters to train on.
@@ -210,24 +210,6 @@ class Adapt(Trained):
             raw = replace(cluster, eps=eps).labels(graph)
         kept = selected(raw, camids, self.K) if self.select else renumbered(raw)
         return PseudoLabels(vectors, raw, kept, eps)
-
-    def finished(self, state: Any) -> Training:
-        """Collect the network of every step; steps skipped by an early end get the last network."""
-        best = max(state.mAP, key=state.mAP.get, default="last")
-        moments = [f"step {step + 1}" for step in range(self.steps)]
-        reached = list(state.health)[-1]
-        ended = dict(state.health[reached])
-        if state.labels.max() < 1:
-            ended["collapsed"] = (
-                f"{ended['clusters']:.0f} of {ended['found']:.0f} clusters left at {reached}, "
-                f"{ended['outliers']:.0f} of {len(state.labels)} images outliers"
-            )
-        weights = snapshot(state.net)
-        checkpoints = {moment: state.kept.get(moment, weights) for moment in moments}
-        health = {moment: state.health[moment] if moment in state.kept else ended for moment in moments}
-        checkpoints |= {"last": weights, "best on target": checkpoints.get(best, weights)}
-        health |= {"last": health[moments[-1]], "best on target": health.get(best, ended)}
-        return Training(checkpoints, {"health": health})
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         from methods.blocks.heads import continued

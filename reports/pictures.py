@@ -52,7 +52,7 @@ RANK_LISTS = (
     "percentages."
 )
 ACTIVATION_MAPS = (
-    "A map is the sum over channels of the squared activations of the backbone's last layer. The brightest place of "
+    "A map is the sum over channels of the squared activations that are pooled into features. The brightest place of "
     "each map is its own 1, so brightness tells places of one map apart, and not one map from another. Under maps of "
     "drawn images stands how much of the sum lies on the person, which only the program that drew them knows."
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reproduce.errors import UserError
+from reproduce.stage import added
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ class Rho:
 
     def share(self, n: int) -> float:
         """Compute the share for the pairs of n images."""
-        return self.rho if self.of is None else min(1.0, self.rho * (self.of - 1) / max(1, n - 1))
+        return _of_pairs(self.rho, self.of, n)
 
     def eps(self, graph: sparse.csr_array) -> float:
         """Compute eps from the pairs of a graph (N, N)."""
@@ -48,14 +49,16 @@ class TopP:
 
     p: float = 1.6e-3
     """The share, a fraction."""
+    of: int | None = added(None)
+    """Number of images that p was chosen for, as in `Rho`."""
 
     def share(self, n: int) -> float:
-        """Return the share for the pairs of n images."""
-        return self.p
+        """Compute the share for the pairs of n images."""
+        return _of_pairs(self.p, self.of, n)
 
     def eps(self, graph: sparse.csr_array) -> float:
         """Compute eps from the pairs of a graph (N, N)."""
-        return _mean_of_lowest(graph, self.p, zeros=True)
+        return _mean_of_lowest(graph, self.share(graph.shape[0]), zeros=True)
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,11 @@ class KMeans:
         start = seed if self.seed is None else self.seed
         fitted = cluster.KMeans(k, n_init=self.n_init, random_state=start, max_iter=300).fit(rows)
         return np.asarray(fitted.labels_, np.int64)
+
+
+def _of_pairs(share: float, of: int | None, n: int) -> float:
+    """Convert a share of the pairs of `of` images to one of n that gives an image as many neighbours."""
+    return share if of is None else min(1.0, share * (of - 1) / max(1, n - 1))
 
 
 def _mean_of_lowest(graph: sparse.csr_array, share: float, *, zeros: bool) -> float:

@@ -3,14 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reproduce.papers.cases import AnyCase, Suite
-from reproduce.papers.tables import read
+from methods import daam, supervised
+from reproduce.clustering import DBSCAN, TopP
+from reproduce.evaluation import Evaluate
+from reproduce.figures import ActivationMaps
+from reproduce.papers.cases import AnyCase, Recipe, Suite
+from reproduce.papers.tables import Task, read
 
-SUITE = Suite(read(Path(__file__).with_name("daam.toml")))
+PAPER = read(Path(__file__).with_name("daam.toml"))
+
+IMAGES = {"market": 12936, "duke": 16522, "msmt17": 32621}
+"""Training images of the published sets, which the share p belongs to."""
+
+
+def source_model(task: Task, seed: int, *, attention: bool = True) -> daam.Pretrain:
+    return daam.Pretrain(task.source, attention=attention, seed=seed)
+
+
+def adapted(
+    task: Task, seed: int, *, attention: bool = True, p: float = 1.6e-3, M: int = 4, **changes: Any
+) -> daam.Adapt:
+    """The full method, with UDAP's p and M."""
+    cluster = DBSCAN(TopP(p, of=IMAGES[task.target.name]), M)
+    return daam.Adapt(source_model(task, seed, attention=attention), task.target, cluster, seed=seed, **changes)
+
+
+def row(**changes: Any) -> Recipe:
+    return lambda task, seed: Evaluate(adapted(task, seed, **changes), on=task.target)
+
+
+def pseudo_labels(loss: daam.Smoothed | daam.Soft) -> Recipe:
+    """A row with neither attention nor specific branch."""
+    return row(attention=False, specific=False, loss=loss)
+
+
+def direct_transfer(task: Task, seed: int) -> Evaluate:
+    return Evaluate(source_model(task, seed, attention=False), on=task.target)
+
+
+def supervised_row(task: Task, seed: int) -> Evaluate:
+    return Evaluate(daam.Pretrain(task.target, attention=False, seed=seed), on=task.target)
+
+
+def share(task: Task, seed: int, value: float) -> Evaluate:
+    return Evaluate(adapted(task, seed, p=value), on=task.target)
+
+
+def min_points(task: Task, seed: int, value: float) -> Evaluate:
+    return Evaluate(adapted(task, seed, M=int(value)), on=task.target)
+
+
+ours = row()
+
+TABLES = {
+    "1": {"ours": ours},
+    "2": {"ours_d": direct_transfer, "ours_u": ours},
+    "3": {"ours": ours},
+    "4": {
+        "supervised": supervised_row,
+        "direct": direct_transfer,
+        "hard": pseudo_labels(daam.Smoothed(0.0)),
+        "lsr": pseudo_labels(daam.Smoothed()),
+        "soft": pseudo_labels(daam.Soft()),
+        "dsh_dsp": row(attention=False),
+        "dsh_daam": row(specific=False),
+        "dsh_dsp_ia": row(individual=True),
+        "ours": ours,
+    },
+}
+
+
+def both_parts(**fields: Any) -> ActivationMaps:
+    """The shared and the specific maps of each network."""
+    rows = [part for network in fields.pop("rows") for part in (network, replace(network, view="specific"))]
+    return ActivationMaps(rows=tuple(rows), **fields)
+
+
+def source_alone(task: Task, seed: int) -> supervised.Train:
+    """What the source models of baselines are held against."""
+    return supervised.Train(task.source, seed=seed)
+
+
+SUITE = Suite(
+    PAPER,
+    TABLES,
+    draws={"1": both_parts},
+    sweeps={"5": {"p": share}, "6": {"M": min_points}},
+    baselines={"direct": source_alone, "ours-d": source_alone, "soft": source_alone},
+)
 
 
 @pytest.mark.parametrize("case", SUITE.cases())

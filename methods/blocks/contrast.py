@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from methods.blocks.backbones import initialise
-from reproduce.data.sampling import normal
+from methods.blocks.heads import classifier
 
 if TYPE_CHECKING:
     from methods.blocks.heads import ReID
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 def index_classifier(net: ReID, count: int, *, seed: int) -> nn.Linear:
     """Make a classifier of embeddings with one class per image: linear, without bias, from N(0, 0.001)."""
-    head = nn.Linear(net.channels, count, bias=False, device="meta")
-    weight = 0.001 * normal((count, net.channels), seed, "init", "index classifier")
-    head.weight = nn.Parameter(weight.to(net.classifier.weight))
-    return head
+    return classifier(net, count, seed, "index classifier")
 
 
 def divergence(target: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:

@@ -94,9 +94,7 @@ class ReID(nn.Module):
 
     def renew_classifier(self, classes: int, *, seed: int) -> None:
         """Replace the classifier by a fresh one, N(0, 0.001); existing optimisers do not hold its weight."""
-        weight = 0.001 * normal((classes, self.channels), seed, "init", "classifier.weight")
-        self.classifier = nn.Linear(self.channels, classes, bias=False, device="meta")
-        self.classifier.weight = nn.Parameter(weight.to(next(self.backbone.parameters())))
+        self.classifier = classifier(self, classes, seed, "classifier.weight")
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W), before pooling."""
@@ -121,6 +119,14 @@ class ReID(nn.Module):
         return Output(features, embedding, self.classifier(embedding)) if self.training else embedding
 
 
+def classifier(net: ReID, classes: int, seed: int, *where: str) -> nn.Linear:
+    """Make a linear classifier without bias, N(0, 0.001), of a network's features; `where` names its random stream."""
+    weight = 0.001 * normal((classes, net.channels), seed, "init", *where)
+    head = nn.Linear(net.channels, classes, bias=False, device="meta")
+    head.weight = nn.Parameter(weight.to(next(net.backbone.parameters())))
+    return head
+
+
 class BeforeNeck(nn.Module):
     """A network cut before its neck: images (B, 3, H, W) -> features (B, D), not L2-normalised."""
 
@@ -133,6 +139,18 @@ class BeforeNeck(nn.Module):
         return pool(self.net.maps(images))
 
 
+def body(recipe: Any, env: Env | None = None) -> Backbone:
+    """Build the backbone of a training with its initial weights; arguments as for `network`."""
+    weights: Path | Mapping[str, torch.Tensor] | None = None
+    if env and isinstance(recipe.weights, str):
+        weights = env.weights(recipe.weights)
+    elif env and recipe.weights is not None:
+        weights = recipe.weights.backbone_weights(env.get(recipe.weights))
+    return backbones.build(
+        recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
+    )
+
+
 def network(recipe: Any, classes: int, env: Env | None = None, *, neck: bool = True) -> ReID:
     """Build the network of a training with its initial weights.
 
@@ -143,15 +161,7 @@ def network(recipe: Any, classes: int, env: Env | None = None, *, neck: bool = T
         env: provides `weights`; None skips them, for a network whose weights are restored anyway.
         neck: whether the classifier has a neck before it.
     """
-    weights: Path | Mapping[str, torch.Tensor] | None = None
-    if env and isinstance(recipe.weights, str):
-        weights = env.weights(recipe.weights)
-    elif env and recipe.weights is not None:
-        weights = recipe.weights.backbone_weights(env.get(recipe.weights))
-    backbone = backbones.build(
-        recipe.backbone, last_stride=recipe.last_stride, stem_relu=recipe.stem_relu, seed=recipe.seed, weights=weights
-    )
-    net = ReID(backbone, classes, seed=recipe.seed, neck=neck)
+    net = ReID(body(recipe, env), classes, seed=recipe.seed, neck=neck)
     return in_precision(group_batch_norm(net, recipe.bn_group), recipe.precision)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import OUTLIER
 
 if TYPE_CHECKING:
@@ -107,6 +108,43 @@ def health(
     if before is not None:
         values["agreement"] = agreement(before, kept)
     return values
+
+
+def by_step(state: Any, steps: int) -> Training:
+    """Collect the network of every step of labelling and training; steps skipped by an early end get the last network.
+
+    Args:
+        state: `net`; the last `labels` (N,); and by moment ("step 1") the `health` of the labels, the `kept` weights
+            and their `mAP` on the target.
+        steps: number of steps.
+
+    Returns:
+        Moments "step 1" and so on, "last" and "best on target"; with fewer than two clusters left, "collapsed" among
+        the health of the skipped steps.
+    """
+    best = max(state.mAP, key=state.mAP.get, default="last")
+    moments = [f"step {step + 1}" for step in range(steps)]
+    reached = list(state.health)[-1]
+    ended = dict(state.health[reached])
+    if state.labels.max() < 1:
+        ended["collapsed"] = (
+            f"{ended['clusters']:.0f} of {ended['found']:.0f} clusters left at {reached}, "
+            f"{ended['outliers']:.0f} of {len(state.labels)} images outliers"
+        )
+    weights = snapshot(state.net)
+    checkpoints = {moment: state.kept.get(moment, weights) for moment in moments}
+    health = {moment: state.health[moment] if moment in state.kept else ended for moment in moments}
+    checkpoints |= {"last": weights, "best on target": checkpoints.get(best, weights)}
+    health |= {"last": health[moments[-1]], "best on target": health.get(best, ended)}
+    return Training(checkpoints, {"health": health})
+
+
+def cluster_means(features: Tensor, labels: Labels) -> Tensor:
+    """Average features (N, D) over the images of each label: (K, D) for labels 0 .. K - 1."""
+    import torch
+
+    own = torch.from_numpy(labels).to(features.device)
+    return torch.stack([features[own == label].mean(0) for label in range(int(labels.max()) + 1)])
 
 
 def alone(labels: Labels) -> Labels:

@@ -171,6 +171,13 @@ class FigureCase:
         """Return the stage that computes the figure from the networks of one training seed."""
         return of_rows(self.draw, [cell.recipe(cell.task, seed) for cell in self.cells if cell.recipe], seed)
 
+    def labels(self, stage: Drawn) -> list[str]:
+        """Label the networks of the figure's stage by their rows and, if other than the network under test, views."""
+        networks = len(stage.rows) // len(self.cells)
+        rows = [full_label(cell.row) for cell in self.cells for _ in range(networks)]
+        named = zip(rows, stage.rows, strict=True)
+        return [f"{row}, {network.view}" if network.view else row for row, network in named]
+
 
 AnyCase: TypeAlias = Case | ClaimCase | FigureCase
 

@@ -30,7 +30,6 @@ from reproduce.papers.records import (
     Spread,
     StageEntry,
 )
-from reproduce.papers.tables import full_label
 from reproduce.running.engine import Job
 from reproduce.running.runner import Store
 from reproduce.session.display import counted, kind, label
@@ -378,7 +377,7 @@ class FigureTrial(Trial[FigureCase]):
                 where=figure.where,
                 shows=figure.shows,
                 task=self.case.task.name,
-                rows=[full_label(cell.row) for cell in self.case.cells],
+                rows=self.case.labels(stage),
             ),
             identity=session.setting.identity([stage]),
             seed=stage.seed,

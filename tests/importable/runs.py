@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import classify, mmt, msplr, sptd, supervised
-from reproduce.clustering import KMeans
+from methods import classify, daam, mmt, msplr, sptd, supervised
+from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
@@ -73,6 +73,22 @@ def pretraining(**changes: Any) -> sptd.Pretrain:
     return replace(stage, **changes)
 
 
+def separated(**changes: Any) -> daam.Pretrain:
+    """A source training of DAAM on the tiny domain that takes no time."""
+    stage = daam.Pretrain(
+        Domain("market"),
+        backbone="narrow",
+        weights=None,
+        input=(32, 16),
+        batch=8,
+        epochs=1,
+        milestones=(),
+        eval_every=1,
+        augment=Augment(pad=2),
+    )
+    return replace(stage, **changes)
+
+
 def trainings() -> list[type[Trained]]:
     """Find every training stage of `methods`."""
     for module in pkgutil.iter_modules(methods.__path__, "methods."):
@@ -87,12 +103,17 @@ def tiny(kind: type[Trained]) -> Trained:
     short: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
     before = pretraining(epochs=1, milestones=())
     objects = Objects(kinds=4, images=8, held_out=2, side=24)
+    few: dict[str, Any] = {"epochs": 1, "milestones": (), "input": (32, 16), "augment": Augment(pad=2)}
     every: dict[type[Trained], Trained] = {
         classify.Classify: classify.Classify(objects, backbone="narrow", input=(32, 16), batch=16, epochs=1),
         supervised.Train: source(epochs=1),
         sptd.Pretrain: before,
         msplr.Adapt: msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **short),
         mmt.Adapt: mmt.Adapt((before, replace(before, seed=2)), Domain("duke"), KMeans(4), iterations=2, **short),
+    }
+    every |= {
+        daam.Pretrain: separated(),
+        daam.Adapt: daam.Adapt(separated(), Domain("duke"), DBSCAN(TopP(0.1), 2), k1=4, k2=2, steps=1, **few),
     }
     assert kind in every, f"add a tiny {kind.__module__}.{kind.__qualname__} here: tests of all methods then take it"
     return every[kind]

@@ -15,6 +15,7 @@ from reproduce.stage import spec
 ADDED = {
     ("methods.msplr.Adapt", "resample"): "bicubic",
     ("methods.supervised.Train", "resample"): "bicubic",
+    ("reproduce.clustering.TopP", "of"): None,
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,
     ("reproduce.evaluation.Evaluate", "statistics"): "",

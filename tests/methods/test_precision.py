@@ -22,7 +22,7 @@ from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Trained
 from reproduce.session.setting import Setting
 
-TRAININGS = {kind.__module__.rpartition(".")[2]: tiny(kind) for kind in trainings()}
+TRAININGS = {tiny(kind).name: tiny(kind) for kind in trainings()}
 
 
 SHORT: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}

@@ -94,6 +94,18 @@ def test_rules_differ_by_zeros_only() -> None:
     assert published_eps(dense(graph), 0.02) == pytest.approx(Rho(0.02).eps(graph), rel=1e-6)
 
 
+@pytest.mark.parametrize("rule", [Rho, TopP])
+def test_share_for_another_number_of_images(rule: type[Rho] | type[TopP]) -> None:
+    """An image has as many neighbours on average within the share: p (of - 1)."""
+    assert rule(1.6e-3).share(50) == 1.6e-3
+    assert rule(1.6e-3, of=12936).share(12936) == 1.6e-3
+    assert rule(1.6e-3, of=12936).share(925) * 924 == pytest.approx(1.6e-3 * 12935)
+    assert rule(6.4e-3, of=12936).share(20) == 1.0
+    graph = jaccard_graph(clusters(100), 10, 3)
+    assert rule(0.01, of=397).eps(graph) == rule(0.04).eps(graph)
+    assert DBSCAN(rule(0.01, of=397)).reach(100) == DBSCAN(rule(0.04)).reach(100)
+
+
 def test_a_plain_matrix_is_a_graph_whose_absent_pairs_have_distance_one() -> None:
     graph = jaccard_graph(clusters(200), 10, 3)
     plain = sparse.csr_matrix(graph)

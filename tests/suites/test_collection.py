@@ -108,3 +108,19 @@ def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> No
     for part in zip(*everything, strict=True):
         assert len(set(part)) == len(everything), "neither key nor label comes twice, whatever the world"
     assert len(everything) > len(rows)
+
+
+def test_the_sweeps_of_daam_share_one_source_training(tmp_path: Path) -> None:
+    """DAAM on m2d: the full method, which is a point of both, four more p and eight more M start from one network."""
+    options = ["-k", "m2d and (figure5 or figure6)", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
+    done = python("-m", "pytest", "suites/test_daam.py", *options)
+    assert done.returncode == 0, done.stdout
+    lines = [line.split(maxsplit=6) for line in done.stdout.splitlines() if " to run  " in line]
+    assert Counter(line[6].split()[0] for line in lines) == {
+        "standins.StandIn": 2,
+        "daam.Pretrain": 1,
+        "daam.Adapt": 13,
+        "evaluation.Evaluate": 13,
+    }
+    assert len({line[0] for line in lines}) == len({line[6] for line in lines}) == len(lines)
+    assert [line[4] for line in lines if line[6].startswith("daam.Pretrain")] == ["14"], "needed by all points"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from reproduce.clustering import DBSCAN, MostClusters, Rho, Tuned
+from reproduce.clustering import DBSCAN, MostClusters, Rho, TopP, Tuned
 from reproduce.papers.tables import Task
-from reproduce.session.setting import Setting
+from reproduce.session.setting import SCRATCH, Setting
 
 ROOT = Path(__file__).parents[2]
 MSPLR = runpy.run_path(str(ROOT / "suites" / "test_msplr.py"))
+DAAM = runpy.run_path(str(ROOT / "suites" / "test_daam.py"))
 TASK = Task("m2d")
 
 
@@ -22,3 +24,43 @@ def test_the_printed_eps_is_of_normalised_features_alone(row: str) -> None:
     assert train.by_camera == (row == "ours")
     assert train.cluster == DBSCAN(Tuned(0.35 if row == "ours" else Rho(of=12936)))
     assert Setting("small").resolve(train).cluster == DBSCAN(MostClusters()), "one rule for all rows, elsewhere"
+
+
+PARTS = {
+    "hard": (False, False, False),
+    "lsr": (False, False, False),
+    "soft": (False, False, False),
+    "dsh_dsp": (False, True, False),
+    "dsh_daam": (True, False, False),
+    "dsh_dsp_ia": (True, True, True),
+    "ours": (True, True, False),
+}
+"""Attention, specific branch and second attention of the rows of DAAM's table 4."""
+
+
+@pytest.mark.parametrize("row", PARTS)
+def test_the_rows_of_daam_differ_in_parts_and_labels_alone(row: str) -> None:
+    ours, train = DAAM["TABLES"]["4"]["ours"](TASK, 1).train, DAAM["TABLES"]["4"][row](TASK, 1).train
+    assert (train.init.attention, train.specific, train.individual) == PARTS[row]
+    assert train.loss.detail == {"hard": "hard labels", "lsr": "LSR 0.1"}.get(row, "soft labels")
+    same = {"init": ours.init, "specific": True, "individual": False, "loss": ours.loss}
+    assert replace(train, **same) == ours
+    assert replace(train.init, attention=True) == ours.init
+    assert train.cluster == DBSCAN(TopP(1.6e-3, of=16522), 4)
+
+
+def test_a_point_of_a_sweep_at_the_row_s_value_is_the_row() -> None:
+    sweeps = DAAM["SUITE"].sweeps
+    ours = DAAM["ours"](TASK, 1)
+    assert sweeps["5"]["p"](TASK, 1, 1.6e-3) == sweeps["6"]["M"](TASK, 1, 4) == ours
+    assert sweeps["6"]["M"](TASK, 1, 18).train.cluster == DBSCAN(TopP(1.6e-3, of=16522), 18)
+    assert sweeps["5"]["p"](TASK, 1, 6.4e-3).train.cluster == DBSCAN(TopP(6.4e-3, of=16522), 4)
+
+
+def test_daam_has_the_printed_schedule_at_paper_scale_and_a_third_at_small() -> None:
+    train = DAAM["ours"](TASK, 1).train
+    assert (train.steps, train.epochs, train.input) == (6, 260, (384, 128))
+    assert (train.init.batch, train.source_batch + train.target_batch) == (32, 32)
+    small = Setting("small", weights=SCRATCH).resolve(train)
+    assert (small.steps, small.epochs, small.milestones, small.input) == (6, 87, (20, 40, 60, 80), (96, 32))
+    assert (small.base_lr, small.lr) == pytest.approx((3e-4, 1.5e-3))

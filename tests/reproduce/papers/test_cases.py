@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,20 @@ def test_figures_become_cases_of_the_rows_that_they_show(tmp_path: Path) -> None
     assert case.stage(3) == RankLists((Network(Untrained(3), "step 2"),), Domain("duke"), seed=3)
     with pytest.raises(UserError, match="p figure 6 shows rows on m2d that no recipe of its tables produces"):
         Suite(paper, draws={"6": RankLists}).cases()
+
+
+def test_a_figure_labels_the_views_of_its_rows(tmp_path: Path) -> None:
+    picture = SWEEP[: SWEEP.index("[[figure.sweep]]")].replace('"sweep"', '"picture"')
+
+    def evaluated(task: Task, seed: int) -> Any:
+        return Evaluate(Untrained(seed), on=task.target)
+
+    def both(rows: tuple[Network, ...], **fields: Any) -> RankLists:
+        return RankLists(rows=tuple(part for row in rows for part in (row, replace(row, view="back"))), **fields)
+
+    for draw, labels in ((RankLists, ["Row A"]), (both, ["Row A", "Row A, back"])):
+        [case] = Suite(read(write(tmp_path, GOOD + picture)), {"1": {"a": evaluated}}, draws={"5": draw}).pictures()
+        assert case.labels(case.stage(1)) == labels
 
 
 def test_claims_become_cases_where_their_cells_can_be_run(tmp_path: Path) -> None:
