@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reports.identity import Identity
@@ -28,13 +30,16 @@ Labels: TypeAlias = Mapping[tuple[str, str], str]
 UNTRIED = {"value": "it repeats a printed number, which the verdict of its row decides"}
 """Reasons why claims of a kind have no case of their own."""
 
-WIDTH, HEIGHT, EDGE = 190, 20, 8
+WIDTH, HEIGHT, EDGE = 300, 20, 12
 """Size of the drawing of an interval, in user units."""
+
+TICKS = 8
+"""Most labelled values of an axis."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Geometry of one comparison, on a horizontal axis shared by the claim's comparisons."""
+    """Geometry of one comparison, on the horizontal axis of the paper's claims."""
 
     zero: float
     mean: float
@@ -122,6 +127,8 @@ class Claim:
     """Heading under which it is listed if it was not tried: whether cases test it."""
     trials: tuple[Trial, ...]
     """Its trials, that in the requested world first."""
+    axis: tuple[tuple[float, str], ...]
+    """Places and labels of values on the axis of the paper's claims."""
 
     @property
     def verdict(self) -> Verdict:
@@ -147,9 +154,11 @@ def read_claims(
     written |= {id: of[0].claim for id, of in tried.items() if id not in written}
     labels = {(table.id, row.id): arrows(full_label(row)) for table in paper.tables.values() for row in table.rows}
     described = {claim.id: claim for claim in paper.claims}
+    values = [0.0, *(value for record in records for entry in record.compared for value in _values(entry))]
+    span = min(values), max(values)
     return tuple(
         replace(
-            _claim(claim, tried.get(id, ()), labels, anchors),
+            _claim(claim, tried.get(id, ()), labels, anchors, span),
             standing=_standing(paper.id, described[id], covered) if id in described else UNKNOWN,
         )
         for id, claim in written.items()
@@ -169,9 +178,13 @@ def _order(record: ClaimRecord) -> tuple[Any, ...]:
     return bool(record.world), Identity(record.identity).rank, record.world, record.identity.digest
 
 
-def _claim(claim: Described | Claimed, records: Sequence[ClaimRecord], labels: Labels, anchors: Counter[str]) -> Claim:
-    values = [0.0, *(value for record in records for entry in record.compared for value in _values(entry))]
-    span = min(values), max(values)
+def _claim(
+    claim: Described | Claimed,
+    records: Sequence[ClaimRecord],
+    labels: Labels,
+    anchors: Counter[str],
+    span: tuple[float, float],
+) -> Claim:
     return Claim(
         id=claim.id,
         anchor=unique(f"claim-{claim.id}", anchors),
@@ -185,6 +198,7 @@ def _claim(claim: Described | Claimed, records: Sequence[ClaimRecord], labels: L
         why=claim.why or UNTRIED.get(claim.kind, "no case of these results tries it"),
         standing="",
         trials=tuple(_trial(record, span, labels) for record in records),
+        axis=tuple((_place(value, span), signed(value).removesuffix(".0")) for value in _ticks(*span)),
     )
 
 
@@ -254,12 +268,7 @@ def _values(entry: Compared) -> list[float]:
 
 
 def _interval(entry: Compared, span: tuple[float, float], summary: str) -> Interval:
-    low, high = span
-
-    def place(value: float) -> float:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return round(EDGE + share * (WIDTH - 2 * EDGE), 1)
-
+    place = partial(_place, span=span)
     return Interval(
         zero=place(0.0),
         mean=place(entry.difference),
@@ -269,6 +278,22 @@ def _interval(entry: Compared, span: tuple[float, float], summary: str) -> Inter
         seeds=tuple(map(place, entry.by_seed.values())),
         summary=summary,
     )
+
+
+def _place(value: float, span: tuple[float, float]) -> float:
+    """Compute the place of a value on the axis, in user units."""
+    low, high = span
+    share = (value - low) / (high - low) if high > low else 0.5
+    return round(EDGE + share * (WIDTH - 2 * EDGE), 1)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round values between two, at most `TICKS`, with 0 among them if it lies between."""
+    if not high > low:
+        return [low]
+    steps = (base * 10.0**power for power in range(-3, 12) for base in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= TICKS - 1)
+    return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def tally(claims: Sequence[Claim]) -> tuple[tuple[Verdict, int], ...]:

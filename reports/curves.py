@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from reports.words import MINUS, is_number, spread
@@ -24,9 +25,6 @@ FEW_POINTS = 12
 MOST_LABELS = len(DASHES)
 LABEL_GAP = 12.0
 MOST_PANELS = 12
-MAGNITUDES = 8.0
-"""Ratio of a grid's largest to its smallest value from which its axis is logarithmic."""
-
 LEADING = ("loss", "mAP", "rank1", "clusters", "outliers", "portion", "purity", "agreement", "largest", "median")
 COUNTED = ("epoch", "step", "iteration")
 NO_CURVE = frozenset({*COUNTED, "images_per_s"})
@@ -105,10 +103,13 @@ def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
 
 
 def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
-    """Draw one panel over a varied parameter, with a line for each label and a logarithmic axis for wide grids."""
-    values = [x for _, points in lines for x, _ in points]
-    wide = min(values) > 0 and max(values) >= MAGNITUDES * min(values)
-    forth, back = (math.log, math.exp) if wide else (float, float)
+    """Draw one panel over a varied parameter, with a line for each label.
+
+    The axis is logarithmic if the logarithms of the grid's values are spaced more evenly than the values.
+    """
+    values = sorted({x for _, points in lines for x, _ in points})
+    logarithmic = values[0] > 0 and _unevenness(list(map(math.log, values))) < _unevenness(values)
+    forth, back = (math.log, math.exp) if logarithmic else (float, float)
     placed = [(label, [(forth(x), y) for x, y in points]) for label, points in lines]
     across = forth(min(values)), forth(max(values))
     panel = _panel(name, placed, across, x_label, lambda x: f"{back(x):.3g}")
@@ -118,6 +119,12 @@ def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
         for label, points in lines
     ]
     return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(texts)}")
+
+
+def _unevenness(values: Sequence[float]) -> float:
+    """Return the ratio of the largest to the smallest distance between neighbours; 1 if there are fewer than two."""
+    steps = [after - before for before, after in pairwise(values)]
+    return max(steps) / min(steps) if steps else 1.0
 
 
 def _in_percent(name: str) -> bool:

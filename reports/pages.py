@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from reports.cases import Case, per_seed
-from reports.claims import tally
+from reports.claims import Claim, tally
 from reports.figures import Figure
 from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
@@ -26,6 +26,9 @@ from reproduce.papers.findings import EFFECTS
 from reproduce.papers.records import ClaimRecord, FigureRecord, Result
 from reproduce.papers.reported import NOBODY, Collection
 from reproduce.papers.tables import Paper as Described
+
+DECIDED = ("contradicted", "supported")
+"""Verdicts on claims that an overview names first."""
 
 TROUBLE = ("error", "drifted", "collapsed", "below", "inconclusive")
 """Verdicts that need attention, the worst first."""
@@ -52,12 +55,25 @@ class Step:
 class Summary:
     """Counts of cases and claims, of all papers or one; `testable` counts claims that cases could test."""
 
+    finding: str
+    """What was found, in a sentence."""
     sentence: str
+    """What was run."""
     badges: tuple[Badge, ...]
     cells: str
     verdicts: tuple[tuple[Verdict, int], ...]
     claims: tuple[tuple[Verdict, int], ...]
     testable: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Cases with the same problem, such as rows of one training that collapsed."""
+
+    cases: tuple[Case, ...]
+    verdict: Verdict
+    why: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,11 @@ class Page:
     whole: Summary
     each: tuple[tuple[Paper, Summary], ...]
     next: Step
-    attention: tuple[Case, ...]
+    decided: tuple[tuple[Paper, Claim], ...]
+    """Claims that were contradicted, then supported ones."""
+    open: tuple[tuple[Paper, Claim], ...]
+    """Claims that were tried and are not decided."""
+    attention: tuple[Trouble, ...]
     """Cases that failed, drifted, collapsed or fell short, the worst first."""
     undrawn: tuple[tuple[Paper, Figure, Picture], ...]
     """Figures that failed with an error."""
@@ -170,13 +190,16 @@ def page(
     ]
     ordered = [case for paper in shown for case in paper.cases]
     drawn = [(paper, figure, picture) for paper in shown for figure in paper.figures for picture in figure.pictures]
+    judged = [(paper, claim) for paper in shown for claim in paper.claims if claim.trials]
     return Page(
         title=title,
         machine=_machine([*ordered, *(picture for _, _, picture in drawn)]),
         whole=_summary(shown),
         each=tuple((paper, _summary([paper])) for paper in shown),
         next=_next(ordered, [(paper.id, picture) for paper, _, picture in drawn]),
-        attention=tuple(sorted((case for case in ordered if case.verdict.word in TROUBLE or case.error), key=_trouble)),
+        decided=tuple(it for word in DECIDED for it in judged if it[1].verdict.word == word),
+        open=tuple(it for it in judged if it[1].verdict.word not in DECIDED),
+        attention=_attention(ordered),
         undrawn=tuple(found for found in drawn if found[2].error),
         blocked=_blocked(ordered),
         without=tuple(paper.name for id, paper in papers.items() if id not in ids),
@@ -199,8 +222,15 @@ def _distinct(records: Iterable[R]) -> list[tuple[str, R]]:
     return sorted(by_text.items(), key=lambda item: item[0])
 
 
-def _trouble(case: Case) -> int:
-    return TROUBLE.index(case.verdict.word) if case.verdict.word in TROUBLE else 0
+def _attention(cases: Sequence[Case]) -> tuple[Trouble, ...]:
+    """Group the cases that need attention by their problem, the worst first."""
+    grouped: dict[tuple[Verdict, str, str], list[Case]] = {}
+    for case in cases:
+        if case.verdict.word in TROUBLE or case.error:
+            grouped.setdefault((case.verdict, case.why, case.identity.where), []).append(case)
+    troubles = [Trouble(tuple(members), *problem) for problem, members in grouped.items()]
+    ranks = {word: rank for rank, word in enumerate(TROUBLE)}
+    return tuple(sorted(troubles, key=lambda trouble: ranks.get(trouble.verdict.word, 0)))
 
 
 def _summary(papers: Sequence[Paper]) -> Summary:
@@ -210,6 +240,7 @@ def _summary(papers: Sequence[Paper]) -> Summary:
     counts = Counter(case.verdict for case in cases)
     usual = [word for word in VERDICTS.values() if word in counts]
     return Summary(
+        finding=_finding(cases, claims),
         sentence=_sentence(cases, papers),
         badges=(*_badges(cases, pictures), *_private(pictures)),
         cells=_cells(papers),
@@ -239,6 +270,32 @@ def _printed(
 
 def _pictures(papers: Sequence[Paper]) -> list[Picture]:
     return [picture for paper in papers for figure in paper.figures for picture in figure.pictures]
+
+
+def _finding(cases: Sequence[Case], claims: Sequence[Claim]) -> str:
+    """Say what rows on published data and tried claims came to."""
+    compared = Counter(case.verdict.word for case in cases if case.comparable)
+    tried = [claim for claim in claims if claim.trials]
+    outcomes = Counter(claim.verdict.word for claim in tried)
+    parts = []
+    if compared:
+        parts.append(_shares("row", "compared with the printed numbers", compared))
+    if tried:
+        drawn = cases and all(case.identity.on_stand_ins for case in cases)
+        parts.append(_shares("claim", "tried on drawn stand-ins" if drawn else "tried", outcomes))
+    if cases and not parts:
+        parts.append(f"{count(len(cases), 'row')} measured, none of them comparable with a printed number.")
+    return " ".join(parts)
+
+
+def _shares(noun: str, what: str, words: Counter[str]) -> str:
+    """Say how many things had each verdict: "Of 3 claims tried, 2 supported and 1 undecided."."""
+    known = [word for word in dict.fromkeys([*VERDICTS, *CLAIM_VERDICTS]) if words[word]]
+    each = [*known, *(word for word in words if word not in known)]
+    if words.total() == 1:
+        return f"The {noun} {what} is {each[0]}."
+    shares = f"all are {each[0]}" if len(each) == 1 else listing([f"{words[word]} {word}" for word in each])
+    return f"Of {count(words.total(), noun)} {what}, {shares}."
 
 
 def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:

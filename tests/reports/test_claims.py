@@ -149,9 +149,35 @@ def test_the_overview_counts_each_claim_once(tmp_path: Path) -> None:
     page = pages.page([], {"demo": DEMO}, "x", map(made.kept, THREE_WORLDS))
     assert [(word.word, number) for word, number in page.whole.claims] == [("undecided", 1), ("not tried", 2)]
     folder, _ = shown(tmp_path, THREE_WORLDS)
+    overview = plain((folder / "index.html").read_text())
+    assert "The claim tried on drawn stand-ins is undecided." in overview
+    assert "1 not decided ? undecided DEMO: CN adds 7.5 mAP." in overview
     assert "claims about what the papers ran 2 of 3 ? undecided 1 – not tried 2" in plain(
-        (folder / "index.html").read_text()
+        (folder / "demo.html").read_text()
     )
+
+
+def test_the_overview_names_decided_claims_first_contradicted_ones_above_all() -> None:
+    verdicts = ("undecided", "supported", "contradicted", "supported")
+    records = [trial(verdict=verdict) for verdict in verdicts]
+    for number, record in enumerate(records):
+        record["claim"] = record["claim"] | {"id": f"claim{number}"}
+    page = pages.page([], {"demo": DEMO}, "x", map(made.kept, records))
+    assert [claim.verdict.word for _, claim in page.decided] == ["contradicted", "supported", "supported"]
+    assert [claim.verdict.word for _, claim in page.open] == ["undecided"]
+    assert page.whole.finding == "Of 4 claims tried, 2 supported, 1 contradicted and 1 undecided."
+
+
+def test_claims_of_a_paper_share_an_axis_of_round_values() -> None:
+    near, far = trial(), trial()
+    far["claim"] = far["claim"] | {"id": "far"}
+    far["compared"] = [far["compared"][0] | {"difference": 40.0, "low": 31.0, "high": 52.0}]
+    claims = [claim for claim in read_claims(NOTHING, [made.kept(near), made.kept(far)], Counter()) if claim.trials]
+    one, other = (claim.trials[0].comparisons[0].drawn for claim in claims)
+    assert claims[0].axis == claims[1].axis
+    assert [label for _, label in claims[0].axis] == ["0", "+10", "+20", "+30", "+40", "+50"]
+    assert one.zero == other.zero == claims[0].axis[0][0]
+    assert other.low > one.high
 
 
 def test_a_case_names_the_claims_that_compare_it(tmp_path: Path) -> None:

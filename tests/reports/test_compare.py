@@ -127,7 +127,7 @@ def test_a_drift_is_said_first_with_old_new_band_and_commit(tmp_path: Path) -> N
     assert case.verdict.word == "drifted"
     assert case.why == "recorded at commit 92c8bba00000: mAP 49.7, now 30.0 (band ±12.3)"
     whole = page([made.kept(drifted()), made.kept(result("b", [1.0]))], PAPERS, "x")
-    assert [found.row for found in whole.attention] == ["a"]
+    assert [[case.row for case in trouble.cases] for trouble in whole.attention] == [["a"]]
     assert whole.next.command == "pytest 'one'"
     html, markdown = render([made.kept(drifted())], PAPERS, tmp_path)
     assert "mAP 49.7, now 30.0" in html.read_text()

@@ -566,8 +566,8 @@ def test_an_inconclusive_row_needs_a_look(tmp_path: Path) -> None:
     reader, markdown = shown(tmp_path, [on_paper("supervised", "d2m", "inconclusive", seeds=(1,))])
     for text in (reader.text, markdown):
         assert "? inconclusive" in text
-    (case,) = page_of([on_paper("supervised", "d2m", "inconclusive", seeds=(1,))], PAPERS, "x").attention
-    assert "printed" in case.why
+    (trouble,) = page_of([on_paper("supervised", "d2m", "inconclusive", seeds=(1,))], PAPERS, "x").attention
+    assert "printed" in trouble.why
 
 
 def test_other_scales_and_subsets_never_compare() -> None:
@@ -1124,3 +1124,33 @@ def test_rendering_takes_time_in_proportion_to_the_results(tmp_path: Path) -> No
 
     seconds(25)
     assert seconds(500) < 2 * 5 * seconds(100)
+
+
+def test_one_collapse_is_one_card_whatever_rows_share_the_training() -> None:
+    shared = {"verdict": "collapsed", "collapsed": {"1": "1 cluster left"}}
+    results = [result(row, "m2d") | shared for row in ("direct", "ours")]
+    results.append(result("ours", "d2m") | {"verdict": "collapsed", "collapsed": {"1": "2 clusters left"}})
+    troubles = page_of(results, PAPERS, "x").attention
+    assert sorted(len(trouble.cases) for trouble in troubles) == [1, 2]
+    assert {trouble.why for trouble in troubles} == {
+        "collapsed at seed 1: 1 cluster left",
+        "collapsed at seed 1: 2 clusters left",
+    }
+
+
+@pytest.mark.parametrize(
+    ("grid", "logarithmic"),
+    [
+        ([2, 4, 6, 8, 10, 12], False),
+        ([0.4, 0.8, 1.6, 3.2, 6.4], True),
+        ([0.1, 0.5, 1, 2, 5], True),
+        ([0, 1, 10], False),
+    ],
+)
+def test_an_axis_is_logarithmic_if_its_grid_is(grid: list[float], logarithmic: bool) -> None:
+    (line,) = curves.sweep("mAP", [("", [(x, 50.0) for x in grid])], "t", "x").lines
+    places = [x for x, _ in line.dots]
+    steps = [after - before for before, after in pairwise(places)]
+    ratios = [after - before for before, after in pairwise(grid)]
+    scale = steps[0] / ratios[0]
+    assert all(abs(step - scale * ratio) < 0.2 for step, ratio in zip(steps, ratios, strict=True)) != logarithmic
