@@ -174,6 +174,7 @@ class Pretrain(Trained):
         from methods.blocks.daam import network
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
+        from methods.blocks.steps import set_rates
         from reproduce.data.sampling import generator, shuffled_batches
         from reproduce.data.transforms import augment
         from reproduce.evaluation import Retrieval
@@ -187,7 +188,7 @@ class Pretrain(Trained):
 
         for epoch in env.epochs(self.epochs, state):
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
-            set_rates(state.optimizer, self, rate)
+            set_rates({"sgd": state.optimizer}, rate)
             batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=epoch)
             losses, passed = [], []
             net.train()
@@ -301,6 +302,7 @@ class Adapt(Trained):
         from methods.blocks.norm import group_batch_norm
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
+        from methods.blocks.steps import set_rates
         from reproduce.data.sampling import generator, shuffled_batches
         from reproduce.data.transforms import augment
         from reproduce.evaluation import Retrieval, embed
@@ -335,7 +337,7 @@ class Adapt(Trained):
                 net.renew_clusters(state.weights.shape[1], seed=self.seed)
                 state.optimizer = sgd(net, self)
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
-            set_rates(state.optimizer, self, rate)
+            set_rates({"sgd": state.optimizer}, rate)
             labelled = np.flatnonzero(state.labels != OUTLIER)
             drawn = shuffled_batches(len(labelled), min(self.target_batch, len(labelled)), seed=self.seed, epoch=2 * at)
             guesses = [labelled[batch].tolist() for batch in drawn]
@@ -432,11 +434,6 @@ def sgd(net: Branches, recipe: Pretrain | Adapt) -> Optimizer:
 
     backbone = list(net.backbone.parameters())
     others = [parameter for name, parameter in net.named_parameters() if not name.startswith("backbone.")]
-    groups = [{"params": backbone, "lr": recipe.base_lr}, {"params": others, "lr": recipe.lr}]
+    parts = ((backbone, recipe.base_lr), (others, recipe.lr))
+    groups = [{"params": part, "lr": lr, "initial_lr": lr} for part, lr in parts]
     return torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-def set_rates(optimizer: Optimizer, recipe: Pretrain | Adapt, rate: float) -> None:
-    """Set both learning rates to `rate` times those of the recipe."""
-    for group, lr in zip(optimizer.param_groups, (recipe.base_lr, recipe.lr), strict=True):
-        group["lr"] = lr * rate

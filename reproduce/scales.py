@@ -107,6 +107,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
       multiplied by printed / actual updates, so that it averages over the same fraction of the training as printed.
     - A "queue" of negatives keeps the printed number of entries per person in LUPerson, in whole batches (of its
       owner's field with the role "images") and at least one.
+    - "channels" belong to a network on pixels, such as an image translator; they shrink like the sides of its images
+      wherever the backbone is narrow.
     - A "rate" is the learning rate of a part that starts from scratch at all scales, such as a decoder or
       discriminator, and is not scaled.
 
@@ -127,6 +129,11 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         if isinstance(value, tuple):
             return tuple(map(width, value))
         return max(value // NARROWER, min(value, NARROWEST)) if scale.narrow else value
+
+    def channels(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(channels, value))
+        return value // scale.shrink if scale.narrow else value
 
     def lr(value: float, owner: Any) -> float:
         nothing = scratch or getattr(owner, WEIGHTS, "") is None
@@ -174,6 +181,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         "images": images,
         "batch": lambda value: value if scale.batch is None else min(value, scale.batch),
         "width": width,
+        "channels": channels,
         "rate": lambda value: value,
         WEIGHTS: lambda value: value,
         PRECISION: lambda value: value,

@@ -87,7 +87,7 @@ class ReID(nn.Module):
         self.backbone = backbone
         self.mixed = False
         self.channels = backbone.channels
-        self.neck = nn.BatchNorm1d(self.channels) if neck else nn.Identity()
+        self.neck: nn.Module = nn.BatchNorm1d(self.channels) if neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
             self.neck.bias.requires_grad_(False)
         self.renew_classifier(classes, seed=seed)
@@ -191,3 +191,9 @@ def continued(source: Trained, training: Training, at: str, precision: str) -> R
     weights = training.checkpoints[at]
     own = Training({at: weights}, {"classes": len(weights["classifier.weight"])})
     return in_precision(cast("ReID", source.start(own, at)), precision)
+
+
+def part(weights: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Select the weights of one part of a checkpoint, under the part's own names."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}

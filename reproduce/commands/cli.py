@@ -184,6 +184,13 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         help="folder for the sheets (default build/sheets)",
     )
     verb.add_argument("--world-seed", type=int, default=1, help="seed of the stand-in world (default 1)")
+    verb.add_argument(
+        "--of",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="instead, show training images of this folder; repeated: images of the same names below each other",
+    )
     verb.set_defaults(run=sheet)
 
     verb = verbs.add_parser("info", help="count identities, images and cameras of a folder")
@@ -447,10 +454,14 @@ def make(options: argparse.Namespace) -> None:
 
 def sheet(options: argparse.Namespace) -> None:
     """Draw contact sheets."""
-    from reproduce.data.sheets import contact_sheet, dial_sheet, object_sheet
+    from reproduce.data.sheets import contact_sheet, dial_sheet, folder_sheet, object_sheet
     from reproduce.data.world import CAUSES
 
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.of:
+        folder_sheet(options.of).save(options.folder / "folders.png")
+        print(options.folder / "folders.png")
+        return
     pages = {"objects": object_sheet}
     pages |= {domain: partial(contact_sheet, domain, seed=options.world_seed) for domain in catalogue.drawn()}
     pages |= {cause: partial(dial_sheet, cause, seed=options.world_seed) for cause in CAUSES}

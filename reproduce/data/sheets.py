@@ -1,4 +1,4 @@
-"""Contact sheets of the stand-in world: one page per domain, per dial, and for drawn objects."""
+"""Contact sheets: one page per drawn domain, per dial, for drawn objects, and for folders of images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from reproduce.data.catalogue import drawn, statistics
 from reproduce.data.world import CAUSES, Dials, Person, Walk, look, shoot, stage, station
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
     import PIL.Image
 
@@ -77,6 +79,30 @@ def object_sheet(*, seed: int = 1, side: int = 96, kinds: int = 16, count: int =
 
     page = [(f"kind {kind + 1}", list(pictures(kind, count, side, seed=seed))) for kind in range(kinds)]
     return _page(page, side, width=side)
+
+
+def folder_sheet(folders: Sequence[Path], *, height: int = 128, count: int = 14) -> PIL.Image.Image:
+    """Show training images of folders on one page, a row per folder, with images of one name below each other.
+
+    Args:
+        folders: data sets in any known layout, such as a domain and its translations; the first decides what is shown,
+            at even steps.
+        height: of a picture, in pixels.
+        count: most images per row.
+
+    Raises:
+        UserError: a folder is no data set, or lacks an image of the first.
+    """
+    from reproduce.data.images import decode
+    from reproduce.data.reading import read
+
+    sets = [read(folder, folder.name) for folder in folders]
+    shown = sets[0].train[:: max(1, len(sets[0].train) // count)][:count]
+    page = []
+    for number, own in enumerate(sets):
+        strip = [decode(own.root / image.path, (height, height // 2)).transpose(1, 2, 0) for image in shown]
+        page.append((f"folder {number + 1}", strip))
+    return _page(page, height)
 
 
 class _Seen(NamedTuple):

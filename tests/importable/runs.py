@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import classify, daam, mmt, msplr, sptd, supervised
+from methods import classify, daam, mmt, msplr, rae, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
@@ -102,6 +102,7 @@ def tiny(kind: type[Trained]) -> Trained:
     """A training of this kind that takes no time: one epoch, a handful of small images."""
     short: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
     before = pretraining(epochs=1, milestones=())
+    encoder = rae.Source(Domain("market"), backbone="narrow", weights=None, iterations=2, milestones=(), **short)
     objects = Objects(kinds=4, images=8, held_out=2, side=24)
     few: dict[str, Any] = {"epochs": 1, "milestones": (), "input": (32, 16), "augment": Augment(pad=2)}
     every: dict[type[Trained], Trained] = {
@@ -110,6 +111,8 @@ def tiny(kind: type[Trained]) -> Trained:
         sptd.Pretrain: before,
         msplr.Adapt: msplr.Adapt(source(), Domain("duke"), KMeans(4), steps=1, frozen=1, **short),
         mmt.Adapt: mmt.Adapt((before, replace(before, seed=2)), Domain("duke"), KMeans(4), iterations=2, **short),
+        rae.Source: encoder,
+        rae.Adapt: rae.Adapt(encoder, Domain("market"), Domain("duke"), DBSCAN(0.6, 2), iterations=2, **short),
     }
     every |= {
         daam.Pretrain: separated(),

@@ -12,6 +12,7 @@ import torch
 from runs import history, run, separated
 
 from methods import daam
+from methods.blocks import steps
 from methods.blocks.backbones import build
 from methods.blocks.daam import Branches
 from methods.blocks.labels import PseudoLabels
@@ -201,14 +202,14 @@ def test_batches_hold_labelled_images_and_as_many_of_the_source(
 def test_both_learning_rates_follow_the_schedule(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_rates, seen = daam.set_rates, []
+    set_rates, seen = steps.set_rates, []
 
-    def listening(optimizer: Any, recipe: Any, rate: float) -> None:
-        set_rates(optimizer, recipe, rate)
-        seen.append([group["lr"] for group in optimizer.param_groups])
+    def listening(optimizers: dict[str, Any], rate: float) -> None:
+        set_rates(optimizers, rate)
+        seen.extend([group["lr"] for group in optimizer.param_groups] for optimizer in optimizers.values())
 
     run(separated(), setting, tmp_path)
-    monkeypatch.setattr(daam, "set_rates", listening)
+    monkeypatch.setattr(steps, "set_rates", listening)
     stage = tiny(epochs=3, milestones=(2, 3), base_lr=1e-3, lr=5e-3)
     run(stage, setting, tmp_path)
     assert [rate for rates in seen for rate in rates] == pytest.approx([1e-3, 5e-3, 1e-4, 5e-4, 1e-5, 5e-5] * 2)

@@ -918,6 +918,20 @@ def test_curves_of_odd_histories() -> None:
     assert iterations.x_label == "iteration"
 
 
+def test_accuracies_of_discriminators_are_among_the_curves() -> None:
+    """An adversarial training logs more quantities than are drawn; these say whether it works."""
+    labels = ("clusters", "outliers", "portion", "purity", "agreement", "largest", "median", "found", "eps")
+    losses = ("loss", "feature_gan", "pixel_gan", "fusion", "reconstruction", "lr")
+    entry = dict.fromkeys((*labels, *losses, "mAP", "rank1", "feature_accuracy", "pixel_accuracy"), 1.0)
+    drawn = curves.panels([("1", [{"step": step, **entry} for step in (1, 2)])])
+    assert len(drawn) == curves.MOST_PANELS
+    titles = {panel.title: panel.unit for panel in drawn}
+    assert (
+        titles["accuracy of the discriminator of features"] == titles["accuracy of the discriminator of images"] == "%"
+    )
+    assert "reconstruction loss" in titles
+
+
 def test_no_results_and_papers_unknown(tmp_path: Path) -> None:
     reader, markdown = shown(tmp_path, [])
     assert "No results yet." in reader.text

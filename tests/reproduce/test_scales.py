@@ -172,6 +172,13 @@ def test_scratch_setting_uses_the_rates_for_scratch(monkeypatch: pytest.MonkeyPa
         assert (stage.lr, stage.weights.lr) == (factor, factor)
 
 
+@pytest.mark.parametrize(("scale", "channels"), [("small", (16, 64)), ("smoke", (16, 64)), ("medium", (64, 256))])
+def test_networks_on_pixels_shrink_like_the_images(scale: str, channels: tuple[int, ...]) -> None:
+    by_role = at_scale(SCALES[scale])
+    assert by_role("channels", (64, 256), None) == channels
+    assert by_role("channels", 64, None) == channels[0]
+
+
 @pytest.mark.parametrize(
     ("scale", "widths"), [("small", (128, 32, 32, 3)), ("smoke", (128, 32, 32, 3)), ("medium", (2048, 512, 128, 3))]
 )

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from methods import supervised
 from methods.blocks import heads
 from methods.blocks.backbones import build
-from methods.blocks.heads import Output, ReID, detached, pool, together
+from methods.blocks.heads import Output, ReID, detached, part, pool, together
 from methods.blocks.losses import smoothed_cross_entropy
 from reproduce.artifacts import Training
 from reproduce.data.domains import Domain
@@ -170,3 +170,12 @@ def test_network_starts_from_scratch_a_file_or_a_training(tmp_path: Path) -> Non
     assert list(parents(replace(recipe, weights=pretrained))) == [pretrained]
     with pytest.raises(UserError, match="the training to start from does not hold the weights of narrow_ibn_a"):
         heads.network(replace(recipe, weights=pretrained, backbone="narrow_ibn_a"), 5, env)
+
+
+def test_part_of_a_checkpoint_has_the_part_s_own_names() -> None:
+    parts = torch.nn.ModuleDict({"one": torch.nn.Linear(2, 2), "one_more": torch.nn.Linear(2, 3)})
+    for name, own in parts.items():
+        selected = part(parts.state_dict(), name)
+        assert selected.keys() == own.state_dict().keys()
+        own.load_state_dict(selected)
+    assert part(parts.state_dict(), "none") == {}

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import re
+import shutil
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from statistics import NormalDist
@@ -24,7 +25,7 @@ from reproduce.data.catalogue import statistics
 from reproduce.data.drawing import Scene, cover, render, rows
 from reproduce.data.places import Statistics
 from reproduce.data.reading import read
-from reproduce.data.sheets import contact_sheet, dial_sheet
+from reproduce.data.sheets import contact_sheet, dial_sheet, folder_sheet
 from reproduce.data.spelling import DAY_PARTS, FRAME_GROUP
 from reproduce.data.standins import StandIn
 from reproduce.data.world import (
@@ -552,6 +553,23 @@ def test_contact_sheet(name: str, cameras: int) -> None:
     assert sheet.mode == "RGB"
     assert sheet.size == (84 + max(cameras, 8) * 18, (3 + len(CAUSES)) * 34)
     assert len(Counter(sheet.resize((100, 100)).get_flattened_data())) > 500
+
+
+def test_folder_sheet(tiny_domain: Path, tmp_path: Path) -> None:
+    """Images of one name stand below each other, also after they were changed; a missing one is named."""
+    changed = shutil.copytree(tiny_domain, tmp_path / "changed")
+    for path in (changed / "bounding_box_train").iterdir():
+        pixels = np.asarray(PIL.Image.open(path))
+        PIL.Image.fromarray(255 - pixels).save(path)
+    sheet = np.asarray(folder_sheet([tiny_domain, changed], height=32, count=6)).astype(int)
+    assert sheet.shape == (2 * 34, 84 + 6 * 18, 3)
+    first, second = sheet[:32, 84:100], sheet[34:66, 84:100]
+    np.testing.assert_array_equal(first, 255 - second)
+    name = min(path.name for path in (tiny_domain / "bounding_box_train").iterdir())
+    np.testing.assert_array_equal(first, np.asarray(PIL.Image.open(tiny_domain / "bounding_box_train" / name)))
+    (changed / "bounding_box_train" / name).unlink()
+    with pytest.raises(UserError, match=name):
+        folder_sheet([tiny_domain, changed])
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -1,0 +1,110 @@
+"""What RAE's rows share, and its table of data sets against the published counts."""
+
+from __future__ import annotations
+
+import pytest
+from loading import suite
+
+from methods import cyclegan
+from reproduce.data.catalogue import published
+from reproduce.evaluation import Evaluate
+from reproduce.papers.tables import Task
+from reproduce.session.setting import Setting
+from reproduce.stage import closure
+
+RAE = suite("rae")
+ROWS = RAE.TABLES["4"]
+SMALL = Setting("small")
+
+
+def evaluated(row: str, task: str = "d2m") -> Evaluate:
+    stage: Evaluate = SMALL.resolve(ROWS[row](Task(task), 1))
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "views"), [("ft_pt", "rae", ("", "fused")), ("ft_pre_pt", "ft_pre_pt_f", ("", "fused"))]
+)
+def test_fusion_is_a_view_of_one_training(one: str, other: str, views: tuple[str, str]) -> None:
+    rows = evaluated(one), evaluated(other)
+    assert rows[0].train.key == rows[1].train.key
+    assert (rows[0].view, rows[1].view) == views
+
+
+def test_rows_differ_in_their_ticks() -> None:
+    ticks = {
+        row: (
+            train.feature,
+            train.pixel,
+            train.fuse,
+            train.restyled is not None,
+            isinstance(train.source, cyclegan.Translated),
+        )
+        for row in ROWS
+        if row not in ("supervised", "direct")
+        for train in [evaluated(row).train]
+    }
+    assert ticks == {
+        "baseline": (False, False, False, False, False),
+        "ft": (True, False, False, False, False),
+        "ft_again": (True, False, False, False, False),
+        "pt": (False, True, False, False, False),
+        "ft_pt": (True, True, True, False, False),
+        "rae": (True, True, True, False, False),
+        "pre_pt": (False, False, False, False, True),
+        "ft_pre_pt": (True, False, True, True, True),
+        "ft_pre_pt_f": (True, False, True, True, True),
+    }
+
+
+@pytest.mark.parametrize("row", sorted(ROWS))
+def test_identities_name_the_images_that_a_row_learns_from(row: str) -> None:
+    identity = SMALL.identity([evaluated(row)])
+    assert identity.bn_group is None
+    made = [name for name, source in identity.data.items() if source["kind"] == "made"]
+    assert bool(made) == ("pre" in row)
+    assert "drawn objects" in identity.weights
+
+
+def test_all_rows_of_a_task_start_from_one_source_training() -> None:
+    rows = [evaluated(row) for row in ROWS if row != "supervised"]
+    sources = {stage.key for stage in closure(rows) if stage.name == "rae.Source"}
+    assert sources == {evaluated("direct").train.key, evaluated("supervised", "m2d").train.key}
+    trainings = {stage.key for stage in closure(rows) if stage.name == "rae.Adapt"}
+    assert len(trainings) == 6
+
+
+def test_both_directions_share_one_translation() -> None:
+    rows = [evaluated("ft_pre_pt_f", task) for task in ("m2d", "d2m")]
+    assert len({stage.key for stage in closure(rows) if stage.name == "cyclegan.CycleGAN"}) == 1
+    assert len({stage.key for stage in closure(rows) if stage.name == "cyclegan.Translated"}) == 4
+    for row in rows:
+        there, (again, back) = row.train.source, row.train.restyled
+        assert (there.domain.domain, back.domain.domain) == (row.train.init.domain.domain, row.on.domain)
+        assert again.domain == there
+        assert there.back != back.back == again.back
+
+
+def test_sweeps_meet_in_the_row_that_they_vary() -> None:
+    for parameter, field in (
+        ("lambda_tri", "lambda_tri"),
+        ("lambda_feat_gan", "lambda_feat"),
+        ("lambda_pix_gan", "lambda_pix"),
+    ):
+        recipe = RAE.SWEEPS["6"][parameter]
+        [sweep] = [sweep for sweep in RAE.PAPER.figures[5].sweeps if sweep.parameter == parameter]
+        points = {value: SMALL.resolve(recipe(Task("d2m"), 1, value)) for value in sweep.grid}
+        assert {value: getattr(point.train, field) for value, point in points.items()} == {
+            value: value for value in sweep.grid
+        }
+        assert sum(point.key == evaluated("rae").key for point in points.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["market", "duke", "msmt17"])
+def test_table_1_prints_the_published_counts(name: str) -> None:
+    [row] = [row for row in RAE.PAPER.tables["1"].rows if row.id == name]
+    printed, counts = row.printed["counts"], published(name)
+    assert counts
+    assert (printed["train_ids"], printed["train_images"]) == (counts.train.ids, counts.train.images)
+    assert (printed["query_ids"], printed["query_images"]) == (counts.query.ids, counts.query.images)
+    assert printed["gallery_images"] == counts.gallery.images + counts.junk
