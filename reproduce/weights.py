@@ -11,6 +11,7 @@ import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 The ImageNet weights are torchvision's (two files of the same weights) and IBN-Net's; file names contain the first eight
 digits. `resnet50-11ad3fa6.pth` holds torchvision's later ones, from a better recipe, and is never used.
 """
+
+_MOST, _DEEPEST = 100_000, 16
+"""Tensors in a file of weights, and mappings inside each other; published files have a few thousand, and three."""
 
 _FIRST_BLOCKS = ("layer1.0.conv1.weight", "3.0.conv1.weight", "4.0.conv1.weight")
 """Names of layer 1's first weight: as in torchvision, and in an nn.Sequential without and with the stem's ReLU."""
@@ -116,6 +120,7 @@ def sha256(path: Path) -> str:
     Raises:
         UserError: They differ, or the file cannot be read.
     """
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -129,6 +134,26 @@ def sha256(path: Path) -> str:
     return digest
 
 
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # to open a pipe might take for ever
+        raise UserError(f"{path} is no file, but a pipe, a device or a folder: give a file of weights")
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse records that take more memory than the file: torch never compresses them.
+
+    Raises:
+        UserError: there are such records.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    if compressed or sum(record.file_size for record in records) > path.stat().st_size:
+        raise UserError(f"{path} is refused: its records are compressed or overlap, which torch.save never does")
+
+
 def named_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Load the tensors of a .safetensors or torch.save file; those of nested mappings are named `outer/inner`.
 
@@ -140,11 +165,15 @@ def named_tensors(path: Path) -> dict[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
+    _check_regular(path)
     try:
+        _check_stored(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings(action="ignore"):  # of old formats
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # what torch raises on a damaged file depends on the damage
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
@@ -152,15 +181,28 @@ def named_tensors(path: Path) -> dict[str, torch.Tensor]:
                 "ask its makers for a file of the weights alone"
             ) from None
         raise UserError(f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again") from error
-    return dict(_flattened(state, ""))
+    named: dict[str, torch.Tensor] = {}
+    try:
+        for count, (name, tensor) in enumerate(_flattened(state, "")):
+            if count == _MOST or name.count("/") > _DEEPEST:
+                raise RecursionError
+            if tensor is not None:
+                named[name] = tensor
+    except RecursionError:
+        raise UserError(
+            f"{path} is refused: its mappings hold themselves, or more than {_MOST:,} parts: give another file"
+        ) from None
+    return named
 
 
-def _flattened(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _flattened(value: object, name: str) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """Yield every tensor with its name, and before them None for each mapping that holds them."""
     import torch
 
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping):
+        yield name, None
         for key, inner in value.items():
             if isinstance(key, str):
                 yield from _flattened(inner, f"{name}/{key}" if name else key)

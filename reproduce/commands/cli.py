@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reproduce.data import catalogue
 from reproduce.errors import UserError
@@ -18,6 +20,9 @@ from reproduce.papers.installed import RECORDED, check_packages, suites_folder
 from reproduce.papers.tables import read_all
 from reproduce.scales import SCALES, stand_in_size
 from reproduce.session.display import counted
+
+if TYPE_CHECKING:
+    from reproduce.running.runner import Store
 
 STORE = Path("build/store")
 
@@ -56,7 +61,9 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="folder of one data set")
     command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
     command.add_argument(
-        "--deep", action="store_true", help="read all images again, to find changes that keep size and time"
+        "--deep",
+        action="store_true",
+        help="decode all images, and read them again to find changes that keep size and time",
     )
     command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=doctor)
@@ -131,8 +138,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="DIR",
-        default=[Path("build/results"), RECORDED],
-        help=f"folders of results whose stages are kept (default build/results {RECORDED})",
+        help=f"folders of results whose stages are kept; without any, none (default: results beside STORE, {RECORDED})",
     )
     command.add_argument("--delete", action="store_true", help="delete what is listed")
     command.set_defaults(run=gc)
@@ -383,10 +389,23 @@ def gc(options: argparse.Namespace) -> None:
     """List or delete drafts and states of dead runs, and artifacts that no kept result names."""
     from reproduce.running.runner import Store
 
+    if not (options.store / "store.json").exists():
+        raise UserError(f"{options.store} is no store: name one with --store")
     store = Store(options.store)
+    usual = [folder for folder in (store.root.parent / "results", RECORDED) if _has_records(folder)]
+    if options.keep is None and not usual:
+        raise UserError(f"no results lie beside {store.root}: name folders with --keep DIR, or keep none by --keep")
+    for folder in options.keep or ():
+        if not _has_records(folder):
+            raise UserError(f"--keep {folder}: there is no such folder of results")
+    with store.used("gc") if options.delete else contextlib.nullcontext():
+        _collect(store, usual if options.keep is None else options.keep, delete=options.delete)
+
+
+def _collect(store: Store, keep: Sequence[Path], *, delete: bool) -> None:
     kept = {
         stage.key
-        for folder in options.keep
+        for folder in keep
         for record in (
             *(records.read(folder) if folder.is_dir() else ()),
             *records.read_figures(folder),
@@ -396,19 +415,27 @@ def gc(options: argparse.Namespace) -> None:
     }
     artifacts = [path.parent for path in sorted(store.root.glob("*/*/artifact.json")) if path.parent.name not in kept]
     leftovers = sorted([*store.root.glob(".drafts/*"), *store.root.glob(".scratch/*")])
+    building = {path.stem for path in store.root.glob(".locks/*.lock") if _held(store, path.stem)}
+    if building and delete:  # by a run of a version that leaves no note
+        raise UserError(f"a run is building stage {min(building)} in {store.root}: wait for its end")
     size = 0
     for folder in [*leftovers, *artifacts]:
         size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        with store.lock_key(folder.name) as free:
-            what = "unfinished" if folder in leftovers else "unused"
-            if not free:
-                print(f"in use      {folder}")
-            else:
-                print(f"{what:10}  {folder}")
-                if options.delete:
-                    shutil.rmtree(folder)
+        what = "unfinished" if folder in leftovers else "unused"
+        print(f"{'in use' if folder.name.partition('@')[0] in building else what:10}  {folder}")
+        if delete:
+            shutil.rmtree(folder)
     print(f"{len(leftovers) + len(artifacts)} folders, {size / 2**20:.1f} MiB", end="")
-    print(" deleted" if options.delete else "; next: reproduce gc --delete")
+    print(" deleted" if delete else "; next: reproduce gc --delete")
+
+
+def _has_records(folder: Path) -> bool:
+    return folder.is_dir() or (folder.name == "results" and (folder.parent / "figures").is_dir())
+
+
+def _held(store: Store, key: str) -> bool:
+    with store.lock_key(key) as free:
+        return not free
 
 
 def bench(options: argparse.Namespace) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -14,8 +16,8 @@ from pathlib import Path
 from reproduce import weights
 from reproduce.data.catalogue import CATALOGUE, known, published, withdrawn
 from reproduce.data.layouts import find
-from reproduce.data.manifests import HEAD, check_head, digest, recheck
-from reproduce.data.reading import describe, differences, read
+from reproduce.data.manifests import check_file, digest, recheck
+from reproduce.data.reading import describe, differences, oddities, read
 from reproduce.dataset import Dataset
 from reproduce.errors import UserError
 from reproduce.papers.cases import Case, Suite
@@ -24,6 +26,9 @@ from reproduce.running.engine import visible_gpus
 
 LINES, WIDTH = 40, 100
 """Size of a screen."""
+
+CHUNK = 64
+"""Images that a thread decodes at a time."""
 
 SAMPLE = 100
 """Images of each split whose first bytes are checked; a run checks all."""
@@ -53,8 +58,10 @@ def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = Fa
             return Finding(name, "missing", known(name).ask)
         whole = read(folder, name)
         _sample(whole)
-        if deep and whole.labelled:
-            _reread(whole)
+        if deep:
+            _decode(whole)
+            if whole.labelled:
+                _reread(whole)
     except UserError as error:
         says = str(error).removeprefix(f"{name}: ")
         if folder:  # which has a line of its own
@@ -67,18 +74,45 @@ def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = Fa
     gaps = differences(describe(whole), counts) if counts else []
     if gaps and not given:
         return Finding(name, odd, "; ".join(gaps), whole.root)
-    return Finding(name, odd if gaps else "ok", _counted(whole, gaps), whole.root)
+    return Finding(name, odd if gaps else "ok", "; ".join([_counted(whole, gaps), *oddities(whole)]), whole.root)
 
 
 def _sample(whole: Dataset) -> None:
     for split in (whole.train, whole.query, whole.gallery):
         for at in range(0, len(split), max(1, len(split) // SAMPLE)):
-            path = whole.root / split[at].path
-            try:
-                with path.open("rb") as file:
-                    check_head(path, file.read(HEAD))
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+            check_file(whole.root, split[at].path)
+
+
+def _decode(whole: Dataset) -> None:
+    """Decode every image, with a progress bar on a terminal.
+
+    Raises:
+        UserError: Some cannot be decoded, such as truncated ones; the message names the first.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from reproduce.data.images import opened
+
+    def fault(path: str) -> str:
+        try:
+            check_file(whole.root, path)
+            opened(whole.root / path)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    paths = list(dict.fromkeys(image.path for split in (whole.train, whole.query, whole.gallery) for image in split))
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+        done = pool.map(lambda chunk: [fault(path) for path in chunk], chunks)
+        several = track(
+            chain.from_iterable(done), whole.name, len(paths), console=console, disable=not console.is_terminal
+        )
+        faults = [text for text in several if text]
+    if faults:
+        raise UserError(faults[0] + (f" ({len(faults) - 1:,} more like this)" if len(faults) > 1 else ""))
 
 
 def _reread(whole: Dataset) -> None:

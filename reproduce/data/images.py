@@ -140,10 +140,7 @@ class Images:
 
 
 def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") -> NDArray[np.uint8]:
-    """Read an image file as RGB and resize it.
-
-    Grey images are repeated over the channels, palettes and CMYK are converted, transparency is dropped; the file's
-    rotation tag is ignored.
+    """Read an image file as RGB, as `opened` does, and resize it.
 
     Args:
         path: a JPEG, PNG, BMP or WebP file, whatever its suffix.
@@ -154,6 +151,19 @@ def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") ->
         (3, height, width) uint8.
 
     Raises:
+        UserError: as `opened`.
+    """
+    pixels = opened(path).resize((size[1], size[0]), _FILTERS[resample])
+    return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
+
+
+def opened(path: Path) -> Pil.Image:
+    """Read an image file as RGB.
+
+    Grey images are repeated over the channels, palettes and CMYK are converted, transparency is dropped; the file's
+    rotation tag is ignored.
+
+    Raises:
         UserError: the file is missing, truncated, not an image, or has more than 8 bits per channel.
     """
     try:
@@ -161,16 +171,13 @@ def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") ->
             if image.mode.startswith(("I", "F")):
                 raise ValueError("it has more than 8 bits per channel")
             opaque = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = opaque.convert("RGB")
+            return opaque.convert("RGB")
     except UnidentifiedImageError:
         reason = "its content is something else" if path.stat().st_size else "it is empty"
     except OSError as error:
         reason = error.strerror or str(error)
     except (SyntaxError, ValueError, Pil.DecompressionBombError) as error:
         reason = str(error)
-    else:
-        pixels = rgb.resize((size[1], size[0]), _FILTERS[resample])
-        return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
     raise UserError(f"{path} is not a readable image: {reason}; replace or remove it")
 
 

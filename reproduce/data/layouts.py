@@ -33,33 +33,38 @@ _MATS = {
     "detected": ("images_detected", "cuhk03_new_protocol_config_detected.mat"),
 }
 _RAW = ("cuhk-03.mat", "cuhk03_release/cuhk-03.mat")
+_MAT_NUMBERS = ("labels", "train_idx", "query_idx", "gallery_idx")
 _MASKED = ("mask_train_v2", "mask_test_v2")
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 _PARTS = {"morning": 0, "noon": 1, "afternoon": 2}
 _DAYS = {"0113": 0, "0114": 1, "0302": 2, "0303": 3}
 _PERSONX_CAMERAS = {3: 0, 4: 1, 8: 2, 10: 3, 11: 4, 12: 5}
 
+_N = r"\d{1,18}"
+"""Matches numbers that 64 bits can hold."""
 _ENDINGS = r"(?:\.(?:jpe?g|png|bmp))+"
-_IMAGE = re.compile(rf".*{_ENDINGS}", re.IGNORECASE)
+_IMAGE = re.compile(rf".*{_ENDINGS}", re.IGNORECASE | re.DOTALL)
+_UNTELLABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Matches what names of images may not hold: control characters, and bytes that are not UTF-8."""
 _REPACKED, _PERSONX = "MSMT17 (re-packed)", "PersonX"
 _GRAMMARS = {
     title: re.compile(pattern + _ENDINGS, re.IGNORECASE)
     for title, pattern in {
-        "Market-1501": r"(?P<pid>-1|\d+)_c(?P<camera>\d+)s(?P<sequence>\d+)_(?P<frame>\d+)_\d+",
-        "DukeMTMC-reID": r"(?P<pid>-1|\d+)_c(?P<camera>\d+)_f(?P<frame>\d+)",
-        _REPACKED: r"(?P<pid>\d+)_c(?P<camera>\d+)_\d+",
-        "CUHK03-NP": r"(?P<pid>\d+)_c(?P<camera>\d)_\d+",
-        _PERSONX: r"(?P<pid>\d+)_c(?P<camera>0?[348]|1[0-2])_.+",
+        "Market-1501": rf"(?P<pid>-1|{_N})_c(?P<camera>{_N})s(?P<sequence>{_N})_(?P<frame>{_N})_{_N}",
+        "DukeMTMC-reID": rf"(?P<pid>-1|{_N})_c(?P<camera>{_N})_f(?P<frame>{_N})",
+        _REPACKED: rf"(?P<pid>{_N})_c(?P<camera>{_N})_{_N}",
+        "CUHK03-NP": rf"(?P<pid>{_N})_c(?P<camera>\d)_{_N}",
+        _PERSONX: rf"(?P<pid>{_N})_c(?P<camera>0?[348]|1[0-2])_.+",
     }.items()
 }
 """Grammars of image names. Cameras count from 1; `.jpg.jpg` occurs in Market-1501."""
 
 _MSMT17 = re.compile(
-    rf"(?P<pid>\d+)_\d+_(?P<camera>\d+)_(?P<day>{'|'.join(_DAYS)})(?P<part>{'|'.join(_PARTS)})_(?P<frame>\d+)_\d+"
+    rf"(?P<pid>{_N})_{_N}_(?P<camera>{_N})_(?P<day>{'|'.join(_DAYS)})(?P<part>{'|'.join(_PARTS)})_(?P<frame>{_N})_{_N}"
     rf"(?:_ex)?{_ENDINGS}",
     re.IGNORECASE,
 )
-_CUHK03 = re.compile(rf"[1-5]_\d+_(?P<camera>[12])_\d+{_ENDINGS}", re.IGNORECASE)
+_CUHK03 = re.compile(rf"[1-5]_{_N}_(?P<camera>[12])_{_N}{_ENDINGS}", re.IGNORECASE)
 
 
 class Splits(NamedTuple):
@@ -174,13 +179,27 @@ def _image_names(folder: Path, name: str) -> list[str]:
         return []
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and _IMAGE.fullmatch(entry.name) and not entry.is_dir()
-            )
+            names = sorted(entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
     except OSError as error:
         raise UserError(f"{name}: cannot list {folder} ({error.strerror}); make it readable") from None
+    _check_names(names, folder, name)
+    return names
+
+
+def _is_image(file: str) -> bool:
+    return not file.startswith(".") and _IMAGE.fullmatch(file) is not None
+
+
+def _check_names(names: Iterable[str], folder: Path | str, name: str) -> None:
+    """Refuse names that lists, digests and pages cannot hold.
+
+    Raises:
+        UserError: there is one.
+    """
+    if odd := next(filter(_UNTELLABLE.search, names), None):
+        raise UserError(
+            f"{name}: {folder} holds the name {odd!a}, with control characters or bytes that are not UTF-8; rename it"
+        )
 
 
 # -- three folders of images -------------------------------------------------------------------------------------------
@@ -282,7 +301,7 @@ def _listed(file: Path, folder: str, first: int, name: str) -> list[Image]:
             continue
         path, _, label = line.strip().rpartition(" ")
         match = _MSMT17.fullmatch(path.rpartition("/")[2])
-        if not match or not label.isdecimal() or ".." in path or path.startswith("/"):
+        if not match or not re.fullmatch(_N, label) or ".." in path or path.startswith("/"):
             raise UserError(
                 f"{name}: line {number} of {file} is not the path of an image and its label, "
                 f"as in MSMT17: {line[:80]!r}; copy the list again"
@@ -331,26 +350,44 @@ def _by_mat(root: Path, name: str, variant: str) -> Splits:
             "unpack cuhk-03.mat into such images when they first use it; or take CUHK03-NP, which comes as images"
         )
     fields = _mat(mat, name)
-    files = ["".join(entry) for entry in fields["filelist"].ravel()]
-    pids = dict(zip(range(1, len(files) + 1), fields["labels"].ravel().tolist(), strict=False))  # MATLAB counts from 1
+    try:
+        files = ["".join(map(str, entry)) for entry in fields["filelist"].ravel()]
+        labels, *indices = (_integers(fields[field]) for field in _MAT_NUMBERS)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {mat} is not the new split of CUHK03 ({error}); copy it again") from None
+    pids = dict(zip(range(1, len(files) + 1), labels, strict=False))  # MATLAB counts from 1
     there = set(_image_names(folder, name))
     splits: list[tuple[Image, ...]] = []
-    for index in ("train_idx", "query_idx", "gallery_idx"):
+    for index in indices:
         images: list[Image] = []
-        for at in fields[index].ravel().tolist():
+        for at in index:
             file = files[at - 1] if at in pids else f"image {at}"
             match = _CUHK03.fullmatch(file)
             if match is None or file not in there:
                 raise UserError(f"{name}: {mat} names {file}, which {folder} does not hold; unpack cuhk-03.mat again")
-            images.append(Image(f"{folder.name}/{file}", int(pids[at]), int(match["camera"]) - 1))
+            images.append(Image(f"{folder.name}/{file}", pids[at], int(match["camera"]) - 1))
         splits.append(tuple(sorted(images, key=lambda image: image.path)))
     return Splits(*splits)
+
+
+def _integers(field: Any) -> list[int]:
+    """Convert numbers of a .mat file, which MATLAB keeps as floats.
+
+    Raises:
+        ValueError: they are text, structs or no whole numbers.
+    """
+    import numpy as np
+
+    numbers = np.asarray(field).ravel()
+    if numbers.dtype.kind not in "uif" or not np.isfinite(numbers).all() or (numbers % 1).any():
+        raise ValueError(f"whole numbers are wanted, and it holds {numbers.dtype}")
+    return [int(number) for number in numbers.tolist()]
 
 
 def _mat(path: Path, name: str) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
+    wanted = ("filelist", *_MAT_NUMBERS)
     try:
         fields: dict[str, Any] = loadmat(path, variable_names=wanted)
     except Exception as error:  # scipy's error depends on the damage
@@ -364,16 +401,25 @@ def _mat(path: Path, name: str) -> dict[str, Any]:
 
 
 def _unlabelled(root: Path) -> Unlabelled:
-    """List every image below a folder, at any depth, without hidden files and folders."""
+    """List every image below a folder, at any depth, each folder once, without hidden files and folders."""
     start = len(os.fspath(root)) + 1
+    walked: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"luperson: cannot list {error.filename} ({error.strerror}); make it readable")
 
     def paths() -> Iterable[str]:
-        for folder, inner, files in os.walk(root):
-            inner[:] = [name for name in inner if not name.startswith(".")]
+        for folder, inner, files in os.walk(root, followlinks=True, onerror=unreadable):
+            place = os.stat(folder)  # noqa: PTH116
+            if (place.st_dev, place.st_ino) in walked:  # a link to a folder that is there too, or around
+                inner.clear()
+                continue
+            walked.add((place.st_dev, place.st_ino))
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
             prefix = folder[start:].replace(os.sep, "/")
-            for file in files:
-                if not file.startswith(".") and _IMAGE.fullmatch(file):
-                    yield f"{prefix}/{file}" if prefix else file
+            images = [f"{prefix}/{file}" if prefix else file for file in files if _is_image(file)]
+            _check_names(images, root, "luperson")
+            yield from images
 
     images = Unlabelled(paths())
     if not images:

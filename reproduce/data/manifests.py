@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -206,10 +207,12 @@ def _changed(place: Path) -> UserError:
 def _stamp(root: Path, path: str) -> tuple[int, int]:
     """Size in bytes and time of modification in nanoseconds."""
     try:
-        stat = os.stat(f"{root}/{path}")  # noqa: PTH116  # making a Path takes longer than looking at the file
+        status = os.stat(f"{root}/{path}")  # noqa: PTH116  # making a Path takes longer than looking at the file
     except OSError as error:
         raise _unreadable(root / path, error) from None
-    return stat.st_size, stat.st_mtime_ns
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe might take for ever
+        raise UserError(f"{root / path} is no file, but a pipe, a device or a folder; remove it")
+    return status.st_size, status.st_mtime_ns
 
 
 def _stamp_or_none(root: Path, path: str) -> tuple[int, int] | None:
@@ -221,6 +224,20 @@ def _stamp_or_none(root: Path, path: str) -> tuple[int, int] | None:
 
 def _unreadable(place: Path, error: OSError) -> UserError:
     return UserError(f"{place} cannot be read ({error.strerror}); copy it again")
+
+
+def check_file(root: Path, path: str) -> None:
+    """Look at the kind and the first bytes of a file.
+
+    Raises:
+        UserError: it cannot be read, or is no image.
+    """
+    _stamp(root, path)
+    try:
+        with (root / path).open("rb") as file:
+            check_head(root / path, file.read(HEAD))
+    except OSError as error:
+        raise _unreadable(root / path, error) from None
 
 
 def check_head(path: Path, head: bytes) -> None:

@@ -12,6 +12,9 @@ from reproduce.data.layouts import GALLERY, QUERY, TRAIN, find, is_layout, parse
 from reproduce.dataset import BACKGROUND, JUNK, Dataset, Image, Unlabelled
 from reproduce.errors import UserError
 
+FEW = 3
+"""Identities to train on below which `oddities` says how few there are."""
+
 UNLABELLED_PER_IDENTITY = 20
 """Images per requested identity in a subset of an unlabelled set; LUPerson has 4 M of 200,000 people."""
 
@@ -47,6 +50,31 @@ def differences(counted: Description, published: Description) -> list[str]:
         for what, count in numbers(counted).items()
         if (gap := count - wanted[what])
     ]
+
+
+def oddities(dataset: Dataset) -> list[str]:
+    """List what limits training or tests: few identities, one camera, queries without a match; empty if unlabelled."""
+    if not dataset.labelled:
+        return []
+    odd: list[str] = []
+    if (people := len(dataset.train_pids)) < FEW:
+        odd.append(f"there {'is 1 identity' if people == 1 else f'are {people} identities'} to train on")
+    odd += [
+        f"all images of {split} are of one camera"
+        for split, images in (("training", dataset.train), ("the test", (*dataset.query, *dataset.gallery)))
+        if len({image.camid for image in images}) == 1
+    ]
+    seen: dict[int, set[int]] = {}
+    for image in dataset.gallery:
+        seen.setdefault(image.pid, set()).add(image.camid)
+    if unmatched := sum(not seen.get(image.pid, set()) - {image.camid} for image in dataset.query):
+        several = (
+            "no query has"
+            if unmatched == len(dataset.query)
+            else f"{unmatched:,} of {len(dataset.query):,} queries lack"
+        )
+        odd.append(f"{several} a match of another camera in the gallery")
+    return odd
 
 
 def read(root: Path, name: str, *, variant: str = "", subset: int | None = None) -> Dataset:

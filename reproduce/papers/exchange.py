@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from reproduce.data.catalogue import letters
+from reproduce.files import as_text
 from reproduce.metrics import METRICS
 from reproduce.papers.records import Result
 from reproduce.papers.reported import Report
@@ -94,7 +95,9 @@ def as_csv(papers: Mapping[str, Paper], reports: Iterable[Report], results: Iter
     text = io.StringIO()
     writer = csv.DictWriter(text, Exported.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(msgspec.to_builtins(number) for number in _all(papers, reports, results))
+    for number in _all(papers, reports, results):
+        fields = msgspec.to_builtins(number)
+        writer.writerow({name: as_text(value) if isinstance(value, str) else value for name, value in fields.items()})
     return text.getvalue()
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
+from reproduce.files import as_text
 from reproduce.metrics import METRICS
 from reproduce.papers.audit import DATED, VERSION, Audit, Tally
 from reproduce.papers.cases import Coverage, coverage
@@ -56,7 +57,9 @@ def as_csv(papers: Mapping[str, Paper]) -> str:
         f"{value:.0f}" if METRICS[metric].kind == "count" else f"{value:.1f}"
         for metric, value in zip(table["metric"], table["value"], strict=True)
     ]
-    exported = table.assign(row=labels, metric=table["metric"].map(_exported), value=values)
+    exported = table.assign(
+        row=[as_text(label) for label in labels], metric=table["metric"].map(_exported), value=values
+    )
     text: str = exported[list(EXPORTED)].to_csv(index=False, lineterminator="\n")
     return text
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9+.-]*\Z")]
+"""A part of a record's file name, as `tables` allows it; or, of `IdOrNone`, empty."""
+
+IdOrNone = Annotated[str, msgspec.Meta(pattern=r"\A([a-z0-9][a-z0-9+.-]*)?\Z")]
+
+Parameter = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z][A-Za-z0-9_]*\Z")]
+"""Name of a sweep's parameter, in a record's file name."""
+
 Numbers = dict[str, float | int]
 """Numbers of one training seed, by metric."""
 
@@ -38,21 +46,21 @@ class Kept(Struct, kw_only=True, forbid_unknown_fields=True):
 class Point(Kept, kw_only=True):
     """A point of a sweep: its figure, parameter and value."""
 
-    figure: str
-    parameter: str
-    value: float | int | str
+    figure: Id
+    parameter: Parameter
+    value: float | int | Id
 
 
 class Cell(Kept, kw_only=True, omit_defaults=True):
     """A row on a task."""
 
-    paper: str
-    table: str
-    row: str
-    column: str
+    paper: Id
+    table: Id
+    row: Id
+    column: Id
     label: str = ""
     """The row's label for readers."""
-    task: str = ""
+    task: IdOrNone = ""
     """The task that was run for the column."""
     point: Point | None = None
     """Point of a sweep; None for the row as printed."""
@@ -67,7 +75,7 @@ class Cell(Kept, kw_only=True, omit_defaults=True):
 class Identity(Kept, kw_only=True, omit_defaults=True):
     """Everything but the training seed that results of one cell must share to be compared."""
 
-    scale: str
+    scale: Id
     data: dict[str, dict[str, Any]]
     """Description of each source of images, with at least its "kind"."""
     weights: str
@@ -223,8 +231,8 @@ class Result(Kept, kw_only=True):
 class Claimed(Kept, kw_only=True):
     """A claim as described in the paper's file."""
 
-    paper: str
-    id: str
+    paper: Id
+    id: Id
     table: str
     kind: str
     where: str
@@ -256,7 +264,7 @@ class ClaimRecord(Kept, kw_only=True):
 
     format: int = FORMAT
     claim: Claimed
-    world: str
+    world: IdOrNone
     """Change of the drawn world; empty for the requested world or data."""
     identity: Identity
     seeds: list[int]
@@ -277,11 +285,11 @@ class ClaimRecord(Kept, kw_only=True):
 class Shown(Kept, kw_only=True):
     """A figure on one task as described in the paper's file; `rows` are labels."""
 
-    paper: str
-    id: str
+    paper: Id
+    id: Id
     where: str
     shows: str
-    task: str
+    task: IdOrNone
     rows: list[str]
 
 

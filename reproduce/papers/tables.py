@@ -13,6 +13,7 @@ from reproduce import metrics
 from reproduce.data.catalogue import CATALOGUE, letters, withdrawn
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
+from reproduce.files import printable
 from reproduce.metrics import METRICS
 from reproduce.papers.installed import outside
 
@@ -378,7 +379,8 @@ def parse(raw: Mapping[str, Any], name: str) -> Paper:
     claims = tuple(_claim(entry, place) for entry in place.take(raw, "claim", list, []))
     place.no_duplicates("claim", [claim.id for claim in claims])
     name = place.take(raw, "name", str, str(raw.get("paper", "")).upper())
-    id, title, authors, venue = (place.take(raw, name, str) for name in ("paper", "title", "authors", "venue"))
+    id = place.id(raw, "paper")
+    title, authors, venue = (place.take(raw, name, str) for name in ("title", "authors", "venue"))
     findings = _findings(place.take(raw, "finding", list, []), place)
     paper = Paper(id, title, authors, venue, {table.id: table for table in tables}, name, figures, claims, findings)
     for claim in claims:
@@ -438,6 +440,9 @@ class TomlPlace:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = kind.__name__ if isinstance(kind, type) else " or ".join(type_.__name__ for type_ in kind)
             raise self.error(f"{name} must be of type {wanted}, not {value!r}")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text != printable(text):
+                raise self.error(f"{name} holds control characters: {text!r}")
         return value
 
     def one_of(self, raw: Mapping[str, Any], name: str, known: Sequence[str], default: str | None = None) -> str:
@@ -466,10 +471,10 @@ class TomlPlace:
         if not is_task(name):
             raise self.error(f"{name!r} is no task: two letters of {', '.join(letters())} around a 2 (u for no source)")
 
-    def id(self, raw: Mapping[str, Any]) -> str:
-        id: str = self.take(raw, "id", str)
+    def id(self, raw: Mapping[str, Any], name: str = "id") -> str:
+        id: str = self.take(raw, name, str)
         if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", id):
-            raise self.error(f"id {id!r} must be lower-case letters, digits, -, + and .")
+            raise self.error(f"{name} {id!r} must be lower-case letters, digits, -, + and .")
         return id
 
 

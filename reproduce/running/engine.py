@@ -7,7 +7,10 @@ import ctypes
 import fcntl
 import multiprocessing as mp
 import os
+import resource
+import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -16,14 +19,18 @@ import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection, forkserver, reduction
+from functools import cache
+from multiprocessing import connection, forkserver, reduction, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 from reproduce.errors import UserError
+from reproduce.files import printable
+from reproduce.running import processes
 from reproduce.running.provenance import settle_arithmetic
-from reproduce.running.runner import Site, Store, build
+from reproduce.running.runner import STOPPED, Site, Store, build
 from reproduce.stage import Stage, parents
 
 PRELOAD = (
@@ -38,8 +45,26 @@ PRELOAD = (
 GRACE = 5.0
 """Seconds that a child has to end by itself before it is killed."""
 
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Signals by which batch systems announce the end of a job, to the run alone or to each of its processes."""
+
+_LONGEST = 60
+"""Letters of a folder in which a socket can still be made: its path has 107 at most."""
+
+_NOW = signal.SIGALRM
+"""Signal by which a run ends a child at once; the others ask it to save its state first."""
+
 TICK = 0.1
 TAIL_LINES = 25
+
+
+def heard() -> list[signal.Signals]:
+    """Return the signals among `STOPPING` that are not ignored, as SIGHUP is under nohup."""
+    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+class Stopped(Exception):
+    """Signal that a batch system ended the run."""
 
 
 class Lease:
@@ -73,8 +98,12 @@ class Lease:
 
 
 def lease_folder() -> Path:
-    """Return the folder of this machine's leases, one per user."""
-    return Path(tempfile.gettempdir()) / f"reproduce-leases-{os.getuid()}"
+    """Return the folder of this machine's leases, one per user.
+
+    Raises:
+        UserError: It belongs to somebody else.
+    """
+    return _private(f"reproduce-leases-{os.getuid()}")
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -138,6 +167,8 @@ class Job:
     """End of the stage's log."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Last progress and log values that the child sent."""
+    told: str = ""
+    """Message that the child sent for the user; empty after `on_change` has shown it."""
     started: float = 0.0
     ended: float = 0.0
     priority: float = 0.0
@@ -169,6 +200,7 @@ class Engine:
         jobs: Stages run in parallel, on each GPU or on the CPU.
         logs: Folder of the stages' logs.
         on_change: Called with a job whenever it starts, progresses or ends.
+        grace: Seconds in which `stop` lets trainings reach their next epoch or step.
     """
 
     def __init__(
@@ -179,13 +211,18 @@ class Engine:
         jobs: int = 1,
         logs: Path,
         on_change: Callable[[Job], None] = lambda job: None,
+        grace: float = 25.0,
     ) -> None:
         self.store = Store(site.store)
+        self._grace = grace
+        self._stopped: signal.Signals | None = None
         self.jobs: dict[str, Job] = {}
         self._site, self._leases, self._logs, self._on_change = site, list(leases), logs, on_change
         self._slots: list[Lease | None] = [*self._leases] * jobs or [None] * jobs
         self._children: list[_Child] = []
         logs.mkdir(parents=True, exist_ok=True)
+        self._use = contextlib.ExitStack()
+        self._use.enter_context(self.store.used("run"))
 
     def submit(self, stages: Iterable[Stage[Any]]) -> None:
         """Queue stages and their upstream stages, except finished ones and those that only finished ones need."""
@@ -202,13 +239,39 @@ class Engine:
                 self._queue(parent, job.priority)
 
     def wait(self, stage: Stage[Any], on_tick: Callable[[], None] = lambda: None) -> Job:
-        """Run the pool until a stage has finished, calling `on_tick` about ten times a second."""
+        """Run the pool until a stage has finished, calling `on_tick` about ten times a second.
+
+        Raises:
+            Stopped: `stop` was called, and trainings have saved their states if the grace was enough.
+        """
         job = self.jobs[stage.key]
         while not job.finished:
+            if self._stopped:
+                self._wind_down(self._stopped, on_tick)
             self._start_ready()
             self._listen(TICK)
             on_tick()
         return job
+
+    def stop(self, number: int, _: object = None) -> None:
+        """Let `wait` stop all stages in an orderly way: a signal handler."""
+        self._stopped = signal.Signals(number)
+
+    def _wind_down(self, why: signal.Signals, on_tick: Callable[[], None]) -> None:
+        deadline = time.monotonic() + self._grace
+        self._send(signal.SIGTERM)
+        while self._children and time.monotonic() < deadline:
+            self._listen(TICK)
+            on_tick()
+        late = len(self._children)
+        self._send(signal.SIGKILL)
+        cut = f"; {late} stages did not reach an epoch within --grace {self._grace:g}" if late else ""
+        raise Stopped(f"{why.name} ended this run{cut}: the same command goes on from the saved states")
+
+    def _send(self, number: signal.Signals) -> None:
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.process.pid, number)
 
     def running(self) -> list[Job]:
         """Return the jobs that have a process now."""
@@ -231,7 +294,11 @@ class Engine:
         for slot in busy:
             free.remove(slot)
         for job, slot in zip(sorted(ready, key=lambda job: -job.priority), free, strict=False):
-            self._children.append(self._start(job, slot))
+            try:
+                self._children.append(self._start(job, slot))
+            except (EOFError, OSError) as error:
+                self._end(job, "failed", f"no process could be started for {job.stage.name} ({error}){_limits()}")
+                continue
             job.status, job.started = "running", time.monotonic()
             self._on_change(job)
 
@@ -273,6 +340,12 @@ class Engine:
                 self._end(child.job, "done")
             case "failed":
                 self._end(child.job, "failed", message["error"], self._tail(child.job.stage))
+            case "began":
+                child.job.started = time.monotonic()
+            case "told":
+                child.job.told = message["told"]
+                self._on_change(child.job)
+                child.job.told = ""
             case _:
                 child.job.progress.update(message)
                 self._on_change(child.job)
@@ -281,20 +354,22 @@ class Engine:
         child.process.join(GRACE)
         child.messages.close()
         self._children.remove(child)
-        if not child.job.finished:
-            code = child.process.exitcode
+        code = child.process.exitcode
+        if code == STOPPED:
+            child.job.status = "waiting"
+        elif not child.job.finished:
             how = (
                 f"was killed by {signal.Signals(-code).name}"
                 if code is not None and code < 0
                 else f"ended with exit code {code}"
             )
-            hint = "; out of memory is the usual cause: try fewer --jobs" if code == -signal.SIGKILL else ""
+            hint = "; out of memory is the usual cause: try fewer --jobs" if code == -signal.SIGKILL else _limits()
             mend = "run the same command again to continue where it stopped"
             message = f"the process of {child.job.stage.name} {how}{hint}; {mend}"
             self._end(child.job, "failed", message, self._tail(child.job.stage))
 
     def _end(self, job: Job, status: str, error: str = "", tail: str = "") -> None:
-        job.status, job.error, job.tail, job.ended = status, error, tail, time.monotonic()
+        job.status, job.error, job.tail, job.ended = status, printable(error), printable(tail), time.monotonic()
         self._on_change(job)
 
     def _tail(self, stage: Stage[Any]) -> str:
@@ -304,39 +379,96 @@ class Engine:
 
     def close(self) -> None:
         """End every child, by force if necessary, and free the devices."""
-        for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
+        _continue_fork_server()
+        self._send(_NOW)
+        self._send(signal.SIGCONT)
+        deadline = time.monotonic() + (0 if self._stopped else GRACE)
         for child in self._children:
             child.process.join(max(0.0, deadline - time.monotonic()))
             if child.process.is_alive():
                 child.process.kill()
-                child.process.join()
+                child.process.join(GRACE)
             child.messages.close()
         self._children.clear()
         for lease in self._leases:
             lease.release()
         self._leases.clear()
+        self._use.close()
 
 
 def _fork_server() -> Any:
     """Return the context of a fork server with torch loaded, started once per process with one thread per library."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
+    _continue_fork_server()
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     before = {name: os.environ.get(name) for name in one_thread}
     os.environ.update(one_thread)
+    own_temporary, tempfile.tempdir = tempfile.tempdir, _temporary_folder()
+    resource_tracker.ensure_running()  # which would change the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the server inherits it, or it would end all stages
     try:
         with _without_main():
             forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        tempfile.tempdir = own_temporary
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
     return context
+
+
+def _continue_fork_server() -> None:
+    """Let the fork server go on if somebody stopped it: nothing starts or ends without it."""
+    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@cache
+def _temporary_folder() -> str:
+    """Make a folder for the fork server's socket, and delete those of killed runs."""
+    parent = _private(f"reproduce-{os.getuid()}")
+    if len(str(parent)) > _LONGEST:
+        return tempfile.gettempdir()
+    for other in parent.iterdir():
+        with contextlib.suppress(OSError):
+            if any(processes.ended(note.name) for note in other.iterdir()):
+                shutil.rmtree(other)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    (folder / processes.this_process()).touch()
+    after_its_own = -200
+    Finalize(None, shutil.rmtree, [folder], {"ignore_errors": True}, exitpriority=after_its_own)
+    return str(folder)
+
+
+def _private(name: str) -> Path:
+    """Return a folder of this user in the folder of temporary files.
+
+    Raises:
+        UserError: It cannot be made, or belongs to somebody else.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()) / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        owner = folder.lstat()
+    except OSError as error:
+        raise UserError(f"no folder for temporary files can be used ({error}): set TMPDIR to one") from None
+    if owner.st_uid != os.getuid() or not stat.S_ISDIR(owner.st_mode) or owner.st_mode & stat.S_IWOTH:
+        raise UserError(f"{folder} is not a folder of this user alone: remove it, or set TMPDIR to another folder")
+    return folder
+
+
+def _limits() -> str:
+    """Name a limit on memory that the shell has set, which libraries report in many ways; empty if there is none."""
+    bytes_, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if bytes_ == resource.RLIM_INFINITY:
+        return ""
+    return f"; this shell limits memory to {bytes_ >> 20} MiB (ulimit -v), which may be the cause"
 
 
 @contextlib.contextmanager
@@ -353,8 +485,12 @@ def _without_main() -> Iterator[None]:
 def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Connection, log: Path) -> None:
     """Run one stage in its process. `lease` is only held: its lock lasts until the last process that holds it ends."""
     _die_with_parent()
+    asked: list[int] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(_NOW, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in heard():
+        signal.signal(number, lambda *_: asked.append(1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with log.open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -368,14 +504,14 @@ def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Co
     torch.set_num_threads(site.threads)
     settle_arithmetic()
     try:
-        build(stage, site, messages.send)
+        build(stage, site, messages.send, lambda: bool(asked))
         messages.send({"event": "done"})
     except UserError as error:
         print(f"{type(error).__name__}: {error}")
         messages.send({"event": "failed", "error": str(error)})
     except Exception as error:
         traceback.print_exc()
-        messages.send({"event": "failed", "error": f"{type(error).__name__}: {error}"})
+        messages.send({"event": "failed", "error": f"{type(error).__name__}: {error}{_limits()}"})
 
 
 def _keep_freed_memory() -> None:

@@ -10,10 +10,11 @@ or `eval`, gradients and other attributes are set by the training's loop, as in 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -27,8 +28,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from reproduce.errors import UserError
+from reproduce.running import processes
 
 FORMAT = 2
+KEPT = 2
+"""Saved states of a training, so that the one before serves where the last is damaged."""
 
 _PLAIN = (type(None), bool, int, float, str)
 _LABEL = "label"
@@ -56,8 +60,77 @@ def anchors(state: object) -> Anchors:
     return fresh
 
 
+class Unreadable(UserError):
+    """A saved state that is damaged."""
+
+    def __init__(self, path: Path, why: object, mend: str) -> None:
+        super().__init__(f"{path} is not a readable training state ({why}): {mend}")
+        self.path = path
+
+
+def save_next(folder: Path, state: object, progress: dict[str, Any], fresh: Anchors) -> None:
+    """Save a state beside the one before it, as `state-<done>-<checksum>.safetensors`.
+
+    Processes may share the folder if they build the same stage, where a file system has no locks: after equal progress,
+    their networks have equal bits.
+
+    Raises:
+        TypeError: as `save_state`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{processes.this_process()}.new"
+    try:
+        save_state(draft, state, progress, fresh)
+        draft.replace(folder / f"state-{progress['done']:09}-{_checksum(draft)}.safetensors")
+    finally:
+        draft.unlink(missing_ok=True)
+    for older in _saved(folder)[KEPT:]:
+        older.unlink(missing_ok=True)
+
+
+def load_last(folder: Path, state: object, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    """Put the last readable state back and return its progress; None if there is none.
+
+    Args:
+        folder: of `save_next`.
+        state: as for `load_state`.
+        tell: called with a message for the user if the last state is damaged and the one before it is used.
+
+    Raises:
+        UserError: as `load_state`; or no saved state is readable.
+    """
+    for draft in folder.glob("*.new"):
+        if draft.stem == "state" or processes.ended(draft.stem):  # what a killed run was writing
+            draft.unlink(missing_ok=True)
+    damaged: list[Unreadable] = []
+    for path in _saved(folder):
+        try:
+            progress = load_state(path, state)
+        except Unreadable as error:
+            damaged.append(error)
+            continue
+        if damaged:
+            tell(f"{damaged[0].path} is damaged ({damaged[0].__cause__}): the state before it is used")
+            for other in damaged:
+                other.path.unlink(missing_ok=True)
+        return progress
+    if damaged:
+        raise damaged[0]
+    return None
+
+
+def _saved(folder: Path) -> list[Path]:
+    """List the saved states of a folder, the last one first; `state.safetensors` is of an earlier version."""
+    return sorted(folder.glob("state*.safetensors"), key=lambda path: path.name.split("-")[1:], reverse=True)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def save_state(path: Path, state: object, progress: dict[str, Any], fresh: Anchors | None = None) -> None:
-    """Write `state` and the runner's `progress`; a killed process leaves this file or the one before it.
+    """Write `state` and the runner's `progress` to disk.
 
     Args:
         path: the file.
@@ -69,33 +142,45 @@ def save_state(path: Path, state: object, progress: dict[str, Any], fresh: Ancho
         TypeError: a value would not come back exactly; the message names its place and the mend.
     """
     packed = _Packing(state, anchors(state) if fresh is None else fresh)
-    label = {"format": FORMAT, "progress": progress, "state": packed.described, "anchors": packed.contents}
+    label = {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "progress": progress,
+        "state": packed.described,
+        "anchors": packed.contents,
+    }
     tensors = {str(number): _copied(tensor) for number, tensor in enumerate(packed.tensors)}
     tensors[_LABEL] = torch.frombuffer(bytearray(json.dumps(label).encode()), dtype=torch.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")  # one name, since the stage is locked: what a killed run left is overwritten
-    save_file(tensors, temporary)
-    with temporary.open("rb") as file:
+    save_file(tensors, path)
+    with path.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_state(path: Path, state: object) -> dict[str, Any]:
     """Put a saved state back, modules and optimisers in place; return the progress saved with it.
 
     Raises:
-        UserError: the file is damaged, or was not saved by a training that starts with this state; the state is then as
-            it was.
+        UserError: the file is damaged, or was not saved by a training that starts with this state, or by another torch,
+            whose bits differ; the state is then as it was.
     """
     mend = "delete it to start this stage again"
     try:
+        named = path.stem.split("-")[2:]
+        if named and named[0] != _checksum(path):
+            raise ValueError("its checksum does not match")
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         label: Any = json.loads(tensors[_LABEL].numpy().tobytes()) if _LABEL in tensors else {"format": 1}
     except Exception as error:
-        raise UserError(f"{path} is not a readable training state ({error}): {mend}") from error
+        raise Unreadable(path, error, mend) from error
     if label["format"] != FORMAT:
         raise UserError(f"{path} is of format {label['format']} and this version reads format {FORMAT}: {mend}")
+
+    if (saved_by := label.get("torch", torch.__version__)) != torch.__version__:  # earlier versions did not save it
+        raise UserError(
+            f"{path} was saved by torch {saved_by}, and torch {torch.__version__} would go on with other bits: "
+            f"install that version, or {mend}"
+        )
 
     things = _things(state)
     for place, content in label["anchors"].items():

@@ -8,13 +8,15 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -25,6 +27,7 @@ from reproduce.data.manifests import Manifest, glance, take
 from reproduce.data.sources import Source, enter, sources
 from reproduce.errors import Diverged, UserError
 from reproduce.files import replacing
+from reproduce.running import processes
 from reproduce.running.provenance import Provenance, device_name, machine
 from reproduce.stage import A, Stage, closure, full_spec
 
@@ -36,10 +39,16 @@ FORMAT = 1
 SAVE_EVERY = 10.0
 """Seconds of training between two saved states; times s after a save that took s > 1 seconds."""
 
+STOPPED = 75
+"""Exit code of a stage that was asked to stop and can go on later."""
+
 SHOW_EVERY = 0.1
 """Seconds between two progress messages."""
 
+ELSEWHERE = "give another folder with --store"
+
 Report = Callable[[Mapping[str, Any]], None]
+T = TypeVar("T")
 
 
 class Described(Struct):
@@ -56,24 +65,37 @@ class Described(Struct):
     """SHA-256 by path."""
 
 
+class _Label(Struct):
+    """The content of `store.json`."""
+
+    format: int
+
+
 class Store:
     """Keep artifacts by key; `<root>/<Stage>/<key>/` appears atomically."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         label = root / "store.json"
-        if label.exists():
-            stored = json.loads(label.read_text()).get("format")
-            if stored != FORMAT:
-                raise UserError(
-                    f"{root} is a store of format {stored} and this version writes format {FORMAT}: "
-                    "give another folder with --store, or delete this one"
-                )
-        elif root.is_dir() and any(root.iterdir()):
-            raise UserError(f"{root} is not empty and not a store: give another folder with --store")
-        else:
-            with replacing(label) as draft:
-                draft.write_text(json.dumps({"format": FORMAT}) + "\n")
+        try:
+            if not label.exists():
+                others = root.is_dir() and any(not path.name.startswith(".store.json.") for path in root.iterdir())
+                if others and not label.exists():  # another process may have created it meanwhile
+                    raise UserError(f"{root} is not empty and not a store: give another folder with --store")
+                with replacing(label) as draft:
+                    draft.write_text(json.dumps({"format": FORMAT}) + "\n")
+            stored = msgspec.json.decode(label.read_bytes(), type=_Label).format
+        except OSError as error:
+            raise UserError(f"{root} cannot be used as a store ({error.strerror}): {ELSEWHERE}") from None
+        except ValueError as error:
+            raise UserError(
+                f'{label} is damaged ({error}): write {{"format": {FORMAT}}} into it if nothing else is, or {ELSEWHERE}'
+            ) from None
+        if stored != FORMAT:
+            raise UserError(
+                f"{root} is a store of format {stored} and this version writes format {FORMAT}: "
+                f"{ELSEWHERE}, or delete this one"
+            )
 
     def folder(self, stage: Stage[Any]) -> Path:
         return self.root / stage.name / stage.key
@@ -87,16 +109,22 @@ class Store:
         Raises:
             UserError: It is damaged.
         """
-        path = self.folder(stage) / "artifact.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Described)
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): delete {path.parent} and run again") from None
+        return self._read(stage, "artifact.json", Described)
 
-    def history(self, stage: Stage[Any]) -> list[dict[str, float]]:
-        """Read the values that a stage logged, one entry per step."""
-        entries: list[dict[str, float]] = json.loads((self.folder(stage) / "history.json").read_text())
-        return entries
+    def history(self, stage: Stage[Any]) -> list[dict[str, float | int]]:
+        """Read the values that a stage logged, one entry per step.
+
+        Raises:
+            UserError: They are damaged.
+        """
+        return self._read(stage, "history.json", list[dict[str, float | int]])
+
+    def _read(self, stage: Stage[Any], name: str, kind: type[T]) -> T:
+        path = self.folder(stage) / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
 
     def load(self, stage: Stage[A]) -> A:
         """Load the artifact of a finished stage, after checking the checksums of its files.
@@ -108,9 +136,18 @@ class Store:
         described = self.described(stage)
         for name, checksum in described.files.items():
             path = folder / name
-            if not path.exists() or _checksum(path) != checksum:
-                raise UserError(f"{path} is damaged (its checksum does not match): delete {folder} and run again")
-        artifact: A = Artifact.kinds[described.kind].load(folder)  # type: ignore[assignment]
+            if not path.is_file() or _checksum(path) != checksum:
+                raise _damaged(path, "its checksum does not match", folder)
+        label = folder / "artifact.json"
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if not path.is_dir()}
+        if added := sorted(there - described.files.keys() - {label.name}):
+            raise _damaged(folder / added[0], "the stage did not write it", folder)
+        if described.kind not in Artifact.kinds:
+            raise _damaged(label, f"{described.kind!r} is no kind of artifact")
+        try:
+            artifact: A = Artifact.kinds[described.kind].load(folder)  # type: ignore[assignment]
+        except FileNotFoundError as error:
+            raise _damaged(label, f"it does not list {Path(error.filename or '').name}") from None
         return artifact
 
     def lock(self, stage: Stage[Any]) -> FileLock:
@@ -141,9 +178,43 @@ class Store:
         return self.root / ".scratch" / stage.key
 
     @contextlib.contextmanager
+    def used(self, purpose: str) -> Iterator[None]:
+        """Let other processes know that this one uses the store for a "run", of which there may be several, or "gc".
+
+        It needs no locks, which a file system may lack or ignore: each leaves a note, then looks for others.
+
+        Raises:
+            UserError: The other purpose is, or may be, pursued now.
+        """
+        notes = self.root / ".users"
+        own = notes / f"{purpose}@{processes.this_process()}@{secrets.token_hex(4)}"
+        try:
+            notes.mkdir(exist_ok=True)
+            own.touch()
+        except OSError as error:
+            raise UserError(f"{self.root} cannot be used as a store ({error.strerror}): {ELSEWHERE}") from None
+        try:
+            for other in sorted(notes.glob("[!.]*")):
+                what, _, process = other.name.rpartition("@")[0].partition("@")
+                if (over := processes.ended(process)) is True:
+                    other.unlink(missing_ok=True)
+                elif what != purpose or (what == "gc" and other != own):
+                    doubt = f"; if that has ended, delete {other}" if over is None else ""
+                    raise UserError(
+                        f"{self.root} is used by {processes.described(process)}, for {what}: wait for its end{doubt}"
+                    )
+            yield
+        finally:
+            own.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
     def draft(self, stage: Stage[Any]) -> Iterator[Path]:
-        """Yield a new folder that is deleted at the end unless `publish` moved it."""
-        draft = self.root / ".drafts" / stage.key
+        """Yield a new folder of this process, deleted at the end unless `publish` moved it, and delete dead ones."""
+        drafts = self.root / ".drafts"
+        for other in drafts.glob("*@*"):
+            if processes.ended(other.name.partition("@")[2]):
+                shutil.rmtree(other, ignore_errors=True)
+        draft = drafts / f"{stage.key}@{processes.this_process()}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
@@ -154,7 +225,7 @@ class Store:
     def publish(
         self, stage: Stage[Any], draft: Path, artifact: Artifact, history: object, provenance: Provenance
     ) -> None:
-        """Write an artifact into its draft, then move the draft into place by one rename."""
+        """Write an artifact into its draft, then move the draft into place by one rename, unless one is there."""
         artifact.save(draft)
         (draft / "history.json").write_text(json.dumps(history) + "\n")
         files = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -173,9 +244,13 @@ class Store:
             _flush(path)
         final = self.folder(stage)
         final.parent.mkdir(exist_ok=True)
-        if final.exists():
+        if final.exists() and not self.has(stage):
             shutil.rmtree(final)
-        draft.replace(final)
+        try:
+            draft.replace(final)
+        except OSError:
+            if not self.has(stage):  # else another builder was faster, and its artifact has the same bits
+                raise
         _flush(final.parent)
         shutil.rmtree(self.scratch(stage), ignore_errors=True)
 
@@ -205,7 +280,15 @@ class Site:
 class StageEnv:
     """The `Env` that the runner passes to a stage."""
 
-    def __init__(self, stage: Stage[Any], store: Store, site: Site, draft: Path, report: Report) -> None:
+    def __init__(
+        self,
+        stage: Stage[Any],
+        store: Store,
+        site: Site,
+        draft: Path,
+        report: Report,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.device = site.device
         self.folder = draft / "tree"
         self.folder.mkdir()
@@ -214,7 +297,7 @@ class StageEnv:
         self._manifests: dict[str, Manifest] = {}
         self._reachable = {upstream.key for upstream in closure([stage])} - {stage.key}
         self._sources = sources([stage])
-        self._stage, self._store, self._site, self._report = stage, store, site, report
+        self._stage, self._store, self._site, self._report, self._stopping = stage, store, site, report, stopping
         self.spent = 0.0
         """Seconds that earlier, killed runs of this stage spent on the state from which it continues."""
         self.began = self._last_log = time.monotonic()
@@ -258,25 +341,27 @@ class StageEnv:
         return self._resumable(count, state, "step")
 
     def _resumable(self, count: int, state: object, unit: str) -> Iterator[int]:
-        from reproduce.running.resume import anchors, load_state, save_state
+        from reproduce.running.resume import anchors, load_last, save_next
 
         if self._looped:
             raise RuntimeError(f"{self._stage.name} starts a second loop, over env.{unit}s: only one can be resumed")
         self._looped = True
-        path = self._store.scratch(self._stage) / "state.safetensors"
+        folder = self._store.scratch(self._stage)
         start, fresh = 0, anchors(state)
-        if path.exists():
-            progress = load_state(path, state)
+        if progress := load_last(folder, state, self.tell):
             start, self.history, self.spent = progress["done"], progress["history"], progress["spent"]
         self._last_log = time.monotonic()
         due = self._last_log + self._site.save_every
         self.progress(start, count, unit)
         for index in range(start, count):
             yield index
-            now = time.monotonic()
-            if index + 1 < count and now >= due:
+            now, stopping = time.monotonic(), self._stopping()
+            if index + 1 < count and (stopping or now >= due):
                 spent = self.spent + now - self.began
-                save_state(path, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
+                save_next(folder, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
+                if stopping:
+                    print(f"stopped after {unit} {index + 1} of {count}; the state is saved", flush=True)
+                    sys.exit(STOPPED)
                 saved = time.monotonic()
                 due = saved + self._site.save_every * max(1.0, saved - now)
             self.progress(index + 1, count, unit)
@@ -300,6 +385,11 @@ class StageEnv:
         self._last_log = now
         self._report({"event": "log", **entry, **rate})
 
+    def tell(self, says: str) -> None:
+        """Show a message to the user, and keep it in the log."""
+        print(says, flush=True)
+        self._report({"event": "told", "told": says})
+
     def seconds(self, own: float) -> float:
         """Add the seconds of this run to those of killed ones."""
         return round(self.spent + own, 3)
@@ -311,14 +401,21 @@ class StageEnv:
             self._report({"event": "progress", "unit": unit, "done": done, "count": count})
 
 
-def build(stage: Stage[Any], site: Site, report: Report) -> None:
-    """Run one stage into the store, unless it is there already or another process finishes it first."""
+def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Run one stage into the store, unless it is there already or another process finishes it first.
+
+    Args:
+        stage: The stage.
+        site: Where it runs.
+        report: Called with progress and messages.
+        stopping: Whether a training is to save its state and exit at its next epoch or step.
+    """
     store = Store(site.store)
-    with store.lock(stage):
+    with _alone(stage, store, report, stopping):
         if store.has(stage):
             return
         with _explained(stage, store), store.draft(stage) as draft:
-            env = StageEnv(stage, store, site, draft, report)
+            env = StageEnv(stage, store, site, draft, report, stopping)
             started = datetime.now(UTC)
             processor = time.process_time()
             with _on_the_same_images(stage, store, env), _neighbours_by(site.neighbours):
@@ -340,6 +437,29 @@ def build(stage: Stage[Any], site: Site, report: Report) -> None:
             if not any(env.folder.iterdir()):
                 env.folder.rmdir()
             store.publish(stage, draft, artifact, env.history, provenance)
+
+
+@contextlib.contextmanager
+def _alone(stage: Stage[Any], store: Store, report: Report, stopping: Callable[[], bool]) -> Iterator[None]:
+    """Hold the stage's lock; whoever waits says for whom, and that its own time starts only then."""
+    lock, told = store.lock(stage), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1 if told else 0)
+        except Timeout:
+            if stopping():
+                sys.exit(STOPPED)
+            if not told:
+                drafts = sorted(store.root.glob(f".drafts/{stage.key}@*"))
+                owner = processes.described(drafts[0].name.partition("@")[2]) if drafts else "another run"
+                report({"event": "told", "told": f"waits for {owner}, which is building it"})
+                told = True
+    try:
+        if told:
+            report({"event": "began"})
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -374,7 +494,7 @@ def _neighbours_by(backend: Backend) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _explained(stage: Stage[Any], store: Store) -> Iterator[None]:
-    """Turn the error of a full disk into a message that says what to do."""
+    """Turn the errors of a full disk and of a file server into messages that say what to do."""
     try:
         yield
     except Exception as error:
@@ -384,7 +504,16 @@ def _explained(stage: Stage[Any], store: Store) -> Iterator[None]:
                 f"the disk of {store.root} is full while storing {stage.name}: "
                 "free some room (`reproduce gc` lists what can go) or give another folder with --store, then run again"
             ) from error
+        if isinstance(error, OSError) and error.errno == errno.ESTALE:
+            raise UserError(
+                f"the file server of {store.root} lost a file while storing {stage.name} ({error}): "
+                "run the same command again to continue from the last saved state"
+            ) from error
         raise
+
+
+def _damaged(path: Path, why: object, folder: Path | None = None) -> UserError:
+    return UserError(f"{path} is damaged ({why}): delete {folder or path.parent} and run again")
 
 
 def _checksum(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reproduce.errors import UserError
+from reproduce.files import check_writable, printable
 from reproduce.papers import records
 from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
 from reproduce.papers.installed import RECORDED, SUITES, check_packages, suites_folder
 from reproduce.papers.records import ClaimRecord, FigureRecord, Record, Result, Spread
 from reproduce.papers.verdicts import SEEDS_FOR_A_REPRODUCTION
-from reproduce.running.engine import Engine, Job, Lease, lease_gpus, visible_gpus
+from reproduce.running.engine import Engine, Job, Lease, Stopped, heard, lease_gpus, visible_gpus
 from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
@@ -61,6 +63,7 @@ class Campaign:
         self.recorded: list[Result] = []
         """Recorded results to compare with."""
         self.engine: Engine | None = None
+        self._handlers: dict[int, Any] = {}
         self.report: Path | None = None
 
     def collected(self, items: Sequence[pytest.Item]) -> None:
@@ -94,7 +97,11 @@ class Campaign:
             self.recorded = records.read(self.baselines)
         if option.neighbours == "faiss" and not find_spec("faiss"):
             raise UserError("--neighbours faiss needs faiss: pip install 'reproduce-reid[faiss-cpu]'")
-        self.store = Store(Path(option.store or self.out / "store").resolve())
+        root = Path(option.store or self.out / "store").resolve()
+        if not option.plan:
+            check_writable(self.out, "--out")
+            check_writable(root, "--store")
+        self.store = Store(root)
         for case in cases:
             self._try(case)
         if option.plan:
@@ -110,7 +117,10 @@ class Campaign:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
         self.display = Display(live, lambda line: self._say(reporter, line), reporter.ensure_newline)
-        self.engine = Engine(site, leases=leases, jobs=jobs, logs=self.out / "logs", on_change=self.display.changed)
+        self.engine = Engine(
+            site, leases=leases, jobs=jobs, logs=self.out / "logs", on_change=self.display.changed, grace=option.grace
+        )
+        self._handlers = {number: signal.signal(number, self.engine.stop) for number in heard()}
         self.engine.submit([stage for trial in (*self.rows.values(), *self._others()) for stage in trial.stages])
         self._introduce(reporter, leases, jobs)
 
@@ -191,7 +201,9 @@ class Campaign:
             )
             digest = f"digest {located.real.digest[:12]}"
             details = ", ".join(filter(None, (located.version, domain.variant, digest, counts)))
-            self._say(reporter, f"{domain.name} is {located.folder} ({details})")
+            self._say(reporter, f"{domain.name} is {printable(str(located.folder))} ({details})")
+            for odd in located.odd:
+                self._say(reporter, f"note: in {domain.name}, {odd}")
         if self.setting.on_stand_ins:
             self._say(reporter, "stand-in data, drawn here: results are not comparable with the paper")
         stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
@@ -236,17 +248,23 @@ class Campaign:
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             try:
                 return engine.wait(stage, lambda: self.display.refresh(engine))
+            except Stopped as stopped:
+                pytest.exit(str(stopped))
             finally:
                 self.display.stop()
 
     def keep(self, record: Record, pictures: NDArray[np.uint8] | None = None) -> None:
         """Write a record, and a figure's pictures, under the output."""
         folder = self.out / FOLDERS[type(record)]
-        if isinstance(record, FigureRecord):
-            path = records.write_figure(record, pictures, folder)
-            self.kept[path] = records.read_one(path)
-        else:
-            self.kept[records.write(record, folder)] = record
+        try:
+            if isinstance(record, FigureRecord):
+                path = records.write_figure(record, pictures, folder)
+                self.kept[path] = records.read_one(path)
+            else:
+                self.kept[records.write(record, folder)] = record
+        except OSError as error:
+            mend = "mend that and run the same command again: finished stages are kept"
+            pytest.fail(f"no result can be written under {folder} ({error.strerror}): {mend}", pytrace=False)
 
     def command(self, case: AnyCase) -> str:
         """Return the command that runs a case alone, in the same setting."""
@@ -285,7 +303,10 @@ class Campaign:
         if not results and not figures:
             return
         for hook in entry_points(group="reproduce.finish"):
-            self.report = hook.load()(results, self.suites, self.out, claims=claims, figures=figures)
+            try:
+                self.report = hook.load()(results, self.suites, self.out, claims=claims, figures=figures)
+            except OSError as error:
+                reporter.write_line(f"no report can be written under {self.out} ({error.strerror})")
         width = shutil.get_terminal_size().columns
         if results:
             reporter.section("measured beside printed", sep="-")
@@ -324,6 +345,8 @@ class Campaign:
     def close(self) -> None:
         if self.engine:
             self.engine.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
 
 def case_of(item: pytest.Item) -> AnyCase | None:
@@ -354,7 +377,7 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         raise UserError(
             f"--weights {option.weights} is no folder: give a folder of weights files, or the word {SCRATCH}"
         )
-    for name, least in (("jobs", 1), ("gpus", 0), ("rounds", 1)):
+    for name, least in (("jobs", 1), ("gpus", 0), ("rounds", 1), ("grace", 0)):
         value = getattr(option, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give at least {least}")

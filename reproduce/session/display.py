@@ -108,9 +108,11 @@ class Display:
         self._spoke: dict[str, float] = {}
 
     def changed(self, job: Job) -> None:
-        """Show that a job has started, progressed or ended."""
+        """Show that a job has started, progressed, told something or ended."""
         name = label(job.stage)
-        if job.status == "running" and not job.progress:
+        if job.told:
+            self._print(f"note    {name}: {job.told}")
+        elif job.status == "running" and not job.progress:
             self._spoke[job.stage.key] = time.monotonic()
             if not self._live_wanted:
                 self._print(f"start   {name}")

@@ -103,6 +103,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-baselines", action="store_true", help="replace recorded results by this run's and list what moved"
     )
     group.addoption(
+        "--grace",
+        type=float,
+        default=25.0,
+        metavar="S",
+        help="seconds in which SIGTERM, SIGHUP and SIGUSR2 let trainings save their state and stop (default 25)",
+    )
+    group.addoption(
         "--plan", action="store_true", help="list the distinct stages of the selected cases without running them"
     )
 

@@ -17,11 +17,12 @@ from reproduce.data.domains import Domain, Real
 from reproduce.data.layouts import find
 from reproduce.data.manifests import digest
 from reproduce.data.objects import Objects
-from reproduce.data.reading import describe, differences, read
+from reproduce.data.reading import describe, differences, oddities, part, read
 from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.errors import UserError
+from reproduce.files import printable
 from reproduce.papers.cases import World
 from reproduce.papers.records import Identity
 from reproduce.running import recipe
@@ -82,11 +83,17 @@ class Located:
     """"real" if version and counts are the published ones, else "folder"."""
     version: str
     """"V1" or "V2" of MSMT17, if its folder shows it; else empty."""
+    odd: tuple[str, ...] = ()
+    """What limits training and tests on it (`reading.oddities`)."""
 
     @property
     def facts(self) -> dict[str, str]:
         """Return its entries in an identity, beyond the digest."""
-        return {"kind": self.kind, "folder": self.folder.name, **({"version": self.version} if self.version else {})}
+        return {
+            "kind": self.kind,
+            "folder": printable(self.folder.name),
+            **({"version": self.version} if self.version else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -242,7 +249,8 @@ class Setting:
             )
         kind = REAL if counts and not gaps and whole.version != "V2" else FOLDER
         real = Real(name, digest(whole), self.subset, domain.variant)
-        self.located[domain] = Located(whole.root, real, kind, whole.version)
+        odd = oddities(whole if self.subset is None else part(whole, self.subset))
+        self.located[domain] = Located(whole.root, real, kind, whole.version, tuple(odd))
         return self.located[domain]
 
     def paths(self) -> dict[str, Path]:

@@ -196,11 +196,11 @@ class RowTrial(Trial[Case]):
         reasons += ["a row that the paper quotes, run here for reference"] * self.case.quoted
         reasons += ["a point of a sweep, of which no number is printed"] * (self.case.point is not None)
         steady = all(stage.steady for stage in closure(stages) if isinstance(stage, Trained))
-        made_of = _made_of(stages, session.store)
-        result = self._blank(identity, reasons=reasons, steady=steady, verdict="error", **made_of)
-        if failed := [job for job in jobs if job.status == "failed"]:
-            return structs.replace(result, error=failed[0].error, log_tail=failed[0].tail)
+        result = self._blank(identity, reasons=reasons, steady=steady, verdict="error")
         try:
+            result = structs.replace(result, **_made_of(stages, session.store))
+            if failed := [job for job in jobs if job.status == "failed"]:
+                return structs.replace(result, error=failed[0].error, log_tail=failed[0].tail)
             scores = self.scores()
         except UserError as error:
             return structs.replace(result, error=str(error))
@@ -383,9 +383,9 @@ class FigureTrial(Trial[FigureCase]):
             seed=stage.seed,
             verdict="drawn",
             command=session.command(self.case),
-            **_made_of([stage], session.store, histories=False),
         )
         try:
+            record = structs.replace(record, **_made_of([stage], session.store, histories=False))
             if job.status == "failed":
                 raise UserError(job.error)
             drawing = session.store.load(stage)

@@ -114,6 +114,7 @@ class Descent(Stage[Training]):
 
     epochs: int = 6
     seed: int = 1
+    pause: float = 0.0
     version: ClassVar[int] = 1
 
     def run(self, env: Env) -> Training:
@@ -134,6 +135,7 @@ class Descent(Stage[Training]):
             notes=["start"],
         )
         for epoch in env.epochs(self.epochs, state):
+            time.sleep(self.pause)
             inputs = torch.rand(4, 3, generator=generator(self.seed, "inputs", epoch))
             loss = (state.net(inputs) - state.queue).square().mean()
             state.optimizer.zero_grad()
@@ -146,6 +148,18 @@ class Descent(Stage[Training]):
         return Training(
             {"last": {**snapshot(net), "queue": state.queue}}, {"best": state.best["loss"], "notes": state.notes}
         )
+
+
+@dataclass(frozen=True)
+class After(Stage[Scores]):
+    """Scores after a training."""
+
+    training: Descent
+    seed: int = 1
+
+    def run(self, env: Env) -> Scores:
+        env.get(self.training)
+        return Number().run(env)
 
 
 @dataclass(frozen=True)

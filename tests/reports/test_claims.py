@@ -228,7 +228,7 @@ def test_least_record_and_one_with_an_error_can_be_shown(tmp_path: Path) -> None
 
 def test_claims_are_escaped(tmp_path: Path) -> None:
     hostile = trial(
-        "no-" + HOSTILE,
+        "no-camera",
         HOSTILE,
         reasons=[HOSTILE],
         second=[HOSTILE],
@@ -236,7 +236,7 @@ def test_claims_are_escaped(tmp_path: Path) -> None:
         family=HOSTILE,
         command=HOSTILE,
     )
-    hostile["claim"] |= dict.fromkeys(("id", "says", "where", "left", "cause", "why"), HOSTILE)
+    hostile["claim"] |= dict.fromkeys(("says", "where", "left", "cause", "why"), HOSTILE)
     hostile["claim"] |= {"testable": "part", "right": [HOSTILE]}
     hostile["compared"][0] |= {"right": HOSTILE, "metric": HOSTILE, "interval": HOSTILE, "by_seed": {HOSTILE: 1.0}}
     folder, markdown = shown(tmp_path, [hostile])

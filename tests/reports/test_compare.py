@@ -103,7 +103,9 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (suites / "demo.toml").write_text(made.EMPTY_PAPER)
     for name, number in (("old", 50.0), ("new", 150.0)):
         (tmp_path / name).mkdir()
-        record = msgspec.to_builtins(made.kept(result(HOSTILE, [number, number + 1])))
+        hostile = result("a", [number, number + 1])
+        hostile["case"]["label"] = HOSTILE
+        record = msgspec.to_builtins(made.kept(hostile))
         (tmp_path / name / "one.json").write_text(json.dumps(record))
     old, new = str(tmp_path / "old"), str(tmp_path / "new")
     assert cli.main(["--compare", old, new, "--suites", str(suites), "--out", str(tmp_path)]) == 0

@@ -392,7 +392,7 @@ def test_figures_alone_make_a_page(tmp_path: Path) -> None:
 
 
 def test_the_papers_file_says_where_a_figure_stands_and_what_it_shows(tmp_path: Path) -> None:
-    page, _, _ = pages(tmp_path, [figure(), figure(id="X", task="none")])
+    page, _, _ = pages(tmp_path, [figure(), figure(id="x", task="none")])
     assert "section 1" in page
     assert "<p>Lists.</p>" in page
     assert page.count("Old.") == 1
@@ -495,7 +495,7 @@ def test_a_drawing_that_is_not_known_spoils_no_report(change: dict[str, Any], tm
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    hostile = {"task": HOSTILE, "rows": [HOSTILE, HOSTILE], "id": HOSTILE, "where": HOSTILE, "shows": HOSTILE}
+    hostile = {"rows": [HOSTILE, HOSTILE], "where": HOSTILE, "shows": HOSTILE}
     more = {
         "command": HOSTILE,
         "deviations": [HOSTILE],

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
+import tempfile
+import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save, save_file
 
 from methods.blocks.backbones import build
 from reproduce import weights
@@ -299,3 +306,65 @@ def test_command_reports_the_converted_weights(
     assert "stem_relu=False repeats that" in output
     assert "note     not known as the published spcl weights" in output
     assert fitting("spcl", "resnet50", weights.folders()) == [path]
+
+
+def laughs(depth: int) -> dict[str, Any]:
+    """A mapping that holds one other ten times, which holds another ten times, and so on."""
+    inner: dict[str, Any] = {"x": torch.zeros(1)}
+    for _ in range(depth):
+        inner = dict.fromkeys("abcdefghij", inner)
+    return inner
+
+
+def in_itself(key: str) -> dict[str, Any]:
+    state: dict[str, Any] = {"x": torch.zeros(1)}
+    state[key] = state
+    return state
+
+
+@pytest.mark.parametrize("state", [laughs(12), laughs(90), in_itself("a"), in_itself("")], ids=[*"1234"])
+def test_mappings_without_end_are_refused_in_bounded_time(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "a.pth")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"a\.pth is refused: its mappings hold themselves, or more than 100,000 parts"):
+        weights.named_tensors(tmp_path / "a.pth")
+    assert time.monotonic() - began < 60
+
+
+def test_compressed_records_are_refused(tmp_path: Path) -> None:
+    """A gigabyte of zeros takes a megabyte in a file."""
+    torch.save({"x": torch.zeros(1 << 20)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as plain, zipfile.ZipFile(tmp_path / "b.pth", "w") as packed:
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "b.pth").stat().st_size < 1 << 16
+    assert weights.named_tensors(tmp_path / "a.pth").keys() == {"x"}
+    with pytest.raises(UserError, match=r"b\.pth is refused: its records are compressed or overlap"):
+        weights.named_tensors(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("read", [weights.sha256, weights.named_tensors])
+def test_a_pipe_is_no_file_of_weights(tmp_path: Path, read: Any) -> None:
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth is no file, but a pipe"):
+        read(tmp_path / "a.pth")
+
+
+@given(
+    content=st.binary(max_size=300),
+    where=st.floats(0, 1, exclude_max=True),
+    suffix=st.sampled_from([".pth", ".safetensors"]),
+)
+@settings(max_examples=100)
+def test_any_bytes_are_read_or_refused(content: bytes, where: float, suffix: str) -> None:
+    """Random bytes, and a good file with some of its bytes replaced by them."""
+    good = io.BytesIO()
+    torch.save({"a": {"b": torch.arange(3)}}, good)
+    whole = good.getvalue() if suffix == ".pth" else save({"a": torch.arange(3)})
+    at = int(where * len(whole))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        for text in (content, whole[:at] + content + whole[at + len(content) :]):
+            path.write_bytes(text)
+            with contextlib.suppress(UserError):
+                weights.named_tensors(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from reproduce.commands.cli import main
 from reproduce.data import sheets
 from reproduce.data.catalogue import drawn
 from reproduce.data.world import CAUSES
+from reproduce.errors import UserError
 from reproduce.papers import records
+from reproduce.running.engine import Engine
 from reproduce.running.runner import Site, Store, build
 
 
@@ -104,11 +107,81 @@ def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(command) == 0
     assert store.has(Number(2.0))
     with store.lock(Number(7.0)):
-        assert main([*command, "--delete"]) == 0
-    assert "in use" in capsys.readouterr().out
-    assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, True)
+        assert main(command) == 0
+        assert f"in use      {store.scratch(Number(7.0))}" in capsys.readouterr().out
+        assert main([*command, "--delete"]) == 2
+        assert f"a run is building stage {Number(7.0).key}" in capsys.readouterr().err
+    assert store.has(Number(2.0))
     assert main([*command, "--delete"]) == 0
-    assert not store.scratch(Number(7.0)).exists()
+    assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, False)
+
+
+def test_gc_deletes_nothing_while_a_run_uses_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "store"
+    needed = Number(1.0)
+    build(needed, Site(root), lambda _: None)
+    delete = ["gc", "--store", str(root), "--keep", "--delete"]
+    run = Engine(Site(root), logs=tmp_path / "logs")
+    assert main(delete) == 2
+    assert f"is used by process {os.getpid()} on " in capsys.readouterr().err
+    assert Store(root).has(needed)
+    run.close()
+    assert main(delete) == 0
+    assert not Store(root).has(needed)
+
+
+def test_gc_refuses_where_it_cannot_tell_whether_a_run_lives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "store"
+    build(Number(1.0), Site(root), lambda _: None)
+    delete = ["gc", "--store", str(root), "--keep", "--delete"]
+    note = root / ".users" / "run@elsewhere@01234567@17@99@4711@abcd"
+    note.parent.mkdir(exist_ok=True)
+    note.touch()
+    assert main(delete) == 2
+    told = capsys.readouterr().err
+    assert "is used by process 17 on elsewhere (job 4711), for run" in told
+    assert f"if that has ended, delete {note}" in told
+    assert Store(root).has(Number(1.0))
+    note.unlink()
+    dead = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True).stdout.strip()
+    note = note.with_name(f"run@{dead}@abcd")
+    note.touch()
+    assert main(delete) == 0
+    assert not note.exists(), "a killed run's note is cleaned up"
+
+
+NAMED = "from reproduce.running.processes import this_process; print(this_process())"
+
+
+def test_no_run_starts_while_gc_deletes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with store.used("gc"), pytest.raises(UserError, match="for gc: wait for its end"):
+        Engine(Site(store.root), logs=tmp_path / "logs")
+    with store.used("run"), store.used("run"):
+        pass
+    assert not list(store.root.glob(".users/*"))
+
+
+def test_gc_needs_a_store_and_results_to_keep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["gc", "--store", "typo", "--delete"]) == 2
+    assert "typo is no store" in capsys.readouterr().err
+    assert not Path("typo").exists()
+    root = Path("elsewhere/store")
+    for value in (1.0, 2.0):
+        build(Number(value), Site(root), lambda _: None)
+    command = ["gc", "--store", str(root), "--delete"]
+    assert main([*command, "--keep", "typo"]) == 2
+    assert "--keep typo: there is no such folder" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "no results lie beside elsewhere/store" in capsys.readouterr().err
+    records.write(made.result(stages=[made.stage(Number(1.0).key)]), Path("elsewhere/results"))
+    assert main(command) == 0
+    assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, False)
 
 
 def test_gc_keeps_what_a_run_of_figures_alone_made(tmp_path: Path) -> None:

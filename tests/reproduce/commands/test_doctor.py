@@ -17,6 +17,7 @@ from reproduce.commands.doctor import LINES, WIDTH, examine
 from reproduce.data.catalogue import CATALOGUE, letters
 from reproduce.data.manifests import digest
 from reproduce.data.reading import read
+from reproduce.errors import UserError
 from reproduce.papers.cases import Suite
 from reproduce.papers.tables import read_all
 
@@ -198,3 +199,51 @@ def test_every_domain_says_how_to_ask_for_it() -> None:
     for name, known in CATALOGUE.items():
         assert examine(name, None, None).status == "missing"
         assert "http" not in known.ask
+
+
+def test_a_truncated_image_passes_but_for_deep(doctor: Doctor, tiny_domain: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_domain, tmp_path / "set")
+    for path in sorted((root / "query").iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:-40])
+    code, _ = doctor("--domain", f"market={root}")
+    assert code == 0
+    code, output = doctor("--domain", f"market={root}", "--deep")
+    assert code == 1
+    assert "0011_c1s1_000000_00.png is not a readable image" in line(output, "market ")
+    assert examine("market", None, root, deep=True).says.endswith("replace or remove it (1 more like this)")
+
+
+def test_a_pipe_named_as_an_image_is_named(doctor: Doctor, tiny_domain: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_domain, tmp_path / "set")
+    path = sorted((root / "query").iterdir())[0]
+    path.unlink()
+    os.mkfifo(path)
+    for deep in (False, True):
+        assert f"query/{path.name} is no file, but a pipe" in examine("market", None, root, deep=deep).says
+    with pytest.raises(UserError, match=f"{path} is no file, but a pipe"):
+        digest(read(root, "market"))
+    people = trees.plant(tmp_path / "luperson", ["a/1.jpg"])
+    os.mkfifo(people / "a" / "2.jpg")
+    assert "a/2.jpg is no file, but a pipe" in examine("luperson", None, people).says
+
+
+def test_what_limits_training_is_said(tiny_domain: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_domain, tmp_path / "set")
+    for path in root.rglob("*_c2s1_*"):
+        path.unlink()
+    for path in (root / "bounding_box_train").glob("000[3-6]*"):
+        path.unlink()
+    says = examine("market", None, root).says
+    for odd in (
+        "there are 2 identities to train on",
+        "all images of training are of one camera",
+        "all images of the test are of one camera",
+        "no query has a match of another camera in the gallery",
+    ):
+        assert odd in says
+    whole = examine("market", None, tiny_domain).says
+    assert "camera" not in whole
+    assert "identities to train on" not in whole
+    gallery = root / "bounding_box_test"
+    min(gallery.glob("0011*")).rename(gallery / "0011_c2s1_000000_01.png")
+    assert "3 of 4 queries lack a match of another camera in the gallery" in examine("market", None, root).says

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trees
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reproduce.data.layouts import TEST_FROM, find, version
 from reproduce.data.reading import read
@@ -311,3 +319,128 @@ def test_millions_of_unlabelled_images_need_little_memory() -> None:
     held = sys.getsizeof(images._text) + sys.getsizeof(images._ends)
     assert held < 30 * len(images)
     assert images[99_999].path == "folder/0099999.jpg"
+
+
+# -- what a disk may hold that no published set does ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", [b"0009_c1s1_000451_03\n.jpg", b"0009_c1s1_\xff_03.jpg", b"0009_c1_\x1b[31m.jpg"])
+@pytest.mark.parametrize("name", ["market", "personx", "luperson"])
+def test_a_name_that_is_no_text_is_named_and_not_dropped(tmp_path: Path, odd: bytes, name: str) -> None:
+    trees.plant(tmp_path, ["a/1.jpg"] if name == "luperson" else PLAIN)
+    folder = tmp_path / ("a" if name == "luperson" else "bounding_box_train")
+    (folder / os.fsdecode(odd)).touch()
+    with pytest.raises(UserError, match=r"holds the name '.*', with control characters or bytes that are not UTF-8"):
+        read(tmp_path, name)
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, "9" * 30, "-1", "1.5", "\u0663\u0662x"])
+def test_a_label_that_is_no_number_of_64_bits_is_named(tmp_path: Path, label: str) -> None:
+    lists(tmp_path)
+    path, _, _ = LISTS["query"][0].rpartition(" ")
+    (tmp_path / "list_query.txt").write_text(f"{path} {label}\n")
+    with pytest.raises(UserError, match=r"line 1 of .*list_query\.txt is not the path of an image and its label"):
+        read(tmp_path, "msmt17")
+
+
+def test_a_number_of_200_digits_in_a_name_is_named(tmp_path: Path) -> None:
+    trees.plant(tmp_path, [*PLAIN, f"query/{'9' * 200}_c1s6_015971_00.jpg"])
+    with pytest.raises(UserError, match=r"1 of 4 image names in .* are not as in Market-1501"):
+        read(tmp_path, "market")
+
+
+def small_mat(root: Path, **changed: object) -> Path:
+    """CUHK03 as torchreid unpacks it, with one image in each split; returns its .mat file."""
+    from scipy.io import savemat
+
+    files = ["1_001_1_01.png", "1_002_1_01.png", "1_002_2_01.png"]
+    trees.plant(root, [f"images_labeled/{file}" for file in files])
+    filelist = np.array([[file] for file in files], dtype=object)
+    fields = {"labels": [[1], [2], [2]], "train_idx": [[1]], "query_idx": [[2]], "gallery_idx": [[3]]}
+    savemat(mat := root / "cuhk03_new_protocol_config_labeled.mat", {"filelist": filelist, **fields, **changed})
+    return mat
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("labels", [[1.5, 2.0, 2.0]]),
+        ("labels", [[float("nan"), 2.0, 2.0]]),
+        ("labels", "text"),
+        ("train_idx", {"a": 1}),
+        ("query_idx", [[float("inf")]]),
+        ("gallery_idx", [[1e300]]),
+        ("gallery_idx", [[-1]]),
+        ("filelist", [[1.0, 2.0, 3.0]]),
+        ("filelist", {"a": 1}),
+        ("filelist", "1_001_1_01.png"),
+    ],
+)
+def test_a_mat_file_with_other_fields_is_named(tmp_path: Path, field: str, value: object) -> None:
+    mat = small_mat(tmp_path, **{field: value})
+    with pytest.raises(UserError, match=f"cuhk03: {mat} "):
+        read(tmp_path, "cuhk03")
+
+
+def test_a_mat_file_may_hold_whole_numbers_as_floats(tmp_path: Path) -> None:
+    small_mat(tmp_path / "a")
+    small_mat(tmp_path / "b", labels=[[1.0], [2.0], [2.0]], train_idx=[[1.0]])
+    whole, floats = (read(tmp_path / folder, "cuhk03") for folder in "ab")
+    assert (whole.train, whole.query, whole.gallery) == (floats.train, floats.query, floats.gallery)
+    assert [type(image.pid) for image in floats.query] == [int]
+
+
+def test_linked_folders_of_luperson_are_read_once(tmp_path: Path) -> None:
+    trees.plant(tmp_path / "elsewhere", ["deep/3.jpg"])
+    root = trees.plant(tmp_path / "luperson", ["a/1.jpg", "a/b/2.jpg"])
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "around").symlink_to(root)
+    (root / "z").symlink_to(root / "a" / "b")
+    assert [image.path for image in read(root, "luperson").train] == ["a/1.jpg", "a/b/2.jpg", "linked/deep/3.jpg"]
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+def test_a_folder_of_luperson_that_cannot_be_listed_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = trees.plant(Path(folder) / "luperson", ["a/1.jpg", "b/2.jpg"])
+        Path(folder).chmod(0o755)
+        (root / "b").chmod(0o700)
+        script = "import sys; from pathlib import Path; from reproduce.data.reading import read; "
+        script += f"print(len(read(Path({str(root)!r}), 'luperson').train))"
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", script]
+        done = subprocess.run(nobody, capture_output=True, text=True)
+    assert f"luperson: cannot list {root / 'b'} (Permission denied); make it readable" in done.stderr
+
+
+# -- any bytes at all -------------------------------------------------------------------------------------------------
+
+NAMES = st.one_of(
+    st.from_regex(r"(-1|\d{1,4})_c\d{1,2}(s\d)?_f?\d{1,7}(_\d\d)?\.(jpg|png|JPG)", fullmatch=True),
+    st.binary(min_size=1, max_size=20).map(lambda name: os.fsdecode(name.replace(b"/", b"_").replace(b"\0", b"_"))),
+    st.text(max_size=20).map(lambda name: name.replace("/", "_").replace("\0", "_") + ".jpg"),
+)
+
+
+@given(
+    splits=st.lists(st.lists(NAMES, max_size=4), min_size=3, max_size=3),
+    name=st.sampled_from(["market", "duke", "msmt17", "cuhk03", "personx", "luperson"]),
+)
+@settings(max_examples=100)
+def test_any_names_are_read_or_refused(splits: list[list[str]], name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for split, names in zip(("bounding_box_train", "query", "bounding_box_test"), splits, strict=True):
+            (Path(folder) / split).mkdir()
+            for file in names:
+                with contextlib.suppress(OSError, UnicodeEncodeError):
+                    (Path(folder) / split / file).touch()
+        with contextlib.suppress(UserError):
+            dataset = read(Path(folder), name)
+            assert dataset.train
+
+
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_any_list_is_read_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (lists(Path(folder)) / "list_query.txt").write_bytes(content)
+        with contextlib.suppress(UserError):
+            read(Path(folder), "msmt17")

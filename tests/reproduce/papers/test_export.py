@@ -130,3 +130,17 @@ def test_every_executed_row_and_task_is_a_case() -> None:
         (mark,) = suite(paper.id).test.pytestmark
         rows = [case for case in cases_of(mark.args[1]) if isinstance(case, Case) and not case.figure]
         assert {(case.table, case.row.id, case.column) for case in rows} == expected, paper.id
+
+
+def test_csv_cells_are_no_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["=1+1", "+ DA", "-x", "@SUM(A1)", "plain"]
+    rows = ",".join(
+        f'{{ id = "r{at}", label = "{label}", executed = "yes", m2d = [1.0] }}' for at, label in enumerate(labels)
+    )
+    table = f"""columns = [{{ id = "m2d", label = "=L" }}]\nmetrics = ["mAP"]\nrow = [{rows}]"""
+    head = 'paper = "demo"\ntitle = "T"\nauthors = "A"\nvenue = "V"\n'
+    text = f'{head}[[table]]\nid = "1"\ncaption = "C"\nwhere = "W"\nchecked = "C"\n{table}\n'
+    (tmp_path / "demo.toml").write_text(text)
+    assert main(["tables", "--csv", "--suites", str(tmp_path)]) == 0
+    written = [row["row"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert written == ["'=1+1", "'+ DA", "'-x", "'@SUM(A1)", "plain"]

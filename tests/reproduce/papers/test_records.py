@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ JSON = st.recursive(
 def test_a_result_is_written_with_a_line_for_each_logged_step(
     history: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    case = records.Cell(paper="p{", table="1", column="m2d", task="m2d", row="}r")
+    case = records.Cell(paper="p", table="1", column="m2d", task="m2d", row="r", label="}{][")
     result = made.result(case=case, stages=[made.stage(history=history)])
     path = records.write(result, tmp_path_factory.mktemp("results"))
     assert json.loads(path.read_text()) == msgspec.to_builtins(result)
@@ -88,3 +89,45 @@ def test_collapsed_seeds_are_read_as_they_were_written_once(tmp_path: Path) -> N
     assert isinstance(result, records.Result)
     assert result.collapsed == {"2": "one cluster: all"}
     assert result.elsewhere[0].collapsed == {"1": "b"}
+
+
+@pytest.mark.parametrize("bad", ["../../../x", "a/b", "", ".", "..", "a\n", "A", "\x00"])
+@pytest.mark.parametrize(
+    "place", ["case.paper", "case.table", "case.row", "case.column", "case.task", "identity.scale", "point.parameter"]
+)
+def test_a_record_names_no_other_folder(tmp_path: Path, place: str, bad: str) -> None:
+    point = {"figure": "5", "parameter": "p", "value": 1.0}
+    document = msgspec.to_builtins(made.result())
+    document["case"]["point"] = point
+    records.parse(document)
+    outer, inner = place.split(".")
+    (point if outer == "point" else document[outer])[inner] = bad
+    if (place, bad) in {("case.task", ""), ("point.parameter", "A")}:
+        records.parse(document)
+        return
+    with pytest.raises(ValueError, match="Expected `str` matching regex"):
+        records.parse(document)
+
+
+@given(data=st.data())
+@settings(max_examples=100)
+def test_any_change_of_a_record_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """One value of a good record is replaced, or some bytes of its file are cut out."""
+    document = msgspec.to_builtins(made.result(stages=[made.stage("0123")]))
+    inner = document
+    while True:
+        at = data.draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(len(inner))))
+        if not isinstance(inner[at], (dict, list)) or not inner[at] or data.draw(st.booleans()):
+            inner[at] = data.draw(JSON)
+            break
+        inner = inner[at]
+    text = json.dumps(document).encode("utf-8", "surrogatepass")
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+    path = tmp_path_factory.mktemp("records") / "a.json"
+    for content in (text, text[:start] + text[end:]):
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            record = records.read_one(path)
+            assert records.path_of(record, path.parent).parent == path.parent

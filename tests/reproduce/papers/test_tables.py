@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce.data.domains import Domain
@@ -193,3 +194,34 @@ def test_rows_and_grids_of_figures(tmp_path: Path, old: str, new: str, message: 
     (tmp_path / "p.toml").unlink()
     with pytest.raises(UserError, match=message):
         read(write(tmp_path, GOOD + CURVES.replace(old, new)))
+
+
+@pytest.mark.parametrize("id", ["../../../x", "a/b", "", "A", "a b", "a\\n"])
+def test_a_papers_id_is_a_part_of_file_names(tmp_path: Path, id: str) -> None:
+    (tmp_path / "demo.toml").write_text(f'paper = "{id}"\ntitle = "T"\nauthors = "A"\nvenue = "V"\ntable = []\n')
+    with pytest.raises(UserError, match=r"demo\.toml: paper '.*' must be lower-case letters, digits, -, \+ and \."):
+        read(tmp_path / "demo.toml")
+
+
+@given(
+    content=st.binary(max_size=100),
+    where=st.floats(0, 1, exclude_max=True),
+    paper=st.sampled_from(["sptd", "msplr", "rae"]),
+)
+@settings(max_examples=60)
+def test_any_change_of_a_table_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, where: float, paper: str
+) -> None:
+    whole = (SUITES / f"{paper}.toml").read_bytes()
+    at = int(where * len(whole))
+    path = tmp_path_factory.mktemp("tables") / "a.toml"
+    for text in (content, whole[:at] + content + whole[at + len(content) :]):
+        path.write_bytes(text)
+        with contextlib.suppress(UserError):
+            read(path)
+
+
+def test_control_characters_in_labels_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_text('paper = "p"\ntitle = "a\\u001bb"\nauthors = "A"\nvenue = "V"\ntable = []\n')
+    with pytest.raises(UserError, match="title holds control characters"):
+        read(tmp_path / "demo.toml")

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from demo_stages import Arithmetic, Number
+from demo_stages import After, Arithmetic, Descent, Number
 
 from reproduce.errors import UserError
-from reproduce.running.engine import Engine, Lease, lease_gpus, visible_gpus
+from reproduce.running.engine import STOPPING, Engine, Job, Lease, Stopped, lease_folder, lease_gpus, visible_gpus
+from reproduce.running.processes import described
 from reproduce.running.runner import Site
 
 
@@ -117,6 +121,169 @@ def test_close_ends_every_child(engine: Callable[..., Engine]) -> None:
     assert not list(pool.store.root.glob(".drafts/*"))
 
 
+@pytest.mark.parametrize("victim", ["child", "fork server"])
+def test_close_ends_in_bounded_time_if_a_process_was_stopped(engine: Callable[..., Engine], victim: str) -> None:
+    pool = engine()
+    pool.submit([Number(1.0, sleep=60)])
+    pool._start_ready()
+    child = pool._children[0].process.pid
+    stopped = child if victim == "child" else forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    time.sleep(0.5)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        pool.close()
+        assert time.monotonic() - began < 30
+        assert not alive(child)
+    finally:
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGCONT)  # type: ignore[attr-defined]
+
+
+def test_a_stopped_fork_server_starts_stages(engine: Callable[..., Engine]) -> None:
+    pool = engine()
+    pool.submit([Number(1.0), Number(2.0)])
+    pool.wait(Number(1.0))
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    assert pool.wait(Number(2.0)).status == "done"
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_training_stops_at_its_next_epoch_and_goes_on(engine: Callable[..., Engine], number: signal.Signals) -> None:
+    stage = Descent(epochs=8, pause=0.2)
+
+    def stop(job: Job) -> None:
+        if job.progress.get("done") == 2:
+            first.stop(number)
+
+    first = engine(on_change=stop)
+    first.submit([stage, After(stage)])
+    with pytest.raises(Stopped, match=f"{number.name} ended this run: the same command goes on"):
+        first.wait(After(stage))
+    assert "stopped after epoch" in first.log_of(stage).read_text()
+    first.close()
+    second = engine()
+    second.submit([After(stage)])
+    assert second.wait(After(stage)).status == "done"
+    assert second.store.described(stage).provenance.resumed
+    assert [entry["step"] for entry in second.store.history(stage)] == list(range(1, 9))
+
+
+def test_what_does_not_stop_within_the_grace_is_killed(tmp_path: Path) -> None:
+    pool = Engine(Site(tmp_path / "store"), logs=tmp_path / "logs", grace=0.3)
+    stage = Number(1.0, sleep=60)
+    pool.submit([stage])
+    pool._start_ready()
+    pool.stop(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match=r"1 stages did not reach an epoch within --grace 0\.3"):
+        pool.wait(stage)
+    pool.close()
+    assert time.monotonic() - began < 30
+    assert not list(Path(tmp_path / "store").glob("*/*/artifact.json"))
+
+
+def test_signals_to_every_process_stop_trainings_and_not_the_fork_server(engine: Callable[..., Engine]) -> None:
+    """As Slurm sends them; a child that got one alone goes on by itself."""
+    pool = engine()
+    stage = Descent(epochs=8, pause=0.2)
+    pool.submit([stage])
+    pool._start_ready()
+    time.sleep(0.5)
+    for number in STOPPING:
+        os.kill(forkserver._forkserver._forkserver_pid, number)  # type: ignore[attr-defined]
+    os.kill(pool._children[0].process.pid, signal.SIGTERM)
+    assert pool.wait(stage).status == "done"
+    assert pool.store.described(stage).provenance.resumed
+
+
+def test_who_waits_for_another_run_says_so_and_counts_its_own_time(engine: Callable[..., Engine]) -> None:
+    stage = Number(3.0, sleep=2.0)
+    told: list[str] = []
+    first, second = engine(), engine(on_change=lambda job: told.append(job.told))
+    first.submit([stage])
+    second.submit([stage])
+    first._start_ready()
+    time.sleep(0.5)
+    builder = described(processes_of(first, stage))
+    second._start_ready()
+    assert second.wait(stage).status == "done"
+    assert [text for text in told if text] == [f"waits for {builder}, which is building it"]
+    assert second.jobs[stage.key].seconds < 1
+    assert first.wait(stage).status == "done"
+
+
+def test_control_characters_of_a_log_are_shown_as_such(engine: Callable[..., Engine]) -> None:
+    pool = engine()
+    stage = Number(trouble="bug")
+    pool.log_of(stage).write_bytes(b"\x00\x1b[31m<b>\xff\n")
+    pool.submit([stage])
+    assert pool.wait(stage).tail.startswith("\ufffd\ufffd[31m<b>\ufffd\n")
+
+
+def test_a_limit_on_memory_is_named(tmp_path: Path) -> None:
+    script = LIMITED.format(importable=str(Path(__file__).parents[2] / "importable"), folder=str(tmp_path))
+    for limit in (800, 1500, 3000):
+        limited = ["prlimit", f"--as={limit << 20}", sys.executable, "-c", script]
+        done = subprocess.run(limited, capture_output=True, text=True, timeout=100)
+        assert f"this shell limits memory to {limit} MiB (ulimit -v)" in done.stdout, done.stderr
+
+
+LIMITED = """
+import sys
+sys.path.insert(0, {importable!r})
+from pathlib import Path
+from demo_stages import Number
+from reproduce.running.engine import Engine
+from reproduce.running.runner import Site
+
+if __name__ == "__main__":
+    pool = Engine(Site(Path({folder!r}) / "store"), logs=Path({folder!r}))
+    pool.submit([Number(1.0)])
+    print(pool.wait(Number(1.0)).error)
+    pool.close()
+"""
+
+
+def test_temporary_folders_of_killed_runs_are_deleted_by_the_next(tmp_path: Path) -> None:
+    temporary = Path(tempfile.mkdtemp())  # short, as the path of a socket must be
+    script = RUN.format(importable=str(Path(__file__).parents[2] / "importable"), folder=str(tmp_path))
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "7", "TMPDIR": str(temporary)}
+    for _ in range(2):
+        command = [sys.executable, "-c", script]
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ)
+        assert run.stdout
+        assert any(line.startswith("child") for line in run.stdout)
+        assert len(list(temporary.glob("reproduce-*/*"))) == 1
+        assert not list(temporary.glob("pymp-*"))
+        run.kill()
+        run.wait()
+        lease = wait_for_lease(tmp_path)
+        assert lease
+        lease.release()
+    shutil.rmtree(temporary)
+
+
+def test_a_lease_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert lease_folder().stat().st_mode & 0o777 == 0o700
+    lease_folder().chmod(0o777)
+    with pytest.raises(UserError, match=f"{tmp_path}/.* is not a folder of this user alone"):
+        lease_folder()
+    shutil.rmtree(tmp_path / f"reproduce-leases-{os.getuid()}")
+    (tmp_path / f"reproduce-leases-{os.getuid()}").symlink_to("/")
+    with pytest.raises(UserError, match="is not a folder of this user alone"):
+        lease_folder()
+    if os.getuid() == 0:
+        (tmp_path / "reproduce-leases-0").unlink()
+        (tmp_path / "reproduce-leases-0").mkdir(mode=0o700)
+        os.chown(tmp_path / "reproduce-leases-0", 12345, 12345)
+        with pytest.raises(UserError, match="is not a folder of this user alone"):
+            lease_folder()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"no folder for temporary files can be used .*: set TMPDIR"):
+        lease_folder()
+
+
 RUN = """
 import sys
 sys.path.insert(0, {importable!r})
@@ -157,6 +324,11 @@ def test_a_killed_run_leaves_no_process_and_no_lease(tmp_path: Path, how: int) -
     lease = wait_for_lease(tmp_path)
     assert lease
     lease.release()
+
+
+def processes_of(engine: Engine, stage: Number) -> str:
+    """The name of the process that builds a stage."""
+    return next(engine.store.root.glob(f".drafts/{stage.key}@*")).name.partition("@")[2]
 
 
 def wait_for_lease(folder: Path) -> Lease | None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,9 @@ import pytest
 import torch
 from demo_sources import Mirror, Visited
 from demo_stages import Descent, Number, Tree, Twice, Walk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from reproduce import neighbours
 from reproduce.artifacts import Artifact, Folder, Scores
@@ -229,7 +234,7 @@ def test_saving_takes_a_small_share_of_the_time(
         saved.append(now)
         now += takes
 
-    monkeypatch.setattr("reproduce.running.resume.save_state", save)
+    monkeypatch.setattr("reproduce.running.resume.save_next", save)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     (tmp_path / "draft").mkdir()
     env = StageEnv(Walk(), Store(tmp_path / "store"), Site(tmp_path), tmp_path / "draft", quiet)
@@ -267,13 +272,249 @@ def test_killed_equals_uncut(tmp_path: Path, engine: Callable[..., Engine], stag
     assert first.store.history(stage) == history
 
 
-def test_a_broken_state_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["state.safetensors", "state-000000003-0123456789abcdef.safetensors"])
+def test_a_broken_state_is_named(tmp_path: Path, name: str) -> None:
     root = tmp_path / "store"
-    path = Store(root).scratch(Descent()) / "state.safetensors"
+    path = Store(root).scratch(Descent()) / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\x08\x00\x00")
     with pytest.raises(UserError, match=f"{path} is not a readable training state .* delete it"):
         run(Descent(), root)
+
+
+def saved(root: Path) -> list[Path]:
+    return sorted(Store(root).scratch(Descent()).iterdir())
+
+
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@settings(max_examples=40)
+def test_a_changed_byte_of_a_saved_state_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, where: float, flip: int
+) -> None:
+    """The state before it serves, which is said, and the bits are those of an uncut run."""
+    root = tmp_path_factory.mktemp("flipped")
+    stopped(Descent(), root, 5)
+    before, last = saved(root)
+    content = bytearray(last.read_bytes())
+    content[int(where * len(content))] ^= flip
+    last.write_bytes(content)
+    told: list[str] = []
+    build(Descent(), Site(root), lambda message: told.append(message.get("told", "")))
+    assert f"{last} is damaged (its checksum does not match): the state before it is used" in told
+    assert same(uncut(Descent(), root.parent / root.name)[0], Store(root).load(Descent()))
+    assert before.name.startswith("state-000000003-")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
+def test_the_state_before_a_damaged_one_serves(tmp_path: Path, damage: str) -> None:
+    stopped(Descent(), tmp_path / "store", 5)
+    last = saved(tmp_path / "store")[-1]
+    match damage:
+        case "missing":  # as after a kill between two renames
+            last.unlink()
+        case _:
+            last.write_bytes(last.read_bytes()[: -7 if damage == "truncated" else 0])
+    assert same(uncut(Descent(), tmp_path)[0], run(Descent(), tmp_path / "store"))
+
+
+def test_damage_to_both_states_is_an_error(tmp_path: Path) -> None:
+    stopped(Descent(), tmp_path, 5)
+    for path in saved(tmp_path):
+        path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match=f"{saved(tmp_path)[-1]} is not a readable .* delete it"):
+        run(Descent(), tmp_path)
+
+
+def test_a_state_of_an_earlier_version_goes_on_without_a_word(tmp_path: Path) -> None:
+    """Earlier versions kept one state, under one name, without a checksum or the version of torch."""
+    stopped(Descent(), tmp_path, 5)
+    before, last = saved(tmp_path)
+    before.unlink()
+    tensors = load_file(last)
+    label = json.loads(tensors["label"].numpy().tobytes())
+    del label["torch"]
+    tensors["label"] = torch.frombuffer(bytearray(json.dumps(label).encode()), dtype=torch.uint8)
+    save_file(tensors, last.with_name("state.safetensors"))
+    last.unlink()
+    last.with_name("state.new").write_bytes(b"half")
+    told: list[str] = []
+    build(Descent(), Site(tmp_path, save_every=0), lambda message: told.append(message.get("told", "")))
+    assert not any(told)
+    assert Store(tmp_path).described(Descent()).provenance.resumed
+    assert same(uncut(Descent(), tmp_path)[0], Store(tmp_path).load(Descent()))
+    assert not Store(tmp_path).scratch(Descent()).exists()
+
+
+def test_a_state_of_another_torch_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.1.0+old")
+    stopped(Descent(), tmp_path, 5)
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match=r"was saved by torch 2\.1\.0\+old, and torch .* install that version, or delete"
+    ):
+        run(Descent(), tmp_path)
+
+
+def test_a_state_of_another_version_of_a_stage_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(Descent(), tmp_path, 5)
+    monkeypatch.setattr(Descent, "version", 2)
+    changed = Descent()
+    run(changed, tmp_path)
+    assert not Store(tmp_path).described(changed).provenance.resumed
+
+
+# -- several builders of one stage, and what killed ones left ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_locks() -> Iterator[None]:
+    """Let every lock succeed at once, as on a file system that ignores them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("filelock._unix.lock_fd_nonblocking", lambda _: True)
+        patch.setattr("filelock._unix.unlock_fd", lambda _: None)
+        yield
+
+
+@pytest.mark.parametrize("first", ["this", "the other"])
+def test_two_builders_without_locks_publish_one_artifact(tmp_path: Path, first: str) -> None:
+    """A builder that was stopped and thought dead goes on after another has published, or the other way around."""
+    root, expected = tmp_path / "store", uncut(Descent(), tmp_path)
+    other = os.fork
+
+    def rival() -> None:
+        pid = other()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                build(Descent(), Site(root, save_every=0), quiet)
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    def meanwhile(message: Any) -> None:
+        if message["event"] == "log" and message["step"] == (3 if first == "the other" else 6):
+            rival()
+
+    with no_locks():
+        build(Descent(), Site(root, save_every=0), meanwhile)
+    assert same(expected[0], Store(root).load(Descent()))
+    assert Store(root).history(Descent()) == expected[1]
+    assert not list(root.glob(".drafts/*"))
+    assert not list(root.glob(".scratch/*"))
+
+
+def test_a_file_system_without_locks_gets_marker_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: int) -> bool:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", missing)
+    with pytest.warns(UserWarning, match="flock not supported"):
+        assert same(uncut(Descent(), tmp_path)[0], Store(tmp_path / "uncut").load(Descent()))
+
+
+def test_drafts_of_dead_builders_are_deleted_by_the_next(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    script = "from reproduce.running.processes import this_process; print(this_process())"
+    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    left, kept = (store.root / ".drafts" / f"0123456789@{name}" for name in (dead, "elsewhere@0@1@2@"))
+    for folder in (left, kept):
+        folder.mkdir(parents=True)
+    run(Number(), tmp_path)
+    assert list(store.root.glob(".drafts/*")) == [kept]
+
+
+@pytest.mark.parametrize(("number", "says"), [(errno.ESTALE, "lost a file"), (errno.EDQUOT, "is full")])
+def test_errors_while_publishing_are_told_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def fails(self: Path, target: Path) -> Path:
+        if self.parent.name == ".drafts":
+            raise OSError(number, os.strerror(number))
+        return rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(UserError, match=f"{says} .*while storing demo_stages.Descent"):
+        run(Descent(), tmp_path, save_every=0)
+    monkeypatch.undo()
+    assert saved(tmp_path)
+    assert same(uncut(Descent(), tmp_path)[0], run(Descent(), tmp_path))
+    assert Store(tmp_path).described(Descent()).provenance.resumed
+
+
+# -- damaged and unusual stores ----------------------------------------------------------------------------------------
+
+JUNK = ["", "{", "[]", "null", '{"format": 1}', "\xff"]
+
+
+@pytest.mark.parametrize("content", JUNK, ids=repr)
+def test_damaged_metadata_is_named(tmp_path: Path, content: str) -> None:
+    run(Number(), tmp_path)
+    store = Store(tmp_path)
+    for name, reader in (
+        ("artifact.json", store.load),
+        ("artifact.json", store.described),
+        ("history.json", store.history),
+    ):
+        path = store.folder(Number()) / name
+        whole = path.read_bytes()
+        path.write_bytes(content.encode("latin-1"))
+        if (name, content) != ("history.json", "[]"):
+            with pytest.raises(UserError, match=f"{path} is damaged .* delete {path.parent} and run again"):
+                reader(Number())  # type: ignore[operator]
+        path.write_bytes(whole)
+
+
+def test_an_artifact_of_an_unknown_kind_is_damaged(tmp_path: Path) -> None:
+    run(Number(), tmp_path)
+    path = Store(tmp_path).folder(Number()) / "artifact.json"
+    described = json.loads(path.read_text())
+    for change in ({"kind": "Banana"}, {"kind": "Training", "files": {}}, {"files": {"..": "x"}}):
+        path.write_text(json.dumps(described | change))
+        with pytest.raises(UserError, match="is damaged"):
+            Store(tmp_path).load(Number())
+
+
+def test_a_file_added_to_an_artifact_is_noticed(tmp_path: Path) -> None:
+    path = run(Tree(), tmp_path).path / "deep" / "0099_c1s1_000001_00.jpg"
+    path.with_name(".DS_Store").touch()
+    Store(tmp_path).load(Tree())
+    path.touch()
+    with pytest.raises(UserError, match=f"{path} is damaged .the stage did not write it.: delete {path.parents[2]}"):
+        Store(tmp_path).load(Tree())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "x"}', "\xff"], ids=repr)
+def test_a_damaged_label_of_a_store_is_named(tmp_path: Path, content: str) -> None:
+    Store(tmp_path)
+    label = tmp_path / "store.json"
+    label.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=f"{label} is damaged"):
+        Store(tmp_path)
+
+
+def test_a_store_whose_creation_was_killed_is_created_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".store.json.0123abcd").touch()
+    assert run(Number(), tmp_path).mAP == 1.0
+
+
+@pytest.mark.parametrize("call", ["exists", "is_dir", "iterdir", "mkdir", "replace"])
+def test_two_processes_create_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The other is faster, at any moment between two system calls of this one."""
+    own = getattr(Path, call)
+
+    def faster(path: Path, *arguments: Any, **named: Any) -> Any:
+        before = () if call == "iterdir" else own(path, *arguments, **named)
+        monkeypatch.undo()
+        Store(tmp_path)
+        (tmp_path / ".locks").mkdir()
+        return own(path) if call == "iterdir" else before
+
+    monkeypatch.setattr(Path, call, faster)
+    Store(tmp_path)
+    assert (tmp_path / ".locks").exists()
+    assert (tmp_path / "store.json").exists()
 
 
 # -- images that change ------------------------------------------------------------------------------------------------

@@ -859,6 +859,63 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(suites: Path) -> N
     assert not list((suites.parent / "build" / "store").glob(".drafts/*"))
 
 
+TRAINS = """
+from demo_stages import After, Descent
+
+def train(task, seed):
+    return After(Descent(epochs=40, pause=0.5))
+
+@pytest.mark.parametrize("case", [
+    pytest.param(*param.values, id="train", marks=param.marks)
+    for param in Suite(PAPER, {"1": {"later": train}}).cases() if param.values[0].recipe
+])
+def test_train(case, judge):
+    judge(case)
+"""
+
+
+def test_a_batch_systems_signal_stops_saves_reports_and_the_next_run_goes_on(suites: Path) -> None:
+    """As Slurm sends it, to every process of the run."""
+    (suites / "test_demo.py").write_text(SUITE + TRAINS)
+    words, where = command(suites, "-k", "train or table1-m2d-plain", "--jobs", "2")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **where)  # type: ignore[call-overload]
+    assert process.stdout
+    done = 0
+    while done < 2:
+        done += process.stdout.readline().startswith("done    demo_stages.Number")
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.stdout.read()
+    assert process.wait(60) == 2, output
+    assert "SIGTERM ended this run: the same command goes on from the saved states" in output
+    assert "demo 1 Plain, m2d" in output, "the summary of what was measured"
+    assert "report:  build/report/index.html" in output
+    assert "INTERNALERROR" not in output
+    assert len(list((suites.parent / "build" / "store").glob(".scratch/*/state-*"))) >= 1
+    code, output = run(suites, "-k", "train", "--jobs", "1")
+    assert code == 0, output
+    path = next((suites.parent / "build" / "store").glob("demo_stages.Descent/*/artifact.json"))
+    assert json.loads(path.read_text())["provenance"]["resumed"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_folder_that_cannot_be_written_is_a_usage_error(suites: Path, option: str) -> None:
+    code, output = run(suites, "-k", "plain", option, "/proc/x")
+    assert code == 4, output
+    assert f"ERROR: {option} /proc/x cannot be written (No such file or directory): give another folder" in output
+
+
+@pytest.mark.parametrize("name", ["artifact.json", "history.json"])
+def test_damaged_metadata_is_the_error_of_a_stage(suites: Path, name: str) -> None:
+    assert run(suites, "-k", "table1-m2d-plain")[0] == 0
+    for path in (suites.parent / "build" / "store").glob(f"*/*/{name}"):
+        path.write_text("[")
+    code, output = run(suites, "-k", "table1-m2d-plain")
+    assert code == 6, output
+    assert f"{name} is damaged" in output
+    assert "Traceback" not in output
+
+
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
     found = []
