@@ -210,13 +210,9 @@ class Adapt(Trained):
 
     def identities(self, labels: NDArray[np.int64]) -> int:
         """Count the pseudo identities per batch for labels (N,): at most P, and 0 if fewer than two fill a batch."""
-        import numpy as np
+        from methods.blocks.labels import batch_identities
 
-        counts = np.bincount(labels[labels != OUTLIER])
-        images = int(np.where(counts > 1, self.K, 1).sum())
-        group = self.bn_group or self.P * self.K
-        most = min(self.P, len(counts), images // self.K)
-        return next((P for P in range(most, 1, -1) if group >= P * self.K or P * self.K % group == 0), 0)
+        return batch_identities(labels, self.P, self.K, self.bn_group)
 
     def classify(self, nets: list[Any], embeddings: Tensor, labels: NDArray[np.int64]) -> None:
         """Reset the classifiers of networks to the normalised cluster means of embeddings (N, D)."""

@@ -2,18 +2,20 @@
 
 Paper: Luo et al., "A Strong Baseline and Batch Normalization Neck for Deep Person Re-identification" (TMM 2020), called
     BoT here; MSPLR section 3.6.1 trains with it.
-Code: michuanhaohao/reid-strong-baseline.
+Code: michuanhaohao/reid-strong-baseline; with `by_iteration`, BOT as JDAI-CV/fast-reid trains it.
 Deviates:
     - The stem has a ReLU; the plain ResNet-50 of the published code has none (`stem_relu=False` matches it).
     - Images are resized once, before augmentation; zero padding and cropping run on whole batches on the device.
-    - Random erasing tries at most 20 rectangles per image; the published code tries up to 100.
+    - Random erasing tries at most 20 rectangles per image; the published code tries up to 100, fast-reid's 10.
+    - The recipe of fast-reid runs in float32 instead of mixed precision, and pools after the stem with padding, so its
+      maps lie a pixel beside fast-reid's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Erase
@@ -24,6 +26,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reproduce.data.images import Resample
+
+
+@dataclass(frozen=True)
+class ByIteration:
+    """Count epochs and warm-up in iterations, as fast-reid does.
+
+    An epoch has as many batches as the images fill, whatever the batches hold, and milestones are counted from the end
+    of the epoch before the one in which the warm-up ends (`methods.blocks.schedules.epochs_since_warmup`).
+    """
+
+    warmup: int = role("updates of epochs", 2000)
+    """Iterations over which the learning rate first rises linearly; replaces the field of the training."""
+    factor: float = 0.1
+    """Multiplier of the learning rate in the first iteration."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,12 @@ class Train(Trained):
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
     eval_every: int = role("period", 10)
     """Epochs between two evaluations on `domain` itself."""
+    by_iteration: ByIteration | None = added(None)
+    """How fast-reid counts epochs and warm-up; None for an epoch of one pass over the identities."""
+    smoothed_over: Literal["all", "rest"] = added("all")
+    """Classes that label smoothing spreads over; fast-reid spares the label itself ("rest")."""
+    classifier_std: float = added(0.001)
+    """Standard deviation of the classifier's initial weights; 0.01 in fast-reid."""
 
     @property
     def steady(self) -> bool:
@@ -91,13 +113,16 @@ class Train(Trained):
     def work(self) -> float:
         return 1000.0 * self.epochs
 
+    @property
+    def detail(self) -> str:
+        return "by iteration" if self.by_iteration else ""
+
     def run(self, env: Env) -> Training:
         import torch
 
         from methods.blocks.heads import network
         from methods.blocks.losses import CentreLoss, batch_hard_triplet, smoothed_cross_entropy
         from methods.blocks.precision import dtype_of
-        from methods.blocks.schedules import warmup_steps
         from reproduce.data.images import Images
         from reproduce.data.sampling import generator, identity_batches
         from reproduce.data.transforms import augment
@@ -111,23 +136,28 @@ class Train(Trained):
 
         dtype = dtype_of(self.precision)
         net = network(self, len(classes), env).to(env.device)
+        with torch.no_grad():
+            net.classifier.weight.mul_(self.classifier_std / 0.001)
         centres = CentreLoss(len(classes), net.channels, seed=self.seed).to(env.device, dtype)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})
 
+        per_epoch = max(1, len(labels) // (self.P * self.K)) if self.by_iteration else None
         for epoch in env.epochs(self.epochs, state):
-            rate = warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * rate
-            batches = identity_batches(labels.tolist(), self.P, self.K, seed=self.seed, epoch=epoch)
+            batches = identity_batches(
+                labels.tolist(), self.P, self.K, seed=self.seed, epoch=epoch, iterations=per_epoch
+            )
             losses = []
             net.train()
             for step, (batch, pixels) in enumerate(zip(batches, images.batches(batches), strict=True)):
+                rate = self.rate(epoch, step, len(batches))
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * rate
                 inputs = augment(pixels, self.augment, generator(self.seed, "augment", epoch, step)).to(dtype)
                 target = labels[batch].to(env.device)
                 features, _, logits = net(inputs)
                 loss = (
-                    smoothed_cross_entropy(logits, target, self.smoothing)
+                    smoothed_cross_entropy(logits, target, self.smoothing, self.smoothed_over)
                     + batch_hard_triplet(features, target, self.margin)
                     + self.centre_weight * centres(features, target)
                 )
@@ -146,6 +176,17 @@ class Train(Trained):
                     state.best, state.best_weights = scores.mAP, snapshot(net)
 
         return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
+
+    def rate(self, epoch: int, step: int, per_epoch: int) -> float:
+        """Compute the multiplier of the learning rate at a step of an epoch, both counted from 0."""
+        from methods.blocks.schedules import epochs_since_warmup, warmup_iterations, warmup_steps
+
+        if self.by_iteration is None:
+            return warmup_steps(epoch + 1, warmup=self.warmup, milestones=self.milestones)
+        counting = self.by_iteration
+        moved = epochs_since_warmup(epoch, per_epoch, warmup=counting.warmup)
+        rise = warmup_iterations(epoch * per_epoch + step, warmup=counting.warmup, factor=counting.factor)
+        return rise * warmup_steps(moved, warmup=0, milestones=self.milestones)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         from methods.blocks.heads import restored

@@ -418,7 +418,7 @@ class Distance(Protocol):
 
 @dataclass(frozen=True)
 class Evaluate(Stage[Scores]):
-    """Rank the gallery of a domain by the cosine distance of embeddings, for every query."""
+    """Rank the gallery of a domain by the distance of embeddings, by default the cosine distance, for every query."""
 
     version: ClassVar[int] = 4
 
@@ -436,6 +436,8 @@ class Evaluate(Stage[Scores]):
     """The one of the training's `test_views` to test; empty for its embedder."""
     distance: Distance | None = added(None)
     """Replacement for the cosine distance; None for none."""
+    metric: Metric = added("cosine")
+    """Pass "euclidean" to rank by the distance of embeddings as they are, not of length 1."""
     statistics: str = added("")
     """Pass "target" to rank once more with batch statistics of the domain's training images, which separates the effect
     of features from that of statistics. As that adapts, its mAP is reported separately, as "renewed". Empty for no
@@ -445,13 +447,16 @@ class Evaluate(Stage[Scores]):
         """Reject two ways of ranking at once, and unknown statistics."""
         if self.rerank and self.distance:
             raise ValueError("re-ranking uses cosine distances: give rerank or distance, not both")
+        if self.distance and self.metric != "cosine":
+            raise ValueError("a distance replaces the metric: give one of them")
         if self.statistics not in ("", "target"):
             raise ValueError(f'statistics are "target" or, as trained, empty; not {self.statistics!r}')
 
     @property
     def detail(self) -> str:
         words = {self.at: self.at != "last", "flipped": self.flip, "re-ranked": self.rerank is not None}
-        words |= {self.view: bool(self.view), f"by {type(self.distance).__name__}": self.distance is not None}
+        words |= {self.metric: self.metric != "cosine", self.view: bool(self.view)}
+        words |= {f"by {type(self.distance).__name__}": self.distance is not None}
         return " ".join(word for word, holds in words.items() if holds)
 
     def run(self, env: Env) -> Scores:
@@ -461,7 +466,7 @@ class Evaluate(Stage[Scores]):
         retrieval = Retrieval.of(self.train, dataset, env.device)
 
         def score() -> Scores:
-            ways: Any = {"flip": self.flip, "rerank": self.rerank, "distance": self.distance}
+            ways: Any = {"flip": self.flip, "rerank": self.rerank, "distance": self.distance, "metric": self.metric}
             return retrieval.score_distances(retrieval.ranking(net, training, **ways))
 
         scores = score()
@@ -570,24 +575,34 @@ class Retrieval:
         """Set up the test of a training's networks."""
         return cls(dataset, train.input, device, train.pixels, train.resample)
 
-    def embed(self, net: nn.Module, *, flip: bool = False) -> tuple[Tensor, Tensor]:
+    def embed(self, net: nn.Module, *, flip: bool = False, unit: bool = True) -> tuple[Tensor, Tensor]:
         """Embed query (Q, D) and gallery (G, D) with `embed`."""
-        query, gallery = (embed(net, images, flip=flip, pixels=self._pixels) for images in self._splits)
+        query, gallery = (embed(net, images, flip=flip, unit=unit, pixels=self._pixels) for images in self._splits)
         return query, gallery
 
     def ranking(
-        self, net: nn.Module, training: Training, *, flip: bool, rerank: Rerank | None, distance: Distance | None
+        self,
+        net: nn.Module,
+        training: Training,
+        *,
+        flip: bool,
+        rerank: Rerank | None,
+        distance: Distance | None,
+        metric: Metric = "cosine",
     ) -> Iterable[NDArray[Any]]:
         """Yield the distances (B, G) by which a network ranks the gallery; arguments as in `Evaluate`."""
-        embeddings = self.embed(net, flip=flip)
+        embeddings = self.embed(net, flip=flip, unit=metric == "cosine")
         if distance is None:
-            return ranked(*embeddings, rerank=rerank)
+            return ranked(*embeddings, metric=metric, rerank=rerank)
         query, gallery = map(Seen.of, embeddings, (self._dataset.query, self._dataset.gallery))
         return distance.blocks(training, query, gallery)
 
-    def score(self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None) -> Scores:
-        """Score a network in evaluation mode by cosine distances."""
-        return self.score_distances(ranked(*self.embed(net, flip=flip), rerank=rerank))
+    def score(
+        self, net: nn.Module, *, flip: bool = False, rerank: Rerank | None = None, metric: Metric = "cosine"
+    ) -> Scores:
+        """Score a network in evaluation mode; arguments as in `Evaluate`."""
+        embeddings = self.embed(net, flip=flip, unit=metric == "cosine")
+        return self.score_distances(ranked(*embeddings, metric=metric, rerank=rerank))
 
     def looks(self, net: Any, drawn: Covered) -> dict[str, NDArray[np.float64]]:
         """Measure how much of a network's activation maps of drawn query images lies on people, in percent (Q,).

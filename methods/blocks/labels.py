@@ -152,6 +152,75 @@ def alone(labels: Labels) -> Labels:
     return np.where(labels == OUTLIER, len(labels) + np.arange(len(labels)), labels)
 
 
+class Reliable(NamedTuple):
+    """Pseudo labels of N images after selection by reliability."""
+
+    labels: Labels
+    """(N,) labels 0, 1, ...; images that were dropped, or left alone in their cluster, are outliers."""
+    threshold: float | None
+    """Largest independence distance of a reliable cluster; None if no cluster has been found to set it by."""
+
+
+def reliable(
+    labels: Labels, tight: Labels, loose: Labels, threshold: float | None = None, share: float = 0.9
+) -> Reliable:
+    """Keep images whose clusters change little with eps (SpCL: Ge et al., NeurIPS 2020, section 3.3 and their code).
+
+    With the Jaccard distance of an image's cluster to its cluster at a looser eps (independence) and at a tighter eps
+    (compactness), outliers counting as clusters of one: an image keeps its label if the smallest independence distance
+    in its cluster is at most the threshold, and its own compactness distance is the smallest in its cluster.
+
+    Args:
+        labels: (N,) labels at eps.
+        tight: (N,) labels at a smaller eps.
+        loose: (N,) labels at a larger eps.
+        threshold: from an earlier epoch; None to set it by these labels.
+        share: fraction of the clusters below the threshold: of n in ascending order, it is the one at position
+            min(n - 1, round(share * n)), counted from 0.
+    """
+    own, tighter, looser = (alone(each) for each in (labels, tight, loose))
+    number, sizes = np.unique(own, return_inverse=True, return_counts=True)[1:]
+    compactness, independence = 1 - _overlap(own, tighter), 1 - _overlap(own, looser)
+    most_compact, most_independent = np.full((2, len(sizes)), np.inf)
+    np.minimum.at(most_compact, number, compactness)
+    np.minimum.at(most_independent, number, independence)
+    if threshold is None and (clusters := np.sort(most_independent[sizes > 1])).size:
+        threshold = float(clusters[min(len(clusters) - 1, round(share * len(clusters)))])
+    if threshold is None:
+        return Reliable(np.full(len(labels), OUTLIER), None)
+    kept = (most_independent[number] <= threshold) & (compactness <= most_compact[number])
+    left = np.bincount(number, kept, len(sizes))[number] > 1
+    return Reliable(renumbered(np.where(kept & left, labels, OUTLIER)), threshold)
+
+
+def _overlap(first: Labels, second: Labels) -> NDArray[np.float64]:
+    """Compute the intersection over union (N,) of each image's clusters in two labellings without outliers."""
+
+    def size(of: Labels) -> NDArray[np.int64]:
+        _, number, counts = np.unique(of, axis=-1, return_inverse=True, return_counts=True)
+        return np.asarray(counts[number.ravel()])
+
+    both = size(np.stack([first, second]))
+    overlap: NDArray[np.float64] = both / (size(first) + size(second) - both)
+    return overlap
+
+
+def batch_identities(labels: Labels, P: int, K: int, group: int | None) -> int:
+    """Count the pseudo identities per camera-aware batch: at most P, and 0 if fewer than two fill a batch.
+
+    Args:
+        labels: (N,).
+        P: identities per batch if there are enough.
+        K: images per identity; one that has a single image gives only that.
+        group: images that share batch statistics, of which a batch holds whole groups; None for P x K.
+    """
+    counts = np.bincount(labels[labels != OUTLIER])
+    images = int(np.where(counts > 1, K, 1).sum())
+    most = min(P, len(counts), images // K)
+    group = group or P * K
+    return next((fewer for fewer in range(most, 1, -1) if group >= fewer * K or fewer * K % group == 0), 0)
+
+
 def agreement(first: Labels, second: Labels) -> float:
     """Compute the adjusted Rand index of two labellings over the images that are outliers in neither.
 

@@ -116,6 +116,28 @@ def soft_triplet(features: torch.Tensor, reference: torch.Tensor, labels: torch.
     return F.binary_cross_entropy_with_logits(excess, wanted, valid.to(excess))
 
 
+def circle_logits(
+    cosines: torch.Tensor, labels: torch.Tensor, scale: float = 64.0, margin: float = 0.35
+) -> torch.Tensor:
+    """Compute the logits of circle loss with class weights (Sun et al., CVPR 2020, equation 6, as fast-reid has it).
+
+    With the cosine s of an image to a class: scale * [1 + margin - s]_+ (s - (1 - margin)) for the image's class, and
+    scale * [s + margin]_+ (s - margin) for the others. The factors [.]_+ get no gradient.
+
+    Args:
+        cosines: (B, C).
+        labels: (B,), 0 .. C - 1.
+        scale: the loss's gamma.
+        margin: its m.
+    """
+    _check(labels, cosines.shape[1])
+    fixed = cosines.detach()
+    own = (1 + margin - fixed).relu() * (cosines - (1 - margin))
+    other = (fixed + margin).relu() * (cosines - margin)
+    at = torch.arange(cosines.shape[1], device=labels.device) == labels[:, None]
+    return scale * torch.where(at, own, other)
+
+
 class CentreLoss(nn.Module):
     """Mean squared distance of features to the centre of their class (Wen et al., ECCV 2016, without their 1/2).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TypeVar, cast
 
 import torch
@@ -82,4 +83,49 @@ def group_batch_norm(module: M, group: int | None) -> M:
         return cast("M", GroupedBatchNorm(module, group))
     for name, child in module.named_children():
         setattr(module, name, group_batch_norm(child, group))
+    return module
+
+
+class DomainBatchNorm(nn.Module):
+    """Normalise source images, the first half of a batch in training, and target images by layers of their own.
+
+    Evaluation uses the target's layer (domain-specific batch normalisation, Chang et al., CVPR 2019, as in SpCL).
+
+    Args:
+        plain: the layer to replace; both layers start as it is.
+    """
+
+    def __init__(self, plain: _BatchNorm) -> None:
+        super().__init__()
+        self.num_features = plain.num_features
+        self.source, self.target = deepcopy(plain), deepcopy(plain)
+        self.train(plain.training)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalise (B, C) or (B, C, H, W).
+
+        Raises:
+            ValueError: in training, the batch has no two halves.
+        """
+        if not self.training:
+            return cast("torch.Tensor", self.target(batch))
+        if len(batch) % 2:
+            raise ValueError(f"a batch of {len(batch)} images has no halves: give as many source as target images")
+        source, target = batch.chunk(2)
+        return torch.cat([self.source(source), self.target(target)])
+
+
+def split_batch_norm(module: M) -> M:
+    """Replace every batch normalisation in a module by a `DomainBatchNorm`, after any grouping.
+
+    Args:
+        module: changed in place.
+
+    Returns:
+        The module, or its replacement if it is a batch normalisation itself.
+    """
+    if isinstance(module, _BatchNorm):
+        return cast("M", DomainBatchNorm(module))
+    for name, child in module.named_children():
+        setattr(module, name, split_batch_norm(child))
     return module

@@ -22,8 +22,9 @@ Recipe: TypeAlias = Callable[[Task, int], Stage[Any]]
 SweepRecipe: TypeAlias = Callable[[Task, int, Any], Stage[Any]]
 """A function of task, training seed and value that returns the stage that evaluates a point of a sweep."""
 
-Recipes: TypeAlias = Mapping[str, Mapping[str, Recipe]]
-"""Recipes by table, then by row id, in which underscores replace all signs but letters and digits."""
+Recipes: TypeAlias = Mapping[str, Mapping[str, Recipe | Mapping[str, Recipe]]]
+"""Recipes by table, then by row id, in which underscores replace all signs but letters and digits; then by column, if
+columns are methods."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,13 @@ class Suite:
                         f"{self.paper.id} table {table} quotes the row {name!r}: "
                         "give it reference = true to run it for reference"
                     )
+                columns = [column.id for column in self.paper.tables[table].columns]
+                by_column = by_row[name]
+                if isinstance(by_column, Mapping) and (unknown := sorted(set(by_column) - set(columns))):
+                    raise UserError(
+                        f"{self.paper.id} table {table} has no column {unknown[0]!r}: its columns are "
+                        f"{', '.join(columns)}"
+                    )
 
     def cases(self) -> list[Any]:
         """Return every case (rows, figures, sweeps, claims) as parameters for `parametrize("case", ...)`."""
@@ -246,9 +254,10 @@ class Suite:
         for table in self.paper.tables.values():
             recipes = self.tables.get(table.id, {})
             for row in table.rows:
-                recipe = recipes.get(_identifier(row.id))
-                unpublished = recipe is not None and not any(map(_printed, row.printed.values()))
+                of_row = recipes.get(_identifier(row.id))
+                unpublished = of_row is not None and not any(map(_printed, row.printed.values()))
                 for column in table.columns:
+                    recipe = of_row.get(column.id) if isinstance(of_row, Mapping) else of_row
                     ran = row.ours and not row.quoted(column.id)
                     if column.task == "none" or not (ran or (recipe and row.reference)):
                         continue

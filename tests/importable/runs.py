@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import classify, daam, mmt, msplr, rae, sptd, supervised
+from methods import bdb, classify, daam, mgn, mmt, msplr, rae, spcl, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
@@ -89,6 +89,68 @@ def separated(**changes: Any) -> daam.Pretrain:
     return replace(stage, **changes)
 
 
+def contrasted(**changes: Any) -> spcl.Adapt:
+    """A training of SpCL on the tiny domain that takes no time."""
+    stage = spcl.Adapt(
+        Domain("duke"),
+        Domain("market"),
+        cluster=DBSCAN(0.5, 2),
+        k1=6,
+        k2=2,
+        backbone="narrow",
+        weights=None,
+        P=4,
+        K=2,
+        epochs=1,
+        iterations=2,
+        bn_group=4,
+        augment=Augment(pad=2),
+        input=(32, 16),
+        eval_every=1,
+    )
+    return replace(stage, **changes)
+
+
+def dropping(**changes: Any) -> bdb.Train:
+    """A training of BDB on the tiny domain that takes no time."""
+    stage = bdb.Train(
+        Domain("market"),
+        backbone="narrow",
+        weights=None,
+        widths=(16, 24),
+        P=4,
+        K=3,
+        epochs=1,
+        warmup=0,
+        milestones=(),
+        bn_group=6,
+        input=(48, 16),
+        augment=Augment(pad=0, erase=bdb.CUTOUT),
+        eval_every=1,
+    )
+    return replace(stage, **changes)
+
+
+def granular(**changes: Any) -> mgn.Train:
+    """A training of MGN on the tiny domain that takes no time."""
+    stage = mgn.Train(
+        Domain("market"),
+        backbone="narrow",
+        weights=None,
+        width=16,
+        P=3,
+        K=4,
+        epochs=1,
+        delay=1,
+        warmup=0,
+        frozen=0,
+        input=(48, 16),
+        augment=Augment(pad=2),
+        eval_every=1,
+    )
+    return replace(stage, **changes)
+
+
 def trainings() -> list[type[Trained]]:
     """Find every training stage of `methods`."""
     for module in pkgutil.iter_modules(methods.__path__, "methods."):
@@ -118,5 +180,6 @@ def tiny(kind: type[Trained]) -> Trained:
         daam.Pretrain: separated(),
         daam.Adapt: daam.Adapt(separated(), Domain("duke"), DBSCAN(TopP(0.1), 2), k1=4, k2=2, steps=1, **few),
     }
+    every |= {spcl.Adapt: contrasted(), bdb.Train: dropping(), mgn.Train: granular()}
     assert kind in every, f"add a tiny {kind.__module__}.{kind.__qualname__} here: tests of all methods then take it"
     return every[kind]

@@ -15,10 +15,14 @@ from reproduce.stage import spec
 ADDED = {
     ("methods.msplr.Adapt", "resample"): "bicubic",
     ("methods.supervised.Train", "resample"): "bicubic",
+    ("methods.supervised.Train", "by_iteration"): None,
+    ("methods.supervised.Train", "smoothed_over"): "all",
+    ("methods.supervised.Train", "classifier_std"): 0.001,
     ("reproduce.clustering.TopP", "of"): None,
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,
     ("reproduce.evaluation.Evaluate", "statistics"): "",
+    ("reproduce.evaluation.Evaluate", "metric"): "cosine",
     ("reproduce.figures.Network", "view"): "",
     ("reproduce.figures.Network", "distance"): None,
 }

@@ -73,6 +73,34 @@ def test_schedule(setting: Setting, tmp_path: Path) -> None:
     assert rates == pytest.approx([5.05e-4, 1e-3, 1e-4, 1e-5, 1e-5])
 
 
+def test_fast_reid_counts_in_iterations(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """36 images fill two batches of 18, the warm-up ends inside the second epoch, and a milestone waits for it."""
+    stage = tiny(
+        Domain("market"),
+        P=6,
+        K=3,
+        epochs=4,
+        lr=1e-3,
+        milestones=(2,),
+        by_iteration=supervised.ByIteration(warmup=3),
+        smoothed_over="rest",
+        classifier_std=0.01,
+        centre_weight=0.0,
+    )
+    rate, seen = supervised.Train.rate, []
+
+    def listening(self: supervised.Train, *place: int) -> float:
+        seen.append(rate(self, *place))
+        return seen[-1]
+
+    monkeypatch.setattr(supervised.Train, "rate", listening)
+    first = run(stage, setting, tmp_path)
+    assert seen == pytest.approx([0.1, 0.4, 0.7, 1.0, 1.0, 1.0, 0.1, 0.1])
+    weight = first.checkpoints["last"]["classifier.weight"]
+    plain = run(replace(stage, classifier_std=0.001), setting, tmp_path).checkpoints["last"]["classifier.weight"]
+    assert weight.std() > 3 * plain.std()
+
+
 def weights_of(store: Store, stage: Any) -> dict[str, torch.Tensor]:
     loaded = store.load(stage)
     return {f"{at}/{name}": tensor for at, weights in loaded.checkpoints.items() for name, tensor in weights.items()}

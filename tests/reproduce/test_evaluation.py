@@ -530,8 +530,11 @@ def test_view_distance_and_pixels_of_the_training(tiny_domain: Path, tmp_path: P
         scored(replace(plain, view="fused"), tiny_domain, tmp_path)
     with pytest.raises(ValueError, match="not both"):
         replace(plain, distance=CameraOnly(), rerank=Rerank())
+    with pytest.raises(ValueError, match="a distance replaces the metric"):
+        replace(plain, distance=CameraOnly(), metric="euclidean")
     assert plain.detail == ""
     assert replace(plain, view="negative", distance=CameraOnly()).detail == "negative by CameraOnly"
+    assert replace(plain, metric="euclidean").detail == "euclidean"
     assert replace(plain, view="").key == plain.key
 
 

@@ -19,8 +19,8 @@ RECORDED = records.read(ROOT / "reports" / "results")
 
 @cache
 def cases(paper: str) -> dict[tuple[str, str, str], Case]:
-    """The cases of a suite that can be run, by table, row and task."""
-    return {(case.table, case.row.id, case.task.name): case for case in suite(paper).SUITE.rows() if case.recipe}
+    """The cases of a suite that can be run, by table, row and column."""
+    return {(case.table, case.row.id, case.column): case for case in suite(paper).SUITE.rows() if case.recipe}
 
 
 def asked(identity: records.Identity) -> Setting:
@@ -31,7 +31,7 @@ def asked(identity: records.Identity) -> Setting:
 @pytest.mark.parametrize("result", RECORDED, ids=lambda result: records.path_of(result, Path()).stem)
 def test_a_recorded_identity_is_that_of_its_case_today(result: records.Result) -> None:
     told, identity = result.case, result.identity
-    case = cases(told.paper)[told.table, told.row, told.task]
+    case = cases(told.paper)[told.table, told.row, told.column]
     assert case.recipe
     setting = asked(identity)
     stages = [setting.resolve(case.recipe(case.task, int(seed))) for seed in result.measured]
@@ -50,7 +50,7 @@ def test_what_make_reproduce_runs_is_recorded_for_today_s_recipe() -> None:
     assert len(rows) == 5
     for result in rows:
         told, identity = result.case, result.identity
-        case = cases(told.paper)[told.table, told.row, told.task]
+        case = cases(told.paper)[told.table, told.row, told.column]
         assert case.recipe
         setting = asked(identity)
         today = setting.identity([setting.resolve(case.recipe(case.task, 1))])

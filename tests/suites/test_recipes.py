@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from reproduce.clustering import DBSCAN, MostClusters, Rho, TopP, Tuned
+from reproduce.data.domains import Domain
 from reproduce.papers.tables import Task
 from reproduce.session.setting import SCRATCH, Setting
 
 ROOT = Path(__file__).parents[2]
 MSPLR = runpy.run_path(str(ROOT / "suites" / "test_msplr.py"))
+UPREID = runpy.run_path(str(ROOT / "suites" / "test_upreid.py"))
 DAAM = runpy.run_path(str(ROOT / "suites" / "test_daam.py"))
 TASK = Task("m2d")
 
@@ -64,3 +66,35 @@ def test_daam_has_the_printed_schedule_at_paper_scale_and_a_third_at_small() -> 
     small = Setting("small", weights=SCRATCH).resolve(train)
     assert (small.steps, small.epochs, small.milestones, small.input) == (6, 87, (20, 40, 60, 80), (96, 32))
     assert (small.base_lr, small.lr) == pytest.approx((3e-4, 1.5e-3))
+
+
+@pytest.mark.parametrize("task", ["c2c", "m2m", "x2x", "t2t"])
+def test_upreid_trains_supervised_methods_as_published(task: str) -> None:
+    table = {"c": "1a", "m": "1b", "x": "1c", "t": "1d"}[task[0]]
+    recipes = UPREID["TABLES"][table]["insup"]
+    rows = bdb, bot, mgn = [recipes[column](Task(task), 1) for column in ("bdb", "bot", "mgn")]
+    assert {row.train.domain for row in rows} == {row.on for row in rows} == {Task(task).target}
+    assert [(row.metric, row.at) for row in rows] == [("euclidean", "last"), ("cosine", "last"), ("cosine", "last")]
+    trainings = [row.train for row in rows]
+    assert {train.name: (train.input, train.P, train.K, train.epochs) for train in trainings} == {
+        "bdb.Train": ((384, 128), 32, 4, 400),
+        "supervised.Train": ((256, 128), 16, 4, 120),
+        "mgn.Train": ((384, 128), 4, 16, 60),
+    }
+    assert {train.weights for train in trainings} == {"imagenet"}
+    assert (bot.train.milestones, bot.train.centre_weight, bot.train.smoothed_over) == ((40, 90), 0.0, "rest")
+    assert bot.train.augment.erase == mgn.train.augment.erase
+    assert (bot.train.augment.pad, mgn.train.augment.pad, bdb.train.augment.pad) == (10, 10, 0)
+
+
+def test_upreid_s_spcl_has_a_source_where_the_task_has_one() -> None:
+    recipe = UPREID["TABLES"]["2"]["insup"]
+    alone, both = (recipe(Task(name), 2) for name in ("u2m", "x2m"))
+    assert (alone.train.source, both.train.source) == (None, Domain("personx"))
+    assert replace(both.train, source=None) == alone.train
+    assert alone.at == both.at == "best on target"
+    train = both.train
+    assert (train.epochs, train.iterations, train.P, train.K, train.bn_group) == (50, 400, 16, 4, 16)
+    assert train.cluster == Setting("small").resolve(train).cluster == DBSCAN(0.6, 4)
+    small = Setting("small", weights=SCRATCH).resolve(train)
+    assert (small.epochs, small.iterations, small.step, small.eval_every) == (17, 86, 7, 10)

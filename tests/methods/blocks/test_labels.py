@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.blocks.labels import agreement, health, normalised_by_camera, renumbered, selected
+from methods.blocks.labels import agreement, health, normalised_by_camera, reliable, renumbered, selected
+from reproduce.clustering import OUTLIER
 
 
 @st.composite
@@ -85,3 +86,57 @@ def test_agreement() -> None:
     assert agreement(one, np.array([3, 3, 2, 2, 2])) == 1
     assert agreement(one, np.array([0, 1, 0, 1, 0])) < 0.01
     assert agreement(one, np.full(5, -1)) == 0
+
+
+def slowly_reliable(labels: list[int], tight: list[int], loose: list[int], threshold: float | None) -> Any:
+    """The images that stay, and the threshold, by sets."""
+    people = range(len(labels))
+
+    def mates(of: list[int], i: int) -> set[int]:
+        return {i} if of[i] == OUTLIER else {j for j in people if of[j] == of[i]}
+
+    def apart(of: list[int], i: int) -> float:
+        return 1 - len(mates(labels, i) & mates(of, i)) / len(mates(labels, i) | mates(of, i))
+
+    clusters = [[i for i in people if labels[i] == label] for label in sorted(set(labels) - {OUTLIER})]
+    if threshold is None:
+        distances = sorted(min(apart(loose, i) for i in own) for own in clusters if len(own) > 1)
+        if not distances:
+            return [], None
+        threshold = distances[min(len(distances) - 1, round(0.9 * len(distances)))]
+    stay = []
+    for own in clusters:
+        if min(apart(loose, i) for i in own) <= threshold:
+            kept = [i for i in own if apart(tight, i) == min(apart(tight, j) for j in own)]
+            stay += kept if len(kept) > 1 else []
+    return sorted(stay), threshold
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(*[st.integers(-1, 4)] * 3), min_size=1, max_size=25), st.sampled_from([None, 0.0, 0.4]))
+def test_reliability_equals_sets(rows: list[tuple[int, int, int]], threshold: float | None) -> None:
+    columns = [renumbered(np.array(column)) for column in zip(*rows, strict=True)]
+    labels, tight, loose = (column.tolist() for column in columns)
+    chosen = reliable(columns[0], columns[1], columns[2], threshold)
+    stay, expected = slowly_reliable(labels, tight, loose, threshold)
+    assert np.flatnonzero(chosen.labels != OUTLIER).tolist() == stay
+    assert chosen.threshold == (pytest.approx(expected) if expected is not None else None)
+    for i in stay:
+        assert {j for j in stay if chosen.labels[j] == chosen.labels[i]} == {j for j in stay if labels[j] == labels[i]}
+
+
+def test_the_threshold_is_at_nine_tenths_of_the_clusters() -> None:
+    """Of ten clusters of four, cluster i shares its images with i others when eps is looser: position 9 is the last."""
+    labels = np.repeat(np.arange(10), 4)
+    loose = [
+        np.concatenate([np.full(own, 0), np.arange(1, 5 - own)]) + 10 * i
+        for i, own in enumerate([4, 3, 2, 1] + [4] * 6)
+    ]
+    chosen = reliable(labels, labels, np.concatenate(loose))
+    assert chosen.threshold == 0.75
+    six = reliable(labels[:24], labels[:24], np.concatenate(loose)[:24])
+    assert six.threshold == 0.75, "round(0.9 * 6) = 5"
+    eleven = reliable(
+        np.append(labels, [10, 10]), np.append(labels, [10, 10]), np.append(np.concatenate(loose), [999, 998])
+    )
+    assert eleven.threshold == 0.75, "round(0.9 * 11) = 10, and one cluster reaches 0.75"

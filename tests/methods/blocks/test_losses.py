@@ -14,6 +14,7 @@ from torch.autograd import gradcheck
 from methods.blocks.losses import (
     CentreLoss,
     batch_hard_triplet,
+    circle_logits,
     distances,
     hardest,
     smoothed_cross_entropy,
@@ -246,3 +247,20 @@ def test_centres_start_standard_normal() -> None:
     assert not torch.equal(centres, CentreLoss(300, 64, seed=2).centres)
     assert abs(centres.mean()) < 0.03
     assert abs(centres.std() - 1) < 0.03
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), margin=st.sampled_from([0.0, 0.25, 0.35, 1.0]), scale=st.sampled_from([1.0, 64.0]))
+def test_circle_logits_equal_loops(seed: int, margin: float, scale: float) -> None:
+    cosines = normal(4, 5, seed=seed).tanh().requires_grad_()
+    labels = torch.randint(5, (4,), generator=torch.Generator().manual_seed(seed))
+    logits = circle_logits(cosines, labels, scale, margin)
+    logits.sum().backward()
+    assert cosines.grad is not None
+    for i in range(4):
+        for j in range(5):
+            s = cosines[i, j].item()
+            own = labels[i] == j
+            factor = max(0.0, 1 + margin - s) if own else max(0.0, s + margin)
+            assert logits[i, j].item() == pytest.approx(scale * factor * (s - (1 - margin if own else margin)))
+            assert cosines.grad[i, j].item() == pytest.approx(scale * factor), "the factor is constant"

@@ -6,10 +6,10 @@ from math import pi
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.blocks.schedules import one_cycle, warmup_steps
+from methods.blocks.schedules import epochs_since_warmup, one_cycle, staircase, warmup_iterations, warmup_steps
 
 RATES = {
     1: 3.815e-5,
@@ -85,3 +85,33 @@ def test_one_cycle_rises_and_then_falls(one: float, two: float) -> None:
         assert one_cycle(low) <= one_cycle(high) + 1e-12
     if low >= 0.3:
         assert one_cycle(low) >= one_cycle(high) - 1e-12
+
+
+def test_fast_reid_drops_the_rate_later_than_configured() -> None:
+    """With 202 iterations per epoch, milestones of 40 and 90 come after 49 and 99 epochs; 115 of CUHK03 after 57."""
+    for per_epoch, first, second in ((202, 49, 99), (115, 57, 107), (509, 43, 93), (472, 44, 94)):
+        moved = [epochs_since_warmup(epoch, per_epoch, warmup=2000) for epoch in range(120)]
+        assert (moved.index(40), moved.index(90)) == (first, second)
+
+
+@settings(deadline=None)
+@given(per_epoch=st.integers(1, 40), warmup=st.integers(0, 120), delay=st.integers(0, 12), epochs=st.integers(1, 30))
+def test_fast_reid_schedule_equals_its_loop(per_epoch: int, warmup: int, delay: int, epochs: int) -> None:
+    """Move the warm-up after each iteration, the other schedule after each epoch, as the published trainer does."""
+    moved = risen = 0
+    for epoch in range(epochs):
+        assert epochs_since_warmup(epoch, per_epoch, warmup=warmup, delay=delay) == moved
+        for step in range(per_epoch):
+            done = epoch * per_epoch + step
+            expected = 1.0 if risen >= warmup else 0.1 * (1 - risen / warmup) + risen / warmup
+            assert warmup_iterations(done, warmup=warmup) == pytest.approx(expected, rel=1e-12)
+            risen += done + 1 <= warmup
+        moved += (epoch + 1) * per_epoch > warmup and epoch + 1 > delay
+
+
+def test_the_rate_of_bdb() -> None:
+    for epoch in range(1, 401):
+        rate = 1e-4 * (epoch // 5 + 1) if epoch < 50 else 1e-3 if epoch < 200 else 1e-4 if epoch < 300 else 1e-5
+        assert 1e-3 * staircase(epoch, warmup=50) == pytest.approx(rate, rel=1e-12)
+    assert [staircase(epoch, warmup=4, steps=2, milestones=()) for epoch in range(1, 5)] == [0.5, 1, 1, 1]
+    assert staircase(1, warmup=0, milestones=(1,)) == 0.1

@@ -138,6 +138,18 @@ metrics = ["mAP"]
 """
 
 
+def test_columns_that_are_methods_have_recipes_of_their_own(tmp_path: Path) -> None:
+    columns = '[{ id = "one", label = "One", task = "m2m" }, { id = "two", label = "Two", task = "m2m" }]'
+    text = GOOD.replace('[{ id = "m2d", label = "M to D" }]', columns)
+    text = text.replace('m2d = [1.0, "-"]', "one = [1.0, 2.0]\ntwo = [3.0, 4.0]")
+    paper = read(write(tmp_path, text))
+    cases = list(Suite(paper, {"1": {"a": {"two": recipe}}}).rows())
+    assert [(case.id, case.recipe) for case in cases] == [("table1-m2m-a-one", None), ("table1-m2m-a-two", recipe)]
+    assert all(case.recipe is recipe for case in Suite(paper, {"1": {"a": recipe}}).rows())
+    with pytest.raises(UserError, match="p table 1 has no column 'three': its columns are one, two"):
+        Suite(paper, {"1": {"a": {"three": recipe}}})
+
+
 def test_points_of_a_sweep_are_cases_that_share_stages(tmp_path: Path) -> None:
     def swept(task: Task, seed: int, value: float) -> Any:
         return Number(value, (Number(seed),), seed=seed)
