@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.commands.cli import main
+from reproduce.files import as_text
 from reproduce.papers.exchange import SCHEMA, Document, Exported, as_csv, as_json
 from reproduce.papers.records import Cell
 from reproduce.papers.reported import read_all as read_reported
@@ -62,7 +63,8 @@ def test_csv_holds_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(lines[0]) == list(Exported.__struct_fields__)
     assert len(lines) == len(numbers)
     for line, number in zip(lines, numbers, strict=True):
-        assert {name: text for name, text in line.items() if text} == {name: str(it) for name, it in number.items()}
+        quoted = {name: as_text(it) if isinstance(it, str) else str(it) for name, it in number.items()}
+        assert {name: text for name, text in line.items() if text} == quoted
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=6))

@@ -80,7 +80,7 @@ def test_markdown_keeps_the_sources_that_a_paper_prints(capsys: pytest.CaptureFi
     ]
     assert [row for row in rows if row not in rae] == []
     assert ": source |" not in page[page.index("# SPTD:") :]
-    assert "Run by the authors: unsure. Section 4.2 says that BDB was re-implemented" in page
+    assert "Run by the authors: bot yes; mgn unsure; bdb unsure. Section 4.2 says that BDB was re-implemented" in page
 
 
 def test_claims_page_quotes_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
