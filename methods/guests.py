@@ -60,3 +60,42 @@ class Guest:
 
     def update(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> None:
         """Update memories with a batch after its optimiser step; `outputs` carry no gradient."""
+
+
+class Labeller(Guest):
+    """Base class of guests that label target images, so that a host can learn other features by the same labels.
+
+    A host that has two kinds of features, such as an encoder's and fused ones, starts a module for each, labels the
+    images by the first before an epoch and shares these labels, asks it for positives before a step, and passes them to
+    both losses.
+    """
+
+    def share(self, head: nn.Module, other: nn.Module) -> None:
+        """Copy the labels of a module, and whatever else `relabel` changed, to one that remembers other features."""
+        raise NotImplementedError
+
+    def positives(self, head: nn.Module, indices: Tensor) -> Tensor:
+        """Return which images count as the same person as the images at `indices` (B,): booleans (B, N)."""
+        raise NotImplementedError
+
+    def loss(
+        self, head: nn.Module, outputs: Sequence[Output], indices: Tensor, positives: Tensor | None = None
+    ) -> Tensor:
+        """Compute the mean loss of a batch, as `Guest.loss`.
+
+        Args:
+            head: see there.
+            outputs: see there.
+            indices: see there.
+            positives: (B, N) of another module of this guest; None for those of `head`.
+        """
+        raise NotImplementedError
+
+    def health(self, head: nn.Module, pids: Sequence[int]) -> dict[str, float]:
+        """Measure the labels of all images, as `methods.blocks.labels.health`; empty if they have none between steps.
+
+        Args:
+            head: the module from `start`.
+            pids: true identities, used only for purity; negative if unknown.
+        """
+        return {}

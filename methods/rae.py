@@ -29,6 +29,10 @@ Deviates:
     - Bilinear pooling works per position, with 1,024 dimensions between and as many channels after it as before. The
       paper gives neither number, and its U lacks a dimension.
     - Images are flipped and cropped, not erased, since they are reconstructed; the paper names no augmentation.
+    - The paper says only that any clustering can learn the labels of MMCL + RAE and JVTC + RAE. Here the loss of either
+      (`guest`) replaces both losses on clusters of the target (equations 5 and 23), from the first epoch. Fused
+      features have a memory of their own and the labels of pooled ones. MMCL's takes features normalised over the
+      batch. Target batches are drawn uniformly, as many images as for clusters, views included.
     - With fewer clusters than P a batch holds all of them; with fewer than two, or a loss that is not finite, training
       stops as collapsed. The paper covers neither.
     - The last network is kept; the paper names no selection.
@@ -40,20 +44,24 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from methods.guests import Labeller, View
 from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER
 from reproduce.data.transforms import Augment
+from reproduce.dataset import Sightings
 from reproduce.errors import UserError
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from methods.blocks.heads import ReID
+    from methods.blocks.heads import Output, ReID
     from methods.blocks.labels import PseudoLabels
     from methods.blocks.rae import RAE, Classifier
     from reproduce.data.images import Resample
@@ -236,11 +244,13 @@ class Batch(NamedTuple):
     """Images of one domain in one iteration."""
 
     images: Tensor
-    """(B, 3, H, W), augmented and normalised."""
+    """(B, 3, H, W), augmented and normalised; the views of an image are next to each other."""
     labels: Tensor
-    """(B,) identities or pseudo labels, from 0."""
+    """(B,) identities or pseudo labels, from 0; for a guest the positions (B / views,) of the images."""
     restyled: Tensor | None = None
     """(B, 3, H, W) translations of the images, augmented alike; None if the decoder restyles."""
+    positives: Tensor | None = None
+    """(B / views, N) which images a guest labels like those of the batch; None without a guest."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +326,9 @@ class Adapt(Trained):
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
     eval_every: int = role("period", 20)
     """Epochs between two evaluations on the target, without fusion, for the curve alone."""
+    guest: Labeller | None = added(None)
+    """Loss on target images in place of those on clusters, such as `mmcl.MultiLabel`; None for these. With a guest
+    `cluster`, k1 and k2 are not used."""
 
     def __post_init__(self) -> None:
         """Require a second style to fuse, and only one."""
@@ -337,6 +350,8 @@ class Adapt(Trained):
         changed = {"tri": self.lambda_tri, "feat": self.lambda_feat, "pix": self.lambda_pix}
         usual = {"tri": Adapt.lambda_tri, "feat": Adapt.lambda_feat, "pix": Adapt.lambda_pix}
         words = [name for name, ticked in ticks.items() if ticked] or ["baseline"]
+        if self.guest:
+            words.append(f"with {self.guest.detail}")
         return " ".join([*words, *(f"{name} {value:g}" for name, value in changed.items() if value != usual[name])])
 
     def run(self, env: Env) -> Training:
@@ -344,7 +359,7 @@ class Adapt(Trained):
         import torch
 
         from methods.blocks.dropout import address
-        from methods.blocks.labels import health
+        from methods.blocks.labels import health_of_positives
         from methods.blocks.schedules import warmup_steps
         from methods.blocks.steps import set_rates
         from reproduce.data.sampling import identity_batches
@@ -364,34 +379,41 @@ class Adapt(Trained):
                 f"the encoder was trained on {encoder.classifier.out_features} identities and the source has "
                 f"{len(classes)}: train `init` on the same ones"
             )
+        sightings, people = Sightings.of(data[1].train), torch.tensor(pids, device=env.device)
+
+        def embeddings() -> Tensor:
+            return embed(net.encoder.eval(), images[1], pixels=self.pixels)
+
         net = self.network(encoder).to(env.device)
         if self.restyled:
             net.restyle.load_state_dict(self.restyled[1].learnt(env))
+        if self.guest:
+            net.clusters = self.guest.start(net.encoder, sightings, self.seed)
+            net.fused_clusters = self.guest.start(net.encoder, sightings, self.seed) if self.fuse else None
         state = SimpleNamespace(net=net, optimizers=self.optimizers(net), health={}, eps=None, kept=snapshot(net))
         state.labels = np.full(len(images[1]), OUTLIER)
 
         for epoch in env.epochs(self.epochs, state):
-            done, before = epoch + 1, state.labels if epoch else None
-            guessed = self.guess(embed(net.encoder.eval(), images[1], pixels=self.pixels), state.eps)
-            state.labels, state.eps = guessed.kept, guessed.eps
-            state.health = health(guessed.raw, guessed.kept, pids, before=before, eps=guessed.eps)
+            done = epoch + 1
+            self.relabel(state, epoch, embeddings, pids, sightings)
             env.log(done, **state.health)
-            clusters = int(state.labels.max()) + 1
-            if clusters < 2:
+            if state.health.get("clusters", 2) < 2:
                 state.health["collapsed"] = (
-                    f"{clusters} clusters at epoch {done}, "
+                    f"{state.health['clusters']:.0f} clusters at epoch {done}, "
                     f"{state.health['outliers']:.0f} of {len(pids)} images outliers"
                 )
                 break
-            self.renew(net, clusters)
-            state.optimizers |= self.target_optimizers(net)
+            if self.guest is None:
+                self.renew(net, int(state.health["clusters"]))
+                state.optimizers |= self.target_optimizers(net)
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
             set_rates(state.optimizers, rate)
 
-            known, most = [labels, state.labels], [self.P, min(self.P, clusters)]
+            place: Any = {"seed": self.seed, "iterations": self.iterations}
+            known = [labels, state.labels if self.guest is None else np.arange(len(pids))]
             batches = [
-                identity_batches(own, P, self.K, seed=self.seed, epoch=2 * epoch + at, iterations=self.iterations)
-                for at, (own, P) in enumerate(zip(known, most, strict=True))
+                identity_batches(labels.tolist(), self.P, self.K, epoch=2 * epoch, **place),
+                self.target_batches(state.labels, epoch=2 * epoch + 1, **place),
             ]
             streams = [shown.batches(batches[at % 2]) for at, shown in enumerate([*images, *others])]
             net.train()
@@ -402,7 +424,12 @@ class Adapt(Trained):
                     self.batch(domain, epoch, step, pixels, torch.from_numpy(known[domain][batches[domain][step]]))
                     for domain in (0, 1)
                 )
+                if self.guest:
+                    target = target._replace(positives=self.guest.positives(net.clusters, target.labels))
                 logged = self.transfer_features(state, source, target)
+                if target.positives is not None:
+                    measured = health_of_positives(target.positives, target.labels, people)
+                    logged |= {name: value for name, value in measured.items() if name not in state.health}
                 if self.pixel:
                     logged |= self.transfer_pixels(state, source, target)
                 if self.fuse:
@@ -413,7 +440,8 @@ class Adapt(Trained):
             if not all(bool(mean.isfinite().all()) for mean in means.values()):
                 state.health["collapsed"] = f"a loss is not finite at epoch {done}"
                 break
-            passed = sum(len(batch) for domain in batches for batch in domain)
+            state.health |= {name: float(means[name].mean()) for name in ("positives", "purity") if name in means}
+            passed = sum(len(batch) for batch in batches[0]) + sum(len(batch) for batch in batches[1]) * self.shown
             env.log(done, **means, lr=rate * self.rates.encoder, images=passed)
             if done % self.eval_every == 0 or done == self.epochs:
                 scores = retrieval.score(net.encoder.eval())
@@ -422,8 +450,38 @@ class Adapt(Trained):
 
         return Training({"last": state.kept}, {"health": {"last": state.health}})
 
+    @property
+    def shown(self) -> int:
+        """Return the number of views of a target image in a batch."""
+        return len(self.guest.views) if self.guest else 1
+
+    def relabel(
+        self, state: Any, epoch: int, embeddings: Callable[[], Tensor], pids: list[int], target: Sightings
+    ) -> None:
+        """Label the target's images for an epoch, by clusters or by the guest, and measure the labels."""
+        from methods.blocks.labels import health
+
+        if self.guest:
+            self.guest.relabel(state.net.clusters, epoch, embeddings, target)
+            if self.fuse:
+                self.guest.share(state.net.clusters, state.net.fused_clusters)
+            state.health = self.guest.health(state.net.clusters, pids)
+            return
+        before = state.labels if epoch else None
+        guessed = self.guess(embeddings(), state.eps)
+        state.labels, state.eps = guessed.kept, guessed.eps
+        state.health = health(guessed.raw, guessed.kept, pids, before=before, eps=guessed.eps)
+
+    def target_batches(self, labels: NDArray[np.int64], **place: Any) -> Sequence[list[int]]:
+        """Draw target batches: P of the clusters (N,), at most all; with a guest as many images drawn uniformly."""
+        from reproduce.data.sampling import identity_batches, shuffled_batches
+
+        if self.guest:
+            return shuffled_batches(len(labels), self.P * self.K // self.shown, **place)
+        return identity_batches(labels.tolist(), min(self.P, int(labels.max()) + 1), self.K, **place)
+
     def network(self, encoder: ReID, clusters: int = 1) -> RAE:
-        """Build the parts of this training around an encoder, with their initial weights."""
+        """Build the parts of this training around an encoder, with their initial weights; a guest's are not started."""
         from methods.blocks.heads import in_precision
         from methods.blocks.rae import RAE, Decoder, Discriminator, Fusion, size_of_maps, strides
 
@@ -440,7 +498,8 @@ class Adapt(Trained):
         if self.fuse:
             net.fusion = Fusion(channels, self.d, seed=seed)
             net.fused = self.classifier(net, classes, "fused")
-        self.renew(net, clusters)
+        if self.guest is None:
+            self.renew(net, clusters)
         return net.to(encoder.classifier.weight)
 
     def classifier(self, net: RAE, classes: int, name: str) -> Classifier:
@@ -478,17 +537,25 @@ class Adapt(Trained):
         return {name: self.rates.sgd(made.parameters(), self.rates.heads) for name, made in classifiers.items()}
 
     def batch(self, domain: int, epoch: int, step: int, pixels: Sequence[Tensor], labels: Tensor) -> Batch:
-        """Augment the images of a domain (0 source, 1 target) and, alike, their translations."""
+        """Augment the images of a domain (0 source, 1 target) and, alike, their translations, in all views."""
+        import torch
+
         from methods.blocks.precision import dtype_of
         from reproduce.data.sampling import generator
-        from reproduce.data.transforms import augment
+        from reproduce.data.transforms import augment, normalise
 
-        shown = [
-            augment(own, self.augment, generator(self.seed, "augment", domain, epoch, step)).to(
-                dtype_of(self.precision)
-            )
-            for own in pixels[domain::2]
-        ]
+        def view(images: Tensor, kind: View, *number: int) -> Tensor:
+            if kind == "plain":
+                return normalise(images, self.pixels)
+            return augment(images, self.augment, generator(self.seed, "augment", domain, epoch, step, *number))
+
+        def views(images: Tensor) -> Tensor:
+            if domain == 0 or self.guest is None:
+                return view(images, "augmented")
+            every = [view(images, kind, number) for number, kind in enumerate(self.guest.views)]
+            return torch.stack(every, 1).flatten(0, 1)
+
+        shown = [views(own).to(dtype_of(self.precision)) for own in pixels[domain::2]]
         return Batch(shown[0], labels.to(shown[0].device), *shown[1:])
 
     def recognise(self, features: Tensor, classifier: nn.Module, labels: Tensor) -> Tensor:
@@ -496,6 +563,24 @@ class Adapt(Trained):
         from methods.blocks.rae import recognition
 
         return recognition(features, classifier(features), labels, self.lambda_tri, self.margin)
+
+    def recognise_target(self, features: Tensor, classifier: nn.Module, target: Batch) -> Tensor:
+        """Compute the loss of target features (B, C) on clusters (equations 5 and 23), or the guest's in its place."""
+        if self.guest is None:
+            return self.recognise(features, classifier, target.labels)
+        return self.guest.loss(classifier, self.outputs(features), target.labels, target.positives)
+
+    def remember(self, features: Tensor, classifier: nn.Module, target: Batch) -> None:
+        """Update a guest's memory with target features (B, C) after a step."""
+        if self.guest:
+            self.guest.update(classifier, self.outputs(features.detach()), target.labels)
+
+    def outputs(self, features: Tensor) -> list[Output]:
+        """Split features (B, C) by view, as outputs of a network without neck and classifier."""
+        from methods.blocks.heads import Output
+
+        views = [features[view :: self.shown] for view in range(self.shown)]
+        return [Output(view, view, view[:, :0]) for view in views]
 
     def transfer_features(self, state: Any, source: Batch, target: Batch) -> dict[str, Tensor]:
         """Take a step down equation 9: of encoder and classifiers, then of the discriminator on the same maps."""
@@ -506,13 +591,14 @@ class Adapt(Trained):
         net, optimizers = state.net, state.optimizers
         known, seen = (net.encoder.maps(batch.images) for batch in (source, target))
         loss = self.recognise(pool(known), net.encoder.classifier, source.labels)
-        loss = loss + self.recognise(pool(seen), net.clusters, target.labels)
+        loss = loss + self.recognise_target(pool(seen), net.clusters, target)
         logged = {"loss": loss.detach()}
         if self.feature:
             adversarial = log_loss(net.of_maps(seen), real=True)
             loss = loss + self.lambda_feat * adversarial
             logged["feature_gan"] = adversarial.detach()
         descend(loss, optimizers["encoder"], optimizers["heads"], optimizers["clusters"])
+        self.remember(pool(seen), net.clusters, target)
         if self.feature:
             real, fake = net.of_maps(known.detach()), net.of_maps(seen.detach())
             descend(log_loss(real, real=True) + log_loss(fake, real=False), optimizers["of maps"])
@@ -549,8 +635,9 @@ class Adapt(Trained):
             pairs = [net.pair(batch.images, self.pixels, batch.restyled) for batch in (source, target)]
         known, seen = (net.fusion(*pair) for pair in pairs)
         loss = self.recognise(known, net.fused, source.labels)
-        loss = loss + self.recognise(seen, net.fused_clusters, target.labels)
+        loss = loss + self.recognise_target(seen, net.fused_clusters, target)
         descend(loss, optimizers["fusion"], optimizers["fused"], optimizers["fused clusters"])
+        self.remember(seen, net.fused_clusters, target)
         return {"fusion": loss.detach()}
 
     def guess(self, embeddings: Tensor, eps: float | None) -> PseudoLabels:
@@ -583,6 +670,8 @@ class Adapt(Trained):
 
         encoder: Any = self.start(training, at)
         weights = training.checkpoints[at]
-        net = self.network(encoder, len(weights["clusters.weight"]))
+        if self.guest:  # whose memories no test needs
+            weights = {name: value for name, value in weights.items() if "clusters" not in name.partition(".")[0]}
+        net = self.network(encoder, len(weights.get("clusters.weight", [0])))
         net.load_state_dict(weights)
         return Fused(net, self.pixels).eval()

@@ -400,12 +400,13 @@ class Seen(NamedTuple):
     """(N,) cameras, -1 where unknown."""
     frames: NDArray[np.int64]
     """(N,) frame numbers, -1 where unknown."""
+    sequences: NDArray[np.int64]
+    """(N,) video sequences, -1 where unknown."""
 
     @classmethod
     def of(cls, embeddings: Tensor, images: Sequence[Image]) -> Seen:
-        """Combine embeddings with the cameras and frames of their images."""
-        sightings = Sightings.of(images)
-        return cls(embeddings, sightings.camids, sightings.frames)
+        """Combine embeddings with the cameras, frames and sequences of their images."""
+        return cls(embeddings, *Sightings.of(images))
 
 
 class Distance(Protocol):

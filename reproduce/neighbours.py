@@ -141,6 +141,42 @@ def jaccard_graph(
     return _jaccard(codes)
 
 
+def reciprocal_graph(distances: NDArray[Any], k1: int = 20, k2: int = 6, lambda_: float = 0.3) -> sparse.csr_array:
+    """Compute k-reciprocal distances of images from any distances: (1 - lambda) Jaccard + lambda d.
+
+    d are the distances less an image's smallest, over its largest. Weights of the Jaccard distances are proportional to
+    exp(-d), lists have k1 + 1 entries with the image itself first, as in `jaccard_graph`. d is averaged over both
+    directions.
+
+    Args:
+        distances: (N, N), nearly symmetric.
+        k1, k2: Lengths of the lists for the k-reciprocal sets and for the average; longer ones than N hold all.
+        lambda_: Weight of d, in 0..1.
+
+    Returns:
+        Float32 (N, N), symmetric, with the pairs whose Jaccard distance is below 1, and zeros on the diagonal. The
+        others are farther than 1 - lambda; users take them to be at distance 1.
+
+    Raises:
+        UserError: k2 above k1; lambda outside 0..1.
+    """
+    _check(k1, k2)
+    if not 0 <= lambda_ <= 1:
+        raise UserError(f"lambda is {lambda_}; give a number in 0..1")
+    far = distances - distances.min(0)
+    far /= np.where(far.max(0) > 0, far.max(0), 1)
+    far = far.T
+    np.fill_diagonal(far, -1)
+    strips = _strips(len(far), len(far))
+    lists = np.concatenate([np.argsort(far[rows], axis=1, kind="stable")[:, : k1 + 1] for rows in strips])
+    members = _members(lists, k1)
+    graph = _jaccard(_spread(lists, members, far[_cells(members)].astype(np.float32), k2))
+    rows, columns = _cells(graph)
+    both = (far[rows, columns] + far[columns, rows]) / 2
+    graph.data = ((1 - lambda_) * graph.data + lambda_ * np.where(rows == columns, 0, both)).astype(np.float32)
+    return graph
+
+
 def rerank(
     query: Embeddings,
     gallery: Embeddings,
@@ -812,19 +848,33 @@ def _codes(points: _Points, lists: Array, k1: int, k2: int, farthest: NDArray[np
         k1, k2: Parameters of R(i, k1 / 2) and of the average.
         farthest: Largest squared distances (N,), by which those from i are divided.
     """
-    n, k = lists.shape
+    members = _members(lists, k1)
+    far = -2 * _closeness(points, members)
+    if farthest is not None:
+        far /= np.where(farthest > 0, farthest, 1)[_cells(members)[0]]
+    return _spread(lists, members, far, k2)
+
+
+def _members(lists: Array, k1: int) -> sparse.csr_array:
+    """Compute the expanded k-reciprocal sets (N, N) of lists (N, k)."""
+    k = lists.shape[1]
     full = _reciprocal(lists)
     half = _reciprocal(lists[:, : min(round(k1 / 2) + 1, k)])
     common = (full @ half.T).multiply(full).tocsr()
     common.data = (common.data > 2 / 3 * np.diff(half.indptr)[common.indices]).astype(np.int32)
     common.eliminate_zeros()
-    members = (full + common @ half).tocsr()
-    del common, half
+    return (full + common @ half).tocsr()
 
-    rows = np.repeat(np.arange(n), np.diff(members.indptr))
-    far = -2 * _closeness(points, members)
-    if farthest is not None:
-        far /= np.where(farthest > 0, farthest, 1)[rows]
+
+def _cells(graph: sparse.csr_array) -> tuple[Array, Array]:
+    """Return rows and columns of the stored entries of a graph."""
+    return np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices
+
+
+def _spread(lists: Array, members: sparse.csr_array, far: NDArray[np.float32], k2: int) -> sparse.csr_array:
+    """Spread a weight of 1 over members (N, N) by their distances, and average over the k2 nearest."""
+    n, k = lists.shape
+    rows = _cells(members)[0]
     weights = np.exp(-np.maximum(far, 0))
     weights /= np.bincount(rows, weights, minlength=n)[rows]
     codes = sparse.csr_array((weights, members.indices, members.indptr), shape=(n, n))

@@ -70,6 +70,21 @@ def detached(outputs: Iterable[Outputs]) -> list[Outputs]:
     return [cut(output) for output in outputs]
 
 
+def in_views(net: Callable[[torch.Tensor], Outputs], views: Sequence[torch.Tensor]) -> list[Outputs]:
+    """Pass views of images (B, 3, H, W) each through a network in one batch, and return its training outputs per view.
+
+    The views of an image are next to each other, so that they share groups of batch normalisation.
+    """
+
+    def cut(output: Any, view: int) -> Any:
+        if isinstance(output, torch.Tensor):
+            return output[view :: len(views)]
+        return type(output)(*(cut(part, view) for part in output))
+
+    output = net(torch.stack(list(views), 1).flatten(0, 1))
+    return [cut(output, view) for view in range(len(views))]
+
+
 class ReID(nn.Module):
     """Backbone, global average pooling, neck and classifier (Luo et al., Bag of Tricks, CVPRW 2019, BNNeck).
 
@@ -132,7 +147,7 @@ class BeforeNeck(nn.Module):
 
     def __init__(self, net: ReID) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.mixed = net, net.mixed
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Pool the maps of images (B, 3, H, W)."""

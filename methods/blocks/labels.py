@@ -147,6 +147,24 @@ def cluster_means(features: Tensor, labels: Labels) -> Tensor:
     return torch.stack([features[own == label].mean(0) for label in range(int(labels.max()) + 1)])
 
 
+def health_of_positives(positives: Tensor, indices: Tensor, pids: Tensor) -> dict[str, Tensor]:
+    """Measure which images count as the same person as those of a batch.
+
+    Args:
+        positives: (B, N) booleans.
+        indices: (B,) images of the batch.
+        pids: (N,) true identities, negative if unknown.
+
+    Returns:
+        `positives`: mean number of positives of an image, itself included; if identities are known, `purity`: percent
+        of them that show the same person.
+    """
+    values = {"positives": positives.sum().double() / len(indices)}
+    if not bool((pids < 0).any()):
+        values["purity"] = 100 * (positives & (pids[indices, None] == pids)).sum().double() / positives.sum()
+    return values
+
+
 def alone(labels: Labels) -> Labels:
     """Make every outlier a cluster of its own."""
     return np.where(labels == OUTLIER, len(labels) + np.arange(len(labels)), labels)

@@ -163,11 +163,11 @@ class RAE(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.clusters: Any = None
-        """The target's classifier of pooled features."""
+        """The target's classifier of pooled features, or a guest's module."""
         self.fused: Any = None
         """The source's classifier of fused features."""
         self.fused_clusters: Any = None
-        """The target's classifier of fused features."""
+        """The target's classifier of fused features, or a guest's module."""
         self.restyle: Any = None
         """Maps, or images between -1 and 1, to images in the source's style between -1 and 1."""
         self.fusion: Any = None

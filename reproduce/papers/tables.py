@@ -577,7 +577,7 @@ def _row(raw: Any, columns: tuple[Column, ...], ticks: tuple[str, ...], place: T
     printed = {
         column.id: _cells(place.take(raw, column.id, list), column.metrics, place.at(column.id)) for column in columns
     }
-    executed = _executed(raw, tuple(names), place)
+    executed = _executed(raw, tuple(column.id for column in columns), place)
     reference = place.take(raw, "reference", bool, False)
     if reference and "no" not in executed.values():
         raise place.error("reference is for rows that the paper quotes, and this one was executed")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import bdb, classify, daam, mgn, mmt, msplr, rae, spcl, sptd, supervised
+from methods import bdb, classify, daam, jvtc, mgn, mmcl, mmt, msplr, rae, spcl, sptd, supervised
 from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
@@ -163,6 +163,7 @@ def trainings() -> list[type[Trained]]:
 def tiny(kind: type[Trained]) -> Trained:
     """A training of this kind that takes no time: one epoch, a handful of small images."""
     short: dict[str, Any] = {"P": 2, "K": 2, "input": (32, 16), "augment": Augment(pad=2), "epochs": 1}
+    each = {name: value for name, value in short.items() if name not in ("P", "K")}
     before = pretraining(epochs=1, milestones=())
     encoder = rae.Source(Domain("market"), backbone="narrow", weights=None, iterations=2, milestones=(), **short)
     objects = Objects(kinds=4, images=8, held_out=2, side=24)
@@ -181,5 +182,11 @@ def tiny(kind: type[Trained]) -> Trained:
         daam.Adapt: daam.Adapt(separated(), Domain("duke"), DBSCAN(TopP(0.1), 2), k1=4, k2=2, steps=1, **few),
     }
     every |= {spcl.Adapt: contrasted(), bdb.Train: dropping(), mgn.Train: granular()}
+    every[mmcl.Adapt] = mmcl.Adapt(
+        Domain("market"), Domain("duke"), backbone="narrow", weights=None, batch=8, iterations=2, **each
+    )
+    every[jvtc.Adapt] = jvtc.Adapt(
+        Domain("market"), Domain("duke"), backbone="narrow", weights=None, batch=8, target_batch=4, iterations=2, **each
+    )
     assert kind in every, f"add a tiny {kind.__module__}.{kind.__qualname__} here: tests of all methods then take it"
     return every[kind]

@@ -14,6 +14,7 @@ from reproduce.stage import spec
 
 ADDED = {
     ("methods.msplr.Adapt", "resample"): "bicubic",
+    ("methods.rae.Adapt", "guest"): None,
     ("methods.supervised.Train", "resample"): "bicubic",
     ("methods.supervised.Train", "by_iteration"): None,
     ("methods.supervised.Train", "smoothed_over"): "all",

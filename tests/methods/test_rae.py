@@ -12,11 +12,13 @@ import pytest
 import torch
 from runs import history, run
 
-from methods import cyclegan, rae
+from methods import cyclegan, jvtc, mmcl, rae
 from methods.blocks.dropout import address
+from methods.guests import Labeller
 from reproduce.clustering import DBSCAN, Rho
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment
+from reproduce.dataset import Sightings
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate
 from reproduce.neighbours import jaccard_graph
@@ -25,6 +27,8 @@ from reproduce.session.setting import Setting
 GOLDEN = {
     "source": [2.64332408358604, 2.7452702833839613],
     "baseline": [4.47145938627375, 3.839717001155196],
+    "mmcl": [8.35277772214599, 7.639180587672056],
+    "jvtc": [2.029893385538477, 3.592057722960505],
     "full": [
         *(4.47145938627375, 0.7158619761411487, 222.84809449552188, 0.691967978689066, 4.1626103082644),
         *(4.135685947499194, 0.23843915884471173, 222.8401069108242, 0.6833729449584607, 4.077034593977115),
@@ -57,6 +61,19 @@ def translated(**changes: Any) -> rae.Adapt:
     there = cyclegan.Translated(gan, MARKET)
     back = (cyclegan.Translated(gan, there, back=True), cyclegan.Translated(gan, DUKE, back=True))
     return tiny(source=there, pixel=False, restyled=back, **changes)
+
+
+LABELLERS: dict[str, Labeller] = {
+    "mmcl": mmcl.MultiLabel(epochs=2, single=0.5, neck=True),
+    "jvtc": jvtc.LocalGlobal(
+        DBSCAN(Rho(0.02), 1), clock=jvtc.Clock(1, "joined"), epochs=2, every=1, joint=1.0, k1=5, k2=2
+    ),
+}
+
+
+def hosting(name: str, **changes: Any) -> rae.Adapt:
+    """With the loss of another method on target images; the second of two epochs has predicted labels."""
+    return tiny(guest=LABELLERS[name], iterations=2, **changes)
 
 
 class Bench:
@@ -158,7 +175,7 @@ def test_printed_rates_take_sgd_everywhere() -> None:
     assert adam == {"of maps", "pixels", "of images", "fusion"}
 
 
-@pytest.mark.parametrize("name", ["source", "baseline", "full"])
+@pytest.mark.parametrize("name", ["source", "baseline", "full", "mmcl", "jvtc"])
 def test_golden(setting: Setting, tmp_path: Path, name: str) -> None:
     init = source(precision="float64")
     off = {"feature": False, "pixel": False, "fuse": False}
@@ -166,6 +183,7 @@ def test_golden(setting: Setting, tmp_path: Path, name: str) -> None:
         "source": init,
         "baseline": tiny(init=init, precision="float64", **off),
         "full": tiny(init=init, precision="float64"),
+        **{guest: hosting(guest, init=init, precision="float64", **off) for guest in LABELLERS},
     }
     run(stages[name], setting, tmp_path)
     names = ("loss", "feature_gan", "reconstruction", "pixel_gan", "fusion")
@@ -245,6 +263,10 @@ def test_translated_images_replace_the_source_s(setting: Setting, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        (
+            {"guest": replace(LABELLERS["jvtc"], cluster=DBSCAN(1.0, 1))},
+            r"1 clusters at epoch 2, 0 of 36 images outliers",
+        ),
         ({"cluster": DBSCAN(0.0, 7)}, r"0 clusters at epoch 1, 36 of 36 images outliers"),
         ({"rates": replace(rae.STABLE, heads=1e30)}, r"a loss is not finite at epoch \d"),
     ],
@@ -254,6 +276,75 @@ def test_collapse_is_recorded(setting: Setting, tmp_path: Path, changes: dict[st
     scores = run(Evaluate(stage, DUKE), setting, tmp_path)
     assert re.search(reason, scores.collapsed)
     assert np.isfinite(scores.mAP)
+
+
+def memories(training: Any) -> dict[str, torch.Tensor]:
+    weights = training.checkpoints["last"]
+    return {name: value for name, value in weights.items() if name.split(".")[1] in ("slots", "entries")}
+
+
+@pytest.mark.parametrize("name", LABELLERS)
+def test_guest_has_a_memory_for_each_kind_of_features(setting: Setting, tmp_path: Path, name: str) -> None:
+    stage = hosting(name)
+    training = run(stage, setting, tmp_path)
+    pooled, fused = memories(training).values()
+    assert pooled.shape == fused.shape == (36, stage.init.network(4).channels)
+    assert not torch.equal(pooled, fused)
+    weights = training.checkpoints["last"]
+    assert not any(part.startswith("clusters.hidden") for part in weights)
+    shared = [part for part in ("epoch", "labels") if f"clusters.{part}" in weights]
+    assert len(shared) == (2 if name == "jvtc" else 1)
+    assert all(torch.equal(weights[f"clusters.{part}"], weights[f"fused_clusters.{part}"]) for part in shared)
+    first, second = history(stage, setting, tmp_path)
+    assert first["positives"] == 1 <= second["positives"]
+    assert first["purity"] == 100 >= second["purity"] > 0
+    assert training.facts["health"]["last"]["purity"] == pytest.approx(second["purity"])
+    assert ("clusters" in second) == (name == "jvtc")
+    plain, fused_view = (run(Evaluate(stage, DUKE, view=view), setting, tmp_path) for view in ("", "fused"))
+    assert plain.mAP == pytest.approx(second["mAP"])
+    assert not np.array_equal(plain.by_query["separation"], fused_view.by_query["separation"])
+
+
+@pytest.mark.parametrize("name", LABELLERS)
+def test_guest_s_fusion_changes_no_other_part(setting: Setting, tmp_path: Path, name: str) -> None:
+    fused, unfused = (run(hosting(name, fuse=fuse), setting, tmp_path).checkpoints["last"] for fuse in (True, False))
+    assert set(unfused) < set(fused)
+    assert all(torch.equal(weight, fused[name]) for name, weight in unfused.items())
+
+
+def test_fused_features_take_the_labels_of_pooled_ones() -> None:
+    bench = Bench()
+    asked: list[torch.Tensor | None] = []
+
+    class Asked(mmcl.MultiLabel):
+        def loss(self, head: Any, outputs: Any, indices: Any, positives: Any = None) -> Any:
+            asked.append(positives)
+            return super().loss(head, outputs, indices, positives)
+
+    stage = replace(bench.stage, guest=Asked())
+    sightings = Sightings(*[np.zeros(20, np.int64)] * 3)
+    net = bench.state.net
+    net.clusters, net.fused_clusters = (Asked().start(net.encoder, sightings, 1) for _ in range(2))
+    bench.state.optimizers |= stage.target_optimizers(net)
+    positives = torch.ones(8, 20, dtype=torch.bool)
+    bench.target = bench.target._replace(labels=torch.arange(8), positives=positives)
+    assert bench.moved(stage.transfer_features) == {"backbone", "classifier", "of_maps"}
+    assert bench.moved(stage.train_fusion) == {"fusion", "fused"}
+    assert [given is positives for given in asked] == [True, True]
+    for memory in (net.clusters, net.fused_clusters):
+        assert [bool(slot.any()) for slot in memory.slots] == [True] * 8 + [False] * 12
+
+
+def test_views_of_an_image_are_next_to_each_other() -> None:
+    stage = hosting("jvtc")
+    pixels = torch.tensor([40, 230], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 32, 16)
+    batch = stage.batch(1, 0, 0, [pixels, pixels], torch.tensor([5, 9]))
+    assert batch.images.shape == (8, 3, 32, 16)
+    assert batch.labels.tolist() == [5, 9]
+    means = batch.images.mean((1, 2, 3))
+    assert means[:4].max() < means[4:].min()
+    assert [len(output.features) for output in stage.outputs(batch.images.flatten(1))] == [2] * 4
+    assert stage.batch(0, 0, 0, [pixels, pixels], torch.tensor([5, 9])).images.shape == (2, 3, 32, 16)
 
 
 def test_batches_hold_all_of_few_clusters(setting: Setting, tmp_path: Path) -> None:
@@ -295,7 +386,11 @@ def test_killed_equals_uncut(
     killed_equals_uncut(stage, setting.paths(), message, later)
 
 
-@pytest.mark.parametrize("stage", [source(epochs=4), translated(epochs=3)], ids=["source", "translated"])
+@pytest.mark.parametrize(
+    "stage",
+    [source(epochs=4), translated(epochs=3), *(hosting(name, epochs=3) for name in LABELLERS)],
+    ids=["source", "translated", *LABELLERS],
+)
 def test_killed_equals_uncut_in_other_stages(
     setting: Setting, killed_equals_uncut: Callable[..., None], stage: Any
 ) -> None:

@@ -17,10 +17,12 @@ from runs import history, pretraining, run
 from torch.autograd import gradcheck
 from torch.nn.functional import linear
 
-from methods import simclr, sptd
+from methods import jvtc, mmcl, simclr, sptd
 from methods.blocks import losses
 from methods.blocks.backbones import build as backbone
 from methods.blocks.heads import Output, ReID, network
+from methods.guests import Labeller
+from reproduce.clustering import DBSCAN, Rho
 from reproduce.data import transforms
 from reproduce.data.domains import Domain
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
@@ -327,3 +329,21 @@ def test_scale_small_shrinks_the_recipe() -> None:
 def test_import_needs_no_torch() -> None:
     code = "import sys, methods.sptd, methods.simclr; print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        mmcl.MultiLabel(epochs=2, single=0.5),
+        jvtc.LocalGlobal(DBSCAN(Rho(0.02), 1), clock=jvtc.Clock(1, "joined"), epochs=2, every=1, joint=1.0, k1=5, k2=2),
+    ],
+    ids=["mmcl", "jvtc"],
+)
+def test_labellers_are_guests(setting: Setting, tmp_path: Path, guest: Labeller) -> None:
+    stage = pretraining(objective=guest)
+    run(stage, setting, tmp_path)
+    without = pretraining(objective=None)
+    run(without, setting, tmp_path)
+    for entry, other in zip(history(stage, setting, tmp_path), history(without, setting, tmp_path), strict=True):
+        assert entry["objective"] > 0
+        assert entry["loss"] != other["loss"]

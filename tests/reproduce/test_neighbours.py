@@ -21,7 +21,7 @@ from scipy import sparse
 from reproduce import neighbours
 from reproduce.clustering import DBSCAN, Rho
 from reproduce.errors import UserError
-from reproduce.neighbours import jaccard_graph, nearest, rerank
+from reproduce.neighbours import jaccard_graph, nearest, reciprocal_graph, rerank
 
 VARIANTS = ["spcl", "mmt", "udap"]
 
@@ -66,7 +66,15 @@ def slow_jaccard(
 ) -> Any:
     """Compute the definition, set by set and weight by weight."""
     rows = np.asarray(embeddings, np.float64)
-    n = len(rows)
+    squared = ((rows[:, None] - rows[None]) ** 2).sum(2)
+    if variant != "spcl":
+        squared = np.array([far / (far.max() or 1) for far in squared])
+    return slow_jaccard_of(squared, k1, k2, variant, ranks)
+
+
+def slow_jaccard_of(far: Any, k1: int, k2: int, variant: str, ranks: Any) -> Any:
+    """The same from all distances (N, N)."""
+    n = len(far)
     listed = k1 if variant == "spcl" else k1 + 1
     half = int(np.around(k1 / 2)) + 1
 
@@ -81,11 +89,8 @@ def slow_jaccard(
             theirs = reciprocal(j, min(half, listed))
             if len(theirs & members) > 2 / 3 * len(theirs):
                 expanded |= theirs
-        squared = ((rows - rows[i]) ** 2).sum(1)
-        if variant != "spcl":
-            squared = squared / (squared.max() or 1)
         for j in expanded:
-            codes[i, j] = math.exp(-squared[j])
+            codes[i, j] = math.exp(-far[i, j])
         codes[i] /= codes[i].sum() or 1
     if k2 > 1:
         codes = np.array([np.mean([codes[j] for j in ranks[i][: min(k2, listed)]], axis=0) for i in range(n)])
@@ -688,3 +693,24 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"pip install 'reproduce-reid\[faiss-cpu\]'"):
         by_faiss(clustered(5), 2)
     assert nearest(clustered(5), 2).shape == (5, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 999))
+def test_reciprocal_distances_equal_a_slow_loop(n: int, k1: int, k2: int, lambda_: float, seed: int) -> None:
+    """From distances that differ between both directions, and where some image is farther from itself than others."""
+    draw = np.random.default_rng(seed)
+    far = draw.random((n, n)) + draw.random((n, n)).T
+    own = reciprocal_graph(far, k1, min(k1, k2), lambda_)
+    scaled = np.zeros((n, n))
+    for i in range(n):
+        least, most = far[:, i].min(), (far[:, i] - far[:, i].min()).max()
+        scaled[i] = (far[:, i] - least) / (most or 1)
+    np.fill_diagonal(scaled, 0)
+    ranks = [sorted(range(n), key=lambda j, i=i: (j != i, scaled[i, j])) for i in range(n)]  # type: ignore[misc]
+    jaccard = slow_jaccard_of(scaled, k1, min(k1, k2), "mmt", ranks)
+    stored = np.zeros((n, n), bool)
+    stored[np.repeat(np.arange(n), np.diff(own.indptr)), own.indices] = True
+    assert (stored == (jaccard < 1 - 1e-12)).all()
+    mixed = (1 - lambda_) * jaccard + lambda_ * (scaled + scaled.T) / 2
+    np.testing.assert_allclose(own.toarray()[stored], mixed[stored], atol=2e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 from loading import suite
 
@@ -108,3 +110,28 @@ def test_table_1_prints_the_published_counts(name: str) -> None:
     assert (printed["train_ids"], printed["train_images"]) == (counts.train.ids, counts.train.images)
     assert (printed["query_ids"], printed["query_images"]) == (counts.query.ids, counts.query.images)
     assert printed["gallery_images"] == counts.gallery.images + counts.junk
+
+
+@pytest.mark.parametrize(("row", "part"), [("mmcl_rae", "mmcl"), ("jvtc_rae", "jvtc")])
+@pytest.mark.parametrize("task", ["m2d", "d2m", "m2t", "d2t"])
+def test_guests_replace_the_clusters_of_the_full_method(row: str, part: str, task: str) -> None:
+    rows = RAE.TABLES["3" if "t" in task else "2"]
+    stages = {name: SMALL.resolve(rows[name](Task(task), 1)) for name in (row, "rae", part)}
+    hosting, full, alone = (stages[name].train for name in (row, "rae", part))
+    assert replace(hosting, guest=None).key == full.key
+    assert stages[row].view == stages["rae"].view == "fused"
+    assert hosting.guest.epochs == hosting.epochs
+    assert alone.memory.epochs == alone.epochs
+    differing = {"epochs", "neck"} if part == "mmcl" else {"epochs"}
+    own = {field.name: getattr(alone.memory, field.name) for field in fields(alone.memory)}
+    assert {name for name, value in own.items() if value != getattr(hosting.guest, name)} <= differing
+    assert (stages[part].view, stages[part].distance) == ("", None)
+
+
+def test_jvtc_reads_the_time_as_its_target_s_names_tell_it() -> None:
+    clocks = {task: RAE.jvtc_losses(Task(task)).clock for task in ("d2m", "m2d", "m2t")}
+    assert {task: (clock.bin, clock.sequences) for task, clock in clocks.items()} == {
+        "d2m": (100, "joined"),
+        "m2d": (100, ""),
+        "m2t": (1, "apart"),
+    }

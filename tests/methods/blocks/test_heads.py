@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from methods import supervised
 from methods.blocks import heads
 from methods.blocks.backbones import build
-from methods.blocks.heads import Output, ReID, detached, part, pool, together
+from methods.blocks.heads import Output, ReID, detached, in_views, part, pool, together
 from methods.blocks.losses import smoothed_cross_entropy
+from methods.blocks.norm import group_batch_norm
 from reproduce.artifacts import Training
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
@@ -133,6 +134,17 @@ def test_together_splits_any_outputs_by_group() -> None:
     assert parts[0].shared.logits.requires_grad
     assert not free[0].shared.logits.requires_grad
     assert isinstance(free[1].shared, Output)
+
+
+def test_views_of_an_image_share_groups_of_normalisation() -> None:
+    net = group_batch_norm(network(), 4)
+    views = [IMAGES[:4], IMAGES[2:].flip(0)]
+    first, second = in_views(net, views)
+    for start in (0, 2):  # two images of two views are a group
+        group = torch.cat([view[start : start + 2] for view in views])
+        expected = network()(group[[0, 2, 1, 3]])
+        torch.testing.assert_close(first.embedding[start : start + 2], expected.embedding[[0, 2]])
+        torch.testing.assert_close(second.embedding[start : start + 2], expected.embedding[[1, 3]])
 
 
 def test_training_without_a_neck() -> None:

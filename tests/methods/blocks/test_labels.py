@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.blocks.labels import agreement, health, normalised_by_camera, reliable, renumbered, selected
+from methods.blocks.labels import (
+    agreement,
+    health,
+    health_of_positives,
+    normalised_by_camera,
+    reliable,
+    renumbered,
+    selected,
+)
 from reproduce.clustering import OUTLIER
 
 
@@ -140,3 +148,11 @@ def test_the_threshold_is_at_nine_tenths_of_the_clusters() -> None:
         np.append(labels, [10, 10]), np.append(labels, [10, 10]), np.append(np.concatenate(loose), [999, 998])
     )
     assert eleven.threshold == 0.75, "round(0.9 * 11) = 10, and one cluster reaches 0.75"
+
+
+def test_health_of_positives() -> None:
+    positives = torch.tensor([[True, True, False, False], [False, True, True, True]])
+    values = health_of_positives(positives, torch.tensor([0, 2]), torch.tensor([7, 7, 8, 8]))
+    assert values["positives"] == 2.5
+    assert values["purity"] == pytest.approx(80.0)
+    assert "purity" not in health_of_positives(positives, torch.tensor([0, 2]), torch.tensor([-1, -1, -1, -1]))

@@ -80,7 +80,7 @@ def test_markdown_keeps_the_sources_that_a_paper_prints(capsys: pytest.CaptureFi
     ]
     assert [row for row in rows if row not in rae] == []
     assert ": source |" not in page[page.index("# SPTD:") :]
-    assert "Run by the authors: bot yes; mgn unsure; bdb unsure. Section 4.2 says that BDB was re-implemented" in page
+    assert "Run by the authors: bdb unsure; bot yes; mgn unsure. Section 4.2 says that BDB was re-implemented" in page
 
 
 def test_claims_page_quotes_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,8 @@ def test_every_executed_row_and_task_is_a_case() -> None:
         }
         (mark,) = suite(paper.id).test.pytestmark
         rows = [case for case in cases_of(mark.args[1]) if isinstance(case, Case) and not case.figure]
-        assert {(case.table, case.row.id, case.column) for case in rows} == expected, paper.id
+        ran = {(case.table, case.row.id, case.column) for case in rows if not case.quoted}
+        assert ran == expected, paper.id
 
 
 def test_csv_cells_are_no_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
