@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reports.files import check_shows
+from reports.words import slug
 from reproduce.errors import UserError
 from reproduce.papers.installed import suites_folder
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from reproduce.papers.cases import Coverage
     from reproduce.papers.records import ClaimRecord, FigureRecord, Result
     from reproduce.papers.tables import Paper
+
+
+OWN = Path("build", "results")
+"""Folder of the results of a run."""
 
 
 def finish(
@@ -46,7 +52,8 @@ def finish(
         reported = read_all(suites, papers)
     except UserError as error:
         problem = "; ".join(filter(None, (problem, str(error))))
-    return render(results, papers, out, claims=claims, figures=figures, problem=problem, reported=reported)[0]
+    of = [out / "results"]
+    return render(results, papers, out, claims=claims, figures=figures, problem=problem, reported=reported, of=of)[0]
 
 
 def readable(suites: Path) -> tuple[dict[str, Paper], str]:
@@ -97,7 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results", nargs="*", type=Path, metavar="RESULTS_DIR", help="folders of results (default: build/results)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("build"), metavar="DIR", help="folder for the pages (default: build)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the pages (default: build for build/results, else build/reports/NAME)",
     )
     parser.add_argument(
         "--suites",
@@ -133,20 +143,23 @@ def run(options: argparse.Namespace) -> int:
     papers = read_all(options.suites)
     if options.compare:
         return _compare(options, papers)
-    folders = options.results or [Path("build/results")]
+    folders = options.results or [OWN]
+    out = options.out or _out(folders)
+    check_shows(out / "report", folders)
     results = [result for folder in folders for result in _results(folder)]
     claims = [claim for folder in folders for claim in _claims(folder)]
     figures = [figure for folder in folders for figure in _figures(folder)]
     pages = render(
         results,
         papers,
-        options.out,
+        out,
         claims=claims,
         figures=figures,
         problem="",
         covered=_covered(options.suites),
         reported=read_reported(options.suites, papers),
         title=options.title,
+        of=folders,
     )
     for path in pages:
         print(path)
@@ -154,6 +167,15 @@ def run(options: argparse.Namespace) -> int:
         changed = update_readme(options.readme, readme_table(results, papers), printed_counts(papers))
         print(f"{options.readme} {'renewed' if changed else 'is up to date'}")
     return 0
+
+
+def _out(folders: Sequence[Path]) -> Path:
+    """Return where a report of folders of results lies: with the run's, if they are those of build, else apart."""
+    if [folder.resolve() for folder in folders] == [OWN.resolve()]:
+        return OWN.parent
+    whole = [folder.resolve() for folder in folders]
+    names = [folder.parent.name if folder.name == OWN.name else folder.name for folder in whole]
+    return OWN.parent / "reports" / slug("-".join(names))
 
 
 def _covered(suites: Path) -> Coverage | None:
@@ -176,7 +198,7 @@ def _compare(options: argparse.Namespace, papers: Mapping[str, Paper]) -> int:
     old, new = options.compare
     comparison = compare(read(old), read(new), papers)
     print(text(comparison), end="")
-    print(write_page(comparison, options.out, (str(old), str(new))))
+    print(write_page(comparison, options.out or OWN.parent, (str(old), str(new))))
     return 0
 
 

@@ -24,11 +24,11 @@ def grid(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> 
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rules, *lines])
 
 
-def _headings(table: Table) -> list[str]:
+def _headings(table: Table | Setting) -> list[str]:
     return [words.markdown(f"{column.id} {heading}") for column in table.columns for heading in column.headings]
 
 
-def _legend(table: Table) -> str:
+def _legend(table: Table | Setting) -> str:
     labelled = [
         f"{words.code(column.id)} {words.markdown(column.label)}"
         for column in table.columns
@@ -43,7 +43,7 @@ def _row_name(row: Row) -> str:
     return f"*{name}*{mark}" if row.kind == "quoted" else f"{name}{mark}"
 
 
-def beside_lines(setting: Setting, table: Table) -> str:
+def beside_lines(setting: Setting) -> str:
     lines = []
     for row in setting.rows:
         printed = [text for cell in row.cells for text in cell.printed]
@@ -61,7 +61,7 @@ def beside_lines(setting: Setting, table: Table) -> str:
         if row.has_differences:
             gaps = [text for cell in row.cells for text in cell.differences or [""] * cell.width]
             lines.append(["", "difference", *gaps, ""])
-    return _legend(table) + grid(["row", "", *_headings(table), "verdict"], lines, left=2)
+    return _legend(setting) + grid(["row", "", *_headings(setting), "verdict"], lines, left=2)
 
 
 def _reported(row: Row) -> list[str]:
@@ -76,7 +76,7 @@ def _numbers(row: Row) -> list[str]:
     ]
 
 
-def measured_lines(setting: Setting, table: Table) -> str:
+def measured_lines(setting: Setting) -> str:
     lines = []
     for row in setting.executed:
         numbers = [text.replace("**", "") for text in _numbers(row)]
@@ -87,7 +87,7 @@ def measured_lines(setting: Setting, table: Table) -> str:
             if cell.case
         ]
         lines.append([_row_name(row), *numbers, words.markdown("; ".join(outcomes) or "not run")])
-    return _legend(table) + grid(["row", *_headings(table), "seeds of each task"], lines)
+    return _legend(setting) + grid(["row", *_headings(setting), "seeds of each task"], lines)
 
 
 def printed_lines(setting: Setting, table: Table) -> str:
@@ -96,7 +96,8 @@ def printed_lines(setting: Setting, table: Table) -> str:
         lines.append([_row_name(row), *(text for cell in row.cells for text in cell.printed)])
         if row.has_reported:
             lines.append(["reported by others", *_reported(row)])
-    return grid(["row", *_headings(table)], lines)
+    legend = _legend(table) if setting.columns != table.columns else ""
+    return legend + grid(["row", *_headings(table)], lines)
 
 
 def claim_lines(claims: Sequence[Claim]) -> str:

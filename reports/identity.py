@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 
 from reports.words import NOTHING, flatten, listing, scalar
+from reproduce.data.catalogue import CATALOGUE
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.records import Identity as Kept
+from reproduce.papers.tables import Task, is_task
 
 DIGEST_SHOWN = 12
 
@@ -162,6 +164,28 @@ def _fact(name: str, value: Any) -> str:
     return f"{words}: " + ", ".join(f"{path.replace('_', ' ')} {text}" for path, text in flatten(value))
 
 
+def folders_of(task: str, identities: Iterable[Identity]) -> str:
+    """Title a task by the user's folders that stood for its domains, such as "cattle → sheep"; empty without any.
+
+    Args:
+        task: Task, such as "m2d".
+        identities: Identities of results that agree on their data.
+    """
+    named = {
+        domain.partition(" ")[0]: str(identity.data[domain].get("folder") or domain)
+        for identity in identities
+        for domain, kind in identity.kinds.items()
+        if kind == "folder"
+    }
+    if not is_task(task):
+        return ""
+    run = Task(task)
+    domains = [run.target.name] if run.unsupervised else [run.source.name, run.target.name]
+    if named.keys().isdisjoint(domains):
+        return ""
+    return " → ".join(dict.fromkeys(named.get(domain) or CATALOGUE[domain].title for domain in domains))
+
+
 def setting_words(identities: Sequence[Identity]) -> str:
     """Describe what grouped runs share: scale, data, subset, precision, weights."""
     parts = [f"scale {scale}" for scale in dict.fromkeys(identity.scale for identity in identities) if scale]
@@ -193,7 +217,13 @@ def data_words(identities: Sequence[Identity]) -> str:
     if "stand-in" in found:
         parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({'; '.join(sorted(worlds))})")
     if "folder" in found:
-        parts.append(f"the user's own folders as {listing(sorted(found['folder']))}")
+        own = {
+            f"{identity.data[domain].get('folder') or 'a folder'} as {domain}"
+            for identity in identities
+            for domain, kind in identity.kinds.items()
+            if kind == "folder"
+        }
+        parts.append(f"the user's own {'folders' if len(own) > 1 else 'folder'} {listing(sorted(own))}")
     if "real" in found:
         parts.append(f"the published images of {listing(sorted(found['real']))}")
     if "made" in found:

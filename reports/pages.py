@@ -395,7 +395,7 @@ def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, 
 
 
 def _cells(papers: Sequence[Paper]) -> str:
-    """Count the printed cells with a measured number, in rows that the authors ran."""
+    """Count the printed cells with a measured number, in rows that the authors ran; none on a user's own folders."""
     measured, printed = set(), set()
     for paper in papers:
         for table in paper.tables:
@@ -406,7 +406,7 @@ def _cells(papers: Sequence[Paper]) -> str:
                             where = (paper.id, table.id, place, column.id, name)
                             if row.kind != "quoted" and cell.printed[index] != NOTHING:
                                 printed.add(where)
-                                if cell.case and cell.measured[index]:
+                                if cell.case and cell.measured[index] and not cell.case.identity.folders:
                                     measured.add(where)
     return f"{len(measured):,} of {len(printed):,}"
 

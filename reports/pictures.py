@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import structs
 
-from reports.identity import Identity, setting_words
+from reports.identity import Identity, folders_of, setting_words
 from reports.stages import StageLine, provenance, stage_lines
 from reports.words import MINUS, NOTHING, arrows, count, percent, scalar, sentence
 
@@ -276,7 +276,7 @@ def _picture(record: FigureRecord, labels: Mapping[str, str]) -> Picture:
             error = UNREADABLE
     return Picture(
         task=task,
-        label=labels.get(task, ""),
+        label=folders_of(task, [identity]) or labels.get(task, ""),
         setting=setting_words([identity]),
         seed=seed,
         identity=identity,

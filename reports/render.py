@@ -30,6 +30,7 @@ def render(
     covered: Coverage | None = None,
     reported: Collection = NOBODY,
     title: str = "reproduce",
+    of: Sequence[Path] = (),
 ) -> tuple[Path, Path]:
     """Write `report/index.html`, the pages that it links to, and `report.md`.
 
@@ -45,13 +46,14 @@ def render(
         covered: As in `pages.page`.
         reported: What others measured.
         title: Heading of the first page.
+        of: Folders of the results; empty if unknown.
 
     Returns:
         Paths of the first HTML page and of the Markdown page.
     """
     page = pages.page(results, papers, title, claims, figures, problem, covered, reported)
     folder = out / "report"
-    write_all(folder, dict(_html(page)))
+    write_all(folder, dict(_html(page)), of)
     write(out / "report.md", environment().get_template("report.md.j2").render(page=page))
     return folder / "index.html", out / "report.md"
 

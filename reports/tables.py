@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.claims import Claim, read_claims
 from reports.figures import Figure, figures
-from reports.identity import setting_words
+from reports.identity import folders_of, setting_words
 from reports.words import NOTHING, Spread, arrows, difference, listing, percent, spread, unique
 from reproduce import metrics
 from reproduce.metrics import METRICS, title
@@ -90,6 +90,8 @@ class Setting:
     compared: bool
     reasons: str
     rows: tuple[Row, ...]
+    columns: tuple[Column, ...] = ()
+    """The table's columns, titled by the user's folders where it was run on them."""
     renewed: str = ""
     """Sentence about mAP with batch statistics of the target's training images, which is never judged; may be empty."""
 
@@ -243,7 +245,7 @@ def _placed(
             file=f"cases/{unique(case.file_stem, files)}.html",
             home=f"{page}#{anchor}",
             place=f"Table {table}",
-            column_label=columns[case.cell.column],
+            column_label=folders_of(case.task, [case.identity]) or columns[case.cell.column],
             printed_now=printed[case.cell.row].get(case.cell.column, {}),
         )
         for case in sorted(cases, key=place)
@@ -346,7 +348,13 @@ def _setting(
         shown.append(Row(arrows(full_label(row) + _sources(row, table)), kind, marks.get(row.id, ""), cells))
     reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
     title = setting_words([case.identity for case in cases])
-    return Setting(title, compared, ", ".join(reasons), tuple(shown), _renewed(shown))
+    identities = [case.identity for case in cases]
+    named = [folders_of(column.task, identities) for column in table.columns]
+    titled = tuple(
+        replace(column, label=f"{name} ({column.id})" if named.count(name) > 1 else name) if name else column
+        for column, name in zip(columns, named, strict=True)
+    )
+    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled, _renewed(shown))
 
 
 def _sources(row: DescribedRow, table: DescribedTable) -> str:

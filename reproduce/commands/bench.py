@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -76,16 +76,13 @@ def bench(
     threads = threads or os.cpu_count() or 1
     rounds: dict[tuple[str, Size], list[dict[str, float]]] = {}
     differences = []
-    for size in sizes:
-        small = sum(size) <= dense
-        contenders = [name for name in CONTENDERS[what] if small or not name.startswith("dense")]
-        for _ in range(repeats):
-            for name in contenders:
-                measured = _in_a_process(what, name, size, columns, threads)
-                if measured is not None:
-                    rounds.setdefault((name, size), []).append(measured)
-        if small and what in CHECKS:
-            differences.append({"size": size, **_in_a_process(what, "", size, columns, threads)})
+    steps = [step for size in sizes for step in _steps(what, size, repeats, small=sum(size) <= dense)]
+    for name, size in _shown(steps):
+        measured = _in_a_process(what, name, size, columns, threads)
+        if not name:
+            differences.append({"size": size, **measured})
+        elif measured is not None:
+            rounds.setdefault((name, size), []).append(measured)
     records = [
         {
             "contender": name,
@@ -109,6 +106,27 @@ def bench(
     _print(report)
     print(out / f"{what}.json", out / f"{what}.png", sep="\n")
     return report
+
+
+def _steps(what: str, size: Size, repeats: int, *, small: bool) -> list[tuple[str, Size]]:
+    """List the measurements of one size: contenders in each round, then "", the check against a reference."""
+    contenders = [name for name in CONTENDERS[what] if small or not name.startswith("dense")]
+    checks = [""] if small and what in CHECKS else []
+    return [(name, size) for name in [*contenders * repeats, *checks]]
+
+
+def _shown(steps: Sequence[tuple[str, Size]]) -> Iterator[tuple[str, Size]]:
+    """Yield measurements, with a progress bar on a terminal that names the present one."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=len(steps))
+        for name, size in steps:
+            bar.update(task, description=f"{name or 'check against a reference'}, {'x'.join(map(str, size))}")
+            yield name, size
+            bar.advance(task)
 
 
 # Data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from reproduce.running.runner import Store
 
 STORE = Path("build/store")
+
+OWN = Path("build/results")
+"""Folder of the results of a run."""
+
+
+BENCH = {
+    "neighbours": ["1000", "2000"],
+    "evaluate": ["168x986", "336x1973"],
+    "rerank": ["168x986", "336x1973"],
+    "train": ["32"],
+}
+"""Kernels to measure, each with its usual sizes, which take minutes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,13 +91,22 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
     command.set_defaults(run=stage)
 
-    command = commands.add_parser("show", help="print measured beside printed results")
+    command = commands.add_parser("show", help="print measured beside printed results, or all that is known of a table")
     command.add_argument(
-        "folder", type=Path, nargs="?", default=recorded, help=f"folder of results (default {recorded})"
+        "what",
+        nargs="*",
+        metavar="DIR | PAPER [TABLE]",
+        help=f"folder of results (default {recorded}), or a paper and a table of it, such as msplr 3",
+    )
+    command.add_argument(
+        "--results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help=f"for a paper, a folder of results; may be repeated (default {recorded} and {OWN}, if it exists)",
     )
     command.add_argument("--claims", action="store_true", help="instead, print the papers' claims, in our own words")
     command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
-
     command.set_defaults(run=show)
 
     command = commands.add_parser("tables", help="print every number that the papers print")
@@ -138,19 +160,21 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="DIR",
-        help=f"folders of results whose stages are kept; without any, none (default: results beside STORE, {RECORDED})",
+        help=f"folders of results whose stages stay; without any, none (default: beside STORE, {OWN}, {RECORDED})",
     )
     command.add_argument("--delete", action="store_true", help="delete what is listed")
     command.set_defaults(run=gc)
 
     command = commands.add_parser("bench", help="measure kernels and training steps beside bare matrix products")
-    command.add_argument("what", choices=["neighbours", "evaluate", "rerank", "train"], help="kernel to measure")
+    command.add_argument(
+        "what", choices=list(BENCH), nargs="?", default="neighbours", help="kernel to measure (default neighbours)"
+    )
+    usual = "; ".join(f"{what}: {' '.join(sizes)}" for what, sizes in BENCH.items())
     command.add_argument(
         "--sizes",
         nargs="+",
-        required=True,
         metavar="N",
-        help="number of images; queries x gallery, as 336x1973; batch size for train",
+        help=f"number of images; queries x gallery, as 336x1973; batch size for train (default {usual})",
     )
     command.add_argument("--columns", type=int, default=2048, help="dimension of the embeddings (default 2048)")
     command.add_argument("--repeats", type=int, default=3, help="rounds; their median is reported (default 3)")
@@ -223,13 +247,14 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
 def doctor(options: argparse.Namespace) -> int:
     """Print the doctor's page; return 1 if something is broken."""
     from reproduce.commands.doctor import page
+    from reproduce.session.planning import collected
     from reproduce.session.setting import data_root, given_folders
 
     if options.weights and not options.weights.is_dir():
         raise UserError(f"--weights {options.weights} is no folder: give a folder of weights files")
-    papers = read_all(options.suites).values()
+    papers, cases = read_all(options.suites).values(), collected(options.suites)
     folders = data_root(options.data_root), given_folders(options.domain)
-    text, sound = page(papers, *folders, options.weights, deep=options.deep)
+    text, sound = page(papers, cases, *folders, options.weights, deep=options.deep)
     print(text, end="")
     return 0 if sound else 1
 
@@ -264,7 +289,7 @@ def stage(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print the results of a folder as a table, or the papers' claims."""
+    """Print the results of a folder or all that is known of a table, or the papers' claims."""
     from reproduce.papers.export import claims_page
     from reproduce.session.display import summary
     from reproduce.session.planning import collected
@@ -273,10 +298,38 @@ def show(options: argparse.Namespace) -> None:
         print(claims_page(read_all(options.suites).values(), collected(options.suites)), end="")
         return
 
-    results = records.read(options.folder)
+    if options.what and not (len(options.what) == 1 and Path(*options.what).is_dir()):
+        _show_tables(options)
+        return
+    if options.results:
+        raise UserError("--results goes with a paper: name the folder alone, as in `reproduce show DIR`")
+    folder = Path(*options.what) if options.what else suites_folder().parent / RECORDED
+    results = records.read(folder)
     if not results:
-        raise UserError(f"{options.folder} holds no results: run `pytest suites/` first, or name another folder")
+        raise UserError(f"{folder} holds no results: run `pytest suites/` first, or name another folder")
     print(summary(results, shutil.get_terminal_size().columns, colour=sys.stdout.isatty()), end="")
+
+
+def _show_tables(options: argparse.Namespace) -> None:
+    from reproduce.commands.show import find_tables, page
+    from reproduce.papers.reported import read_all as read_reported
+    from reproduce.session.planning import collected
+
+    if len(options.what) > 2:
+        raise UserError("show takes a folder of results, or a paper and its table: `reproduce show msplr 3`")
+    papers = read_all(options.suites)
+    paper, several = find_tables(papers, *options.what)
+    usual = [folder for folder in (options.suites.parent / RECORDED, OWN) if folder.is_dir()]
+    results = {
+        records.path_of(result, Path()): result
+        for folder in options.results or usual
+        for result in records.read(folder)
+    }
+    reported = read_reported(options.suites, papers)
+    size = shutil.get_terminal_size().columns
+    cases = collected(options.suites)
+    pages = [page(paper, each, reported, results.values(), cases, size, colour=sys.stdout.isatty()) for each in several]
+    print("\n".join(pages), end="")
 
 
 def tables(options: argparse.Namespace) -> None:
@@ -392,7 +445,8 @@ def gc(options: argparse.Namespace) -> None:
     if not (options.store / "store.json").exists():
         raise UserError(f"{options.store} is no store: name one with --store")
     store = Store(options.store)
-    usual = [folder for folder in (store.root.parent / "results", RECORDED) if _has_records(folder)]
+    beside = (store.root.parent / "results", OWN, RECORDED)
+    usual = list({folder.resolve(): folder for folder in beside if _has_records(folder)}.values())
     if options.keep is None and not usual:
         raise UserError(f"no results lie beside {store.root}: name folders with --keep DIR, or keep none by --keep")
     for folder in options.keep or ():
@@ -400,6 +454,12 @@ def gc(options: argparse.Namespace) -> None:
             raise UserError(f"--keep {folder}: there is no such folder of results")
     with store.used("gc") if options.delete else contextlib.nullcontext():
         _collect(store, usual if options.keep is None else options.keep, delete=options.delete)
+    if options.delete:
+        print(" deleted")
+        return
+    words = ["reproduce gc", f"--store {shlex.quote(str(options.store))}"]
+    words += [" ".join(["--keep", *map(shlex.quote, map(str, options.keep))])] if options.keep is not None else []
+    print(f"; next: {' '.join(words)} --delete")
 
 
 def _collect(store: Store, keep: Sequence[Path], *, delete: bool) -> None:
@@ -426,7 +486,6 @@ def _collect(store: Store, keep: Sequence[Path], *, delete: bool) -> None:
         if delete:
             shutil.rmtree(folder)
     print(f"{len(leftovers) + len(artifacts)} folders, {size / 2**20:.1f} MiB", end="")
-    print(" deleted" if delete else "; next: reproduce gc --delete")
 
 
 def _has_records(folder: Path) -> bool:
@@ -443,7 +502,7 @@ def bench(options: argparse.Namespace) -> None:
     from reproduce.commands.bench import bench as measure
 
     try:
-        sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+        sizes = [tuple(map(int, size.split("x"))) for size in options.sizes or BENCH[options.what]]
     except ValueError:
         raise UserError(f"--sizes {' '.join(options.sizes)}: give whole numbers, such as 2000 or 336x1973") from None
     measure(

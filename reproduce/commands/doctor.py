@@ -1,4 +1,4 @@
-"""Check data sets, weights and devices, and count the rows of the papers that can be measured."""
+"""Check data sets, weights and devices, and count the rows of the papers that can run here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from reproduce import weights
 from reproduce.data.catalogue import CATALOGUE, known, published, withdrawn
@@ -23,6 +24,9 @@ from reproduce.errors import UserError
 from reproduce.papers.cases import Case, Suite
 from reproduce.papers.tables import Paper
 from reproduce.running.engine import visible_gpus
+from reproduce.scales import SCALES, WEIGHTS, at_scale
+from reproduce.session.display import counted
+from reproduce.stage import Stage, closure, rewrite
 
 LINES, WIDTH = 40, 100
 """Size of a screen."""
@@ -40,8 +44,8 @@ class Finding:
 
     name: str
     status: str
-    """"ok", "own" (a folder given by name, not the published set), "other" (not the published set, which is required
-    under the data root), "broken" or "missing"."""
+    """"ok", "own" (a folder given by name, not the published set), under the data root "mini" (far smaller than the
+    published set) or "other" (not the published set, which is required there), "broken" or "missing"."""
     says: str
     """Description, or what is wrong."""
     folder: Path | None = None
@@ -72,7 +76,9 @@ def examine(name: str, root: Path | None, given: Path | None, *, deep: bool = Fa
     if whole.version == "V2":
         return Finding(name, odd, "V2, its faces blurred; the papers print numbers of V1", whole.root)
     gaps = differences(describe(whole), counts) if counts else []
-    if gaps and not given:
+    if counts and gaps and not given:
+        if 2 * len(whole.train_pids) < counts.train.ids:
+            return Finding(name, "mini", f"{_counted(whole, gaps)}; needs --accept-counts", whole.root)
         return Finding(name, odd, "; ".join(gaps), whole.root)
     return Finding(name, odd if gaps else "ok", "; ".join([_counted(whole, gaps), *oddities(whole)]), whole.root)
 
@@ -136,26 +142,61 @@ def _counted(whole: Dataset, gaps: Sequence[str]) -> str:
 
 def page(
     papers: Iterable[Paper],
+    collected: Iterable[object],
     root: Path | None,
     given: Mapping[str, Path],
     weight_folder: Path | None,
     *,
     deep: bool = False,
 ) -> tuple[str, bool]:
-    """Return the doctor's page, at most `LINES` lines of `WIDTH` columns, and whether nothing is broken."""
-    cases = {paper.name: list(_cases(paper)) for paper in papers}
+    """Return the doctor's page, at most `LINES` lines of `WIDTH` columns, and whether nothing is broken.
+
+    Args:
+        papers: Papers whose rows are counted.
+        collected: Cases of their suites, which say what has a recipe.
+        root: Folder of the data sets.
+        given: Folders of single data sets, by name.
+        weight_folder: Folder of published weights; None for the usual ones.
+        deep: As in `examine`.
+    """
+    rows = {paper.name: list(_with_recipes(paper, collected)) for paper in papers}
     findings = [examine(name, root, given.get(name), deep=deep) for name in CATALOGUE]
-    here = {finding.name for finding in findings if finding.status in ("ok", "own")}
+    here = {finding.name for finding in findings if finding.status in ("ok", "own", "mini")}
     places = [weight_folder] if weight_folder else weights.folders()
-    ready = list(dict.fromkeys(case.task.name for own in cases.values() for case in own if case.names <= here))
-    following = _next(findings, ready, root, given)
-    lines = [*_data(findings, root), *_weights(places), _machine(), *_rows(cases, here), following]
+    counts = _rows(rows, here, places)
+    following = _next(findings, list(chain.from_iterable(rows.values())), here, root, given)
+    lines = [*_data(findings, root), *_weights(places), _machine(), *counts, *following]
     return "\n".join(line.rstrip() for line in lines) + "\n", all(finding.status != "broken" for finding in findings)
 
 
-def _cases(paper: Paper) -> Iterator[Case]:
-    """Yield every row that a paper ran or may have run, on each of its tasks."""
-    yield from Suite(paper).rows()
+def _with_recipes(paper: Paper, collected: Iterable[object]) -> Iterator[Case]:
+    """Yield every row that a paper ran or may have run, on each of its tasks, with its recipe if it has one."""
+    known = {case.cell.place: case for case in collected if isinstance(case, Case) and not case.figure}
+    yield from (known.get(case.cell.place, case) for case in Suite(paper).rows())
+
+
+def _at_scale(case: Case, scale: str) -> tuple[Stage[Any], set[tuple[str, str]]]:
+    """Return the stage of a case at a scale, before data are known, and the weights that it starts from.
+
+    Weights are named by what they are called in recipes, such as "imagenet", and by their backbone.
+    """
+    assert case.recipe
+    started: set[tuple[str, str]] = set()
+    by_scale = at_scale(SCALES[scale])
+
+    def by_role(role: str, value: Any, owner: Any) -> Any:
+        if role == WEIGHTS and isinstance(value, str):
+            started.add((value, by_scale("backbone", owner.backbone, owner)))
+        return by_scale(role, value, owner)
+
+    return rewrite(case.recipe(case.task, 1), by_role=by_role), started
+
+
+def _can_run(case: Case, here: set[str], places: Sequence[Path]) -> bool:
+    """Return whether data, a recipe and published weights are here, so that it runs at scale `paper`."""
+    if not case.recipe or not case.names <= here:
+        return False
+    return all(len(weights.fitting(*wanted, places)) == 1 for wanted in _at_scale(case, "paper")[1])
 
 
 def _data(findings: Sequence[Finding], root: Path | None) -> Iterator[str]:
@@ -204,34 +245,68 @@ def _machine() -> str:
     return f"Machine  {', '.join(versions)}; {len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)} visible"
 
 
-def _rows(cases: Mapping[str, Sequence[Case]], here: set[str]) -> Iterator[str]:
-    yield f"{'Rows':12}{'all':>4}{'with data':>11}  blocked(data) for want of     (that the paper ran, or may have run)"
-    everything = list(chain.from_iterable(cases.values()))
-    for paper, own in (*cases.items(), ("together", everything)):
+def _rows(rows: Mapping[str, Sequence[Case]], here: set[str], places: Sequence[Path]) -> Iterator[str]:
+    heads = f"{'Rows':11}{'all':>4}{'with data':>11}{'can run here':>14}"
+    yield f"{heads}  blocked(data) for want of"
+    everything = list(chain.from_iterable(rows.values()))
+    can_run = {case for case in everything if _can_run(case, here, places)}
+    for paper, own in (*rows.items(), ("together", everything)):
         ready = sum(case.names <= here for case in own)
         wanted = Counter(chain.from_iterable(case.names - here for case in own))
         missing = ", ".join(f"{name} {wanted[name]}" for name in CATALOGUE if wanted[name])
-        yield f"  {paper:10}{len(own):4}{ready:11}  {missing}"
+        counts = f"  {paper:9}{len(own):4}{ready:11}{len(can_run & {*own}):14}  "
+        yield from textwrap.wrap(missing, WIDTH, initial_indent=counts, subsequent_indent=" " * len(counts)) or [counts]
+    yield "  can run here: data, a recipe and published weights are here, for scale paper"
     remain = [case for case in everything if not case.task.withdrawn]
     names = " and ".join(withdrawn().values())
     ready = sum(case.names <= here for case in remain)
     yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
 
 
-def _next(findings: Sequence[Finding], ready: Sequence[str], root: Path | None, given: Mapping[str, Path]) -> str:
-    wrong = next((finding.name for finding in findings if finding.status in ("broken", "other")), None)
-    if wrong:
-        return f"next:    fix {wrong} as described above, then run this again"
-    if not ready:
-        return "next:    pytest suites/ -k m2d --scale small     (minutes, on drawn stand-ins, without any data)"
+def _next(
+    findings: Sequence[Finding], rows: Sequence[Case], here: set[str], root: Path | None, given: Mapping[str, Path]
+) -> Iterator[str]:
+    if wrong := next((finding.name for finding in findings if finding.status in ("broken", "other")), None):
+        yield f"next:    fix {wrong} as described above, then run this again"
+        return
+    runnable = [case for case in rows if case.recipe]
+    ready = [case for case in runnable if case.names <= here]
+    first = _smallest(ready or runnable)
+    if not first:
+        yield "next:    pytest suites/ --collect-only -q     (lists the cases; none of these rows has a recipe)"
+        return
+    words, stages, names = first
+    mini = {finding.name for finding in findings if finding.status == "mini"}
 
-    def command(shown: Callable[[Path], object]) -> str:
-        options = [f"--data-root {shown(root)} "] if root else []
-        options += [f"--domain {name}={shown(folder)} " for name, folder in given.items()]
-        return f'next:    pytest suites/ {"".join(options)}-k "{" or ".join(ready[:3])}" --plan'
+    def options(shown: Callable[[Path], object]) -> str:
+        several = [f"--data-root {shown(root)} "] if root and ready else []
+        several += ["--accept-counts "] if names & mini and ready else []
+        several += [f"--domain {name}={shown(folder)} " for name, folder in given.items() if ready and name in names]
+        return f"next:    pytest suites/ {''.join(several)}"
 
-    line = command(str)
-    return line if len(line) <= WIDTH else command(lambda _: "DIR")
+    selection = f'-k "{words}" --scale small'
+    lines = [options(str) + selection, options(lambda _: "DIR") + selection]
+    yield from next(
+        ([line] for line in lines if len(line) <= WIDTH), [options(lambda _: "DIR") + "\\", " " * 9 + selection]
+    )
+    yield f"         ({stages}, minutes{'' if ready else ', on drawn stand-ins, without any data'})"
+
+
+def _smallest(rows: Iterable[Case]) -> tuple[str, str, set[str]] | None:
+    """Return selection (`-k`), number of stages and data sets of the table and task with least work at scale `small`.
+
+    Those with two rows or more, which can be compared, come first; None if there are no rows.
+    """
+    together: dict[tuple[str, str, str], list[Case]] = {}
+    for case in rows:
+        together.setdefault((case.paper, case.table, case.task.name), []).append(case)
+    stages = {place: closure(_at_scale(case, "small")[0] for case in cases) for place, cases in together.items()}
+    places = sorted(together, key=lambda at: (len(together[at]) < 2, sum(stage.work for stage in stages[at]), at))
+    if not places:
+        return None
+    paper, table, task = places[0]
+    names = set().union(*(case.names for case in together[places[0]]))
+    return f"{paper} and table{table}-{task}", counted(len(stages[places[0]]), "stage"), names
 
 
 def _short(path: Path) -> str:

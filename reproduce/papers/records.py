@@ -116,6 +116,12 @@ class Identity(Kept, kw_only=True, omit_defaults=True):
             parts += [f"{name} {value:g}" for name, value in (entry.get("dials") or {}).items() if value != 1]
         return ", ".join(dict.fromkeys(parts))
 
+    @property
+    def folders(self) -> list[str]:
+        """Names of the user's own folders among its data."""
+        entries = self.data.values()
+        return sorted({str(entry.get("folder") or "a folder") for entry in entries if entry.get("kind") == "folder"})
+
 
 class StageEntry(Kept, kw_only=True, omit_defaults=True):
     """A stage behind a record."""

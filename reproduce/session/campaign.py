@@ -65,6 +65,8 @@ class Campaign:
         self.engine: Engine | None = None
         self._handlers: dict[int, Any] = {}
         self.report: Path | None = None
+        self.stopped = False
+        """Whether a signal ended the run."""
 
     def collected(self, items: Sequence[pytest.Item]) -> None:
         """Remember the test name of every case, selected or not."""
@@ -249,7 +251,12 @@ class Campaign:
             try:
                 return engine.wait(stage, lambda: self.display.refresh(engine))
             except Stopped as stopped:
+                self.stopped = True
                 pytest.exit(str(stopped))
+            except KeyboardInterrupt:
+                self.stopped = True
+                done = sum(job.status in ("done", "cached") for job in engine.jobs.values())
+                pytest.exit(f"stopped: {done} of {len(engine.jobs)} stages kept; the same command goes on")
             finally:
                 self.display.stop()
 
@@ -325,7 +332,8 @@ class Campaign:
                 reporter.write_line(line)
         if self.report:
             reporter.write_line(f"report:  {self.report}")
-        reporter.write_line(f"next:    {self._next()}")
+        if not self.stopped:
+            reporter.write_line(f"next:    {self._next()}")
 
     def _next(self) -> str:
         if self.errors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reproduce import metrics
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ROOMY = 110
 """Terminal width, in columns, from which the summary also shows rank-5 and rank-10."""
+
+STEPS = 18
+"""Columns kept for the steps of a running job, such as "iteration 100/2000", however long its label is."""
 
 SPEAK_EVERY = 10.0
 """Seconds between two lines of one stage if the output is not a terminal."""
@@ -93,6 +96,44 @@ def progress(job: Job) -> list[str]:
     return words
 
 
+def fitting(words: Sequence[str], room: int) -> list[str]:
+    """Drop words of a running job's progress until they fit: speed first, then values from the last, time left, steps.
+
+    Args:
+        words: Those of `progress`.
+        room: Columns for them, with two between words.
+    """
+    kept = list(words)
+    while kept and len("  ".join(kept)) > room:
+        kept.pop(-2 if len(kept) > 2 else -1)
+    return kept
+
+
+def table(running: Sequence[Job], waiting: int, width: int) -> Table:
+    """Lay out the live lines, one for each running job.
+
+    Args:
+        running: The running jobs.
+        waiting: Number of jobs that wait.
+        width: Columns of the terminal; what does not fit is dropped or cut.
+    """
+    from rich.table import Table
+
+    lines = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        lines.add_column(no_wrap=True)
+    names = [label(job.stage) for job in running]
+    clocks = [clock(job.seconds) for job in running]
+    left = width - max(map(len, clocks), default=0) - 2
+    longest = min(max(map(len, names), default=0), left - STEPS - 2)
+    for job, seconds, name in zip(running, clocks, names, strict=True):
+        shown = name if len(name) <= longest else f"{name[: longest - 1]}…"
+        lines.add_row(seconds, shown, "  ".join(fitting(progress(job), left - longest - 2)))
+    if waiting:
+        lines.add_row("", f"and {waiting} waiting")
+    return lines
+
+
 class Display:
     """Show an engine's jobs: redrawn lines on a terminal, else one line per change.
 
@@ -135,24 +176,14 @@ class Display:
             self._new_line()
             self._live = Live(transient=True, refresh_per_second=4)
             self._live.start()
-        self._live.update(self._table(engine))
+        waiting = sum(job.status == "waiting" for job in engine.jobs.values())
+        self._live.update(table(engine.running(), waiting, self._live.console.width))
 
     def stop(self) -> None:
         """Clear the live lines."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def _table(self, engine: Engine) -> Table:
-        from rich.table import Table
-
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for job in engine.running():
-            table.add_row(clock(job.seconds), label(job.stage), *progress(job))
-        waiting = sum(job.status == "waiting" for job in engine.jobs.values())
-        if waiting:
-            table.add_row("", f"and {waiting} waiting")
-        return table
 
     def _print(self, line: str) -> None:
         if self._live is not None:
@@ -181,10 +212,11 @@ def summary(results: list[Result], width: int, *, colour: bool) -> str:
     several = len({result.identity.drawn for result in results}) > 1
     for result in results:
         case = result.case
-        numbers = [_spread(result, name) for name in shown]
+        numbers = [spread(result, name) for name in shown]
         printed = ["-" if (value := result.printed.get(name)) is None else f"{value:.1f}" for name in shown]
         name = f"{case.paper} {case.table} {case.label}, {case.task}"
         name += f" ({result.identity.drawn})" if several and result.identity.drawn else ""
+        name += f" on {' and '.join(own)}" if (own := result.identity.folders) else ""
         table.add_row(name, "measured", *numbers, result.verdict)
         table.add_row("", "printed", *printed, "", style="dim")
     console.print(table)
@@ -241,7 +273,8 @@ def claims_summary(tried: list[ClaimRecord], width: int, *, colour: bool) -> str
     return out.getvalue()
 
 
-def _spread(result: Result, name: str) -> str:
+def spread(result: Result, name: str) -> str:
+    """Format the mean of a metric over seeds, in percent, with the standard deviation if there are several."""
     values = [seed[name] for seed in result.measured.values() if name in seed]
     if not values:
         return "-"

@@ -649,6 +649,19 @@ def test_folder_of_the_user_says_so(tmp_path: Path) -> None:
     assert not case_of(omniglot()[0] | {"verdict": "reproduced", "reasons": []}).comparable
 
 
+def test_titles_name_the_users_folders(tmp_path: Path) -> None:
+    reader, markdown = shown(tmp_path, omniglot())
+    text = (tmp_path / "report" / "msplr.html").read_text(encoding="utf-8")
+    heads = re.findall(r'<th scope="colgroup"[^>]*>(.*?)</th>', text)
+    assert heads == ["greek_latin_etc → japanese_sanskrit_tagalog", "japanese_sanskrit_tagalog → greek_latin_etc"]
+    assert "on its own data (Market-1501 → DukeMTMC-reID; DukeMTMC-reID → Market-1501)" in text
+    assert "greek_latin_etc as market and japanese_sanskrit_tagalog as duke" in reader.text
+    assert "`m2d` greek_latin_etc → japanese_sanskrit_tagalog; `d2m` japanese_sanskrit_tagalog →" in markdown
+    for case in (tmp_path / "report" / "cases").iterdir():
+        assert "Market-1501 →" not in case.read_text(encoding="utf-8")
+    assert "printed cells measured</dt><dd>0 of 24<" in text, "none is measured on a folder of one's own"
+
+
 def test_quoted_and_unmeasured_rows(tmp_path: Path) -> None:
     text = paper_page(tmp_path, comparable())
     assert re.search(r'<tr class="quoted"><th[^>]*>PCB-PAST \(Zhang et al\., 2019\)</th><th[^>]*>quoted</th>', text)
@@ -1123,6 +1136,33 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "broken.toml: table is missing" in capsys.readouterr().err
     cli.finish(kept([result("direct", "m2d")]), suites, out)
     assert "could not be audited: broken.toml: table is missing" in read(index).text, "a run keeps its report"
+
+
+def test_a_report_leaves_the_pages_of_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, row in (("build/results", "direct"), ("lab/results", "ours"), ("records", "ours")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "one.json").write_text(json.dumps(result(row, "m2d")))
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "msplr.toml").write_text(TOML)
+    build = tmp_path / "build"
+    assert cli.main([]) == 0
+    own = contents(build / "report")
+    assert cli.main(["lab/results"]) == cli.main(["records"]) == 0
+    assert (build / "reports" / "lab" / "report" / "index.html").is_file()
+    assert (build / "reports" / "records" / "report" / "index.html").is_file()
+    capsys.readouterr()
+    assert cli.main(["lab/results", "--out", "build"]) == 2
+    told = capsys.readouterr().err
+    assert f"build/report holds the pages of {build / 'results'}: name another folder with --out" in told
+    assert contents(build / "report") == own
+    assert cli.main([str(build / "results")]) == 0, "the same results by another path"
+    assert contents(build / "report") == own
+    cli.finish(kept([result("direct", "m2d")]), tmp_path / "suites", build / "reports" / "lab")
+    rows = [path.name for path in (build / "reports" / "lab" / "report" / "cases").iterdir()]
+    assert len(rows) == 2, "a run into the folder of another report removes nothing"
 
 
 def test_rendering_takes_time_in_proportion_to_the_results(tmp_path: Path) -> None:

@@ -138,6 +138,23 @@ def test_a_fresh_process_measures(tmp_path: Path) -> None:
     assert found["differences"] == []
 
 
+def test_usual_sizes_fit_their_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[bench.Size]]] = []
+    monkeypatch.setattr(bench, "bench", lambda what, sizes, **_: asked.append((what, sizes)))
+    assert cli.main(["bench"]) == 0
+    assert [cli.main(["bench", what]) for what in bench.CONTENDERS] == [0] * len(bench.CONTENDERS)
+    assert [what for what, _ in asked] == ["neighbours", *bench.CONTENDERS]
+    assert all(len(size) == 1 + (what in ("evaluate", "rerank")) for what, sizes in asked for size in sizes)
+
+
+def test_every_measurement_is_a_step_of_the_progress_bar() -> None:
+    steps = bench._steps("rerank", (10, 50), 2, small=True)
+    names = list(bench.CONTENDERS["rerank"])
+    assert [name for name, _ in bench._shown(steps)] == [*names, *names, ""]
+    larger = [name for name, _ in bench._steps("rerank", (10, 50), 1, small=False)]
+    assert larger == [name for name in names if not name.startswith("dense")]
+
+
 def test_what_cannot_be_measured_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="called 'speed'; choose neighbours, evaluate, rerank, train"):
         bench.bench("speed", [(5,)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,7 @@ def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     records.write(made.result(stages=[made.stage(Number(1.0).key)]), results)
     command = ["gc", "--store", str(root), "--keep", str(results)]
     assert main(command) == 0
+    assert capsys.readouterr().out.endswith(f"; next: reproduce gc --store {root} --keep {results} --delete\n")
     assert store.has(Number(2.0))
     with store.lock(Number(7.0)):
         assert main(command) == 0
@@ -180,6 +182,10 @@ def test_gc_needs_a_store_and_results_to_keep(
     assert main(command) == 2
     assert "no results lie beside elsewhere/store" in capsys.readouterr().err
     records.write(made.result(stages=[made.stage(Number(1.0).key)]), Path("elsewhere/results"))
+    records.write(made.result(row="b", stages=[made.stage(Number(2.0).key)]), Path("build/results"))
+    assert main(command) == 0
+    assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, True), "of a run with --store"
+    shutil.rmtree("build")
     assert main(command) == 0
     assert (Store(root).has(Number(1.0)), Store(root).has(Number(2.0))) == (True, False)
 

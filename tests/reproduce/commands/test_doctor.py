@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +22,21 @@ from reproduce.data.reading import read
 from reproduce.errors import UserError
 from reproduce.papers.cases import Suite
 from reproduce.papers.tables import read_all
+from reproduce.session import planning
 
 SUITES = Path(__file__).parents[3] / "suites"
 
 Doctor = Callable[..., tuple[int, str]]
+
+collected = functools.cache(planning.collected)
+"""The cases of the suites, collected once for all tests."""
 
 
 @pytest.fixture
 def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
     """Runs `reproduce doctor` on a machine without caches, and checks that what it prints fits a screen."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(planning, "collected", collected)
     for name in ("TORCH_HOME", "REID_DATA"):
         monkeypatch.delenv(name, raising=False)
 
@@ -49,20 +56,28 @@ def line(output: str, start: str) -> str:
     return " ".join(found.split())
 
 
+def following(output: str) -> str:
+    """The next step, in one line."""
+    return " ".join(output[output.index("next:") :].split())
+
+
 def test_an_empty_machine(doctor: Doctor) -> None:
     code, output = doctor()
     assert code == 0
     assert line(output, "Data") == "Data no --data-root, no REID_DATA"
     for name in CATALOGUE:
-        assert line(output, f"{name} ").startswith(f"{name} missing ")
+        assert f"  {name:10}missing  " in output
     assert "withdrawn by its makers: nobody can ask for it" in line(output, "duke ")
     assert "put" not in output.split("next:")[1]
-    assert line(output, "next:").startswith("next: pytest suites/ -k m2d --scale small")
+    assert re.fullmatch(
+        r'next: pytest suites/ -k "\w+ and table\w+-m2d" --scale small \(\d stages, minutes, on drawn stand-ins, .*\)',
+        following(output),
+    )
     assert "resnet50-0676ba61.pth of torchvision; blocked(weights) at scale paper" in output
     assert "resnet50_ibn_a-d9d0bb7b.pth of IBN-Net" in output
     assert "Python 3." in line(output, "Machine")
     assert "torch " in line(output, "Machine")
-    assert line(output, "together ").split()[2:4] == ["0", "market"]
+    assert line(output, "together ").split()[2:5] == ["0", "0", "market"]
 
 
 def test_rows_are_counted_by_what_their_tasks_need(doctor: Doctor) -> None:
@@ -70,13 +85,13 @@ def test_rows_are_counted_by_what_their_tasks_need(doctor: Doctor) -> None:
     papers = read_all(SUITES)
     rows = [case for paper in papers.values() for case in Suite(paper).rows()]
     tasks = [case.task.name for case in rows]
-    assert line(output, "together ").startswith(f"together {len(tasks)} 0 market ")
+    assert line(output, "together ").startswith(f"together {len(tasks)} 0 0 market ")
     needs = {name: sum(letter in (task[0], task[2]) for task in tasks) for letter, name in letters().items()}
     assert f"duke {needs['duke']}" in line(output, "together ")
     assert f"personx {needs['personx']}" in line(output, "together ")
     pretrained = sum(case.row.pretrained == "luperson" for case in rows)
     assert line(output, "UP-ReID ").endswith(f"luperson {pretrained}")
-    assert line(output, "together ").endswith(f"luperson {pretrained}")
+    assert output.partition("together")[2].partition("luperson")[2].startswith(f" {pretrained}\n")
     kept = sum("d" not in (task[0], task[2]) for task in tasks)
     assert f'DukeMTMC-reID was withdrawn: -m "not withdrawn" leaves {kept} rows, 0 with data' in output
     for paper in papers.values():
@@ -95,7 +110,9 @@ def test_market_only(doctor: Doctor, in_memory: Path) -> None:
     assert str(folder) in output
     assert line(output, "looked for").startswith("looked for DukeMTMC-reID, MSMT17_V1, cuhk03-np, PersonX, LUPerson")
     assert "market" not in line(output, "together ")
-    assert line(output, "next:") == f'next: pytest suites/ --data-root {in_memory} -k "m2m or u2m" --plan'
+    small = '-k "msplr and table1-m2m" --scale small (2 stages, minutes)'
+    assert following(output) == f"next: pytest suites/ --data-root {in_memory} {small}"
+    assert line(output, "MSPLR ").split()[1:4] == ["24", "1", "0"], "its weights are missing"
     assert line(output, "SPTD ").split()[2] == "0"
     assert line(output, "UP-ReID ").split()[2] == "4", "INSUP in tables 1b and 2; all others pre-train on LUPerson"
 
@@ -130,7 +147,7 @@ def test_a_broken_duke(doctor: Doctor, in_memory: Path) -> None:
     assert code == 0
     assert line(output, "duke ") == "duke other query images 2,227, not 2,228 (1 fewer)"
     assert line(output, "next:") == "next: fix duke as described above, then run this again"
-    assert line(output, "together ").split()[3] == "market"
+    assert line(output, "together ").split()[4] == "market"
 
     victim.write_text("<html>This data set is no longer available.</html>")
     code, output = doctor("--data-root", in_memory)
@@ -157,15 +174,27 @@ def test_v2_in_the_place_of_v1(doctor: Doctor, tmp_path: Path) -> None:
     assert "mend" not in line(output, "next:")
 
 
+def test_a_mini_set_is_found_as_such(doctor: Doctor, tiny_domain: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_domain, tmp_path / "data" / "market")
+    code, output = doctor("--data-root", tmp_path / "data")
+    assert code == 0
+    assert line(output, "market ").startswith("market mini not the published counts: trains on 6 ids, 36 images; needs")
+    assert "--data-root" in following(output)
+    assert '--accept-counts -k "msplr and table1-m2m" --scale small' in following(output).replace("\\ ", "")
+
+
 def test_a_folder_of_ones_own_is_taken_as_it_is(doctor: Doctor, tiny_domain: Path) -> None:
     code, output = doctor("--domain", f"market={tiny_domain}", "--domain", f"personx={tiny_domain}")
     assert code == 0
     assert line(output, "market ") == "market own not the published counts: trains on 6 ids, 36 images"
-    assert "--domain personx=" in line(output, "next:")
+    runs = '-k "msplr and table1-m2m" --scale small (2 stages, minutes)'
+    assert re.fullmatch(rf"next: pytest suites/ --domain market=\S+ {re.escape(runs)}", following(output))
     assert line(output, "UP-ReID ").split()[2] > "0"
 
 
-def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_shown_with_their_hash(
+    doctor: Doctor, tiny_domain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = hashlib.sha256(b"weights").hexdigest()
     digests = {"resnet50": (digest,), "resnet50_ibn_a": ("d9d0bb7b",)}
     monkeypatch.setattr(weights, "PUBLISHED", {"imagenet": digests})
@@ -177,7 +206,10 @@ def test_weights_are_shown_with_their_hash(doctor: Doctor, tmp_path: Path, monke
     assert "imagenet  broken   resnet50_ibn_a-d9d0bb7b.pth is damaged" in output
     assert "converted ok       resnet50-luperson" in output
     (tmp_path / f"resnet50-{digest[:8]}.pth").rename(tmp_path / "resnet50.pth")
-    assert "imagenet  ok       resnet50.pth" in doctor("--weights", tmp_path)[1]
+    _, output = doctor("--weights", tmp_path, "--domain", f"market={tiny_domain}")
+    assert "imagenet  ok       resnet50.pth" in output
+    assert line(output, "SPTD ").split()[1:4] == ["34", "0", "0"]
+    assert line(output, "DAAM ").split()[2:4] == ["1", "1"]
     (tmp_path / "resnet50.pth").write_bytes(b"from elsewhere")
     assert "imagenet  other    resnet50.pth, SHA-256" in doctor("--weights", tmp_path)[1]
     assert main(["doctor", "--weights", str(tmp_path / "none")]) == 2

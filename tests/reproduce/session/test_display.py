@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
 import made
 import pytest
 from demo_sources import Corridor, Mirror, Pooled
 from msgspec import structs
+from rich.console import Console
 
 from methods import msplr, supervised
 from reproduce.clustering import DBSCAN
@@ -14,7 +16,7 @@ from reproduce.data.domains import Domain
 from reproduce.evaluation import Evaluate, Rerank
 from reproduce.papers.cases import World
 from reproduce.running.engine import Job
-from reproduce.session.display import Display, clock, label, progress, summary
+from reproduce.session.display import Display, clock, fitting, label, progress, summary, table
 from reproduce.session.setting import Setting
 
 STAGE = Setting("smoke").resolve(Evaluate(supervised.Train(Domain("market"), seed=2), on=Domain("duke")))
@@ -102,3 +104,28 @@ def test_a_log_gets_lines_at_start_and_end_and_now_and_then(monkeypatch: pytest.
     assert said[0].startswith("start")
     assert "epoch 10/30" in said[1]
     assert said[3].endswith("in 0:26")
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 160])
+def test_a_running_stage_takes_one_line_at_every_width(width: int) -> None:
+    adapted = msplr.Adapt(supervised.Train(Domain("market"), seed=2), Domain("duke"), DBSCAN(), seed=2)
+    long = Setting("smoke").resolve(Evaluate(adapted, Domain("duke"), at="step 1", rerank=Rerank()))
+    jobs = [Job(stage, "running", started=100.0, ended=110.0) for stage in (STAGE, long)]
+    jobs[0].progress = {"unit": "epoch", "done": 5, "count": 20, "loss": 1.23456, "mAP": 45.67, "images_per_s": 812.3}
+    jobs[1].progress = {"unit": "iteration", "done": 150, "count": 2000, "clusters": 31.0, "portion": 56.94}
+    console = Console(width=width, file=io.StringIO())
+    console.print(table(jobs, 7, width))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+    assert "epoch 5/20" in lines[0]
+    assert "iteration 150/2000" in lines[1]
+    assert "and 7 waiting" in lines[2]
+    assert ("812 images/s" in lines[0]) == (width == 160)
+
+
+def test_speed_goes_first_then_values_then_time_left() -> None:
+    words = ["epoch 5/20", "loss 1.235", "mAP 45.7", "812 images/s", "0:30 left"]
+    dropped = [fitting(words, room) for room in (60, 50, 36, 24, 12, 3)]
+    kept = [[0, 1, 2, 3, 4], [0, 1, 2, 4], [0, 1, 4], [0, 4], [0], []]
+    assert dropped == [[words[at] for at in places] for places in kept]

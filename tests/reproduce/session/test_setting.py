@@ -371,6 +371,12 @@ def test_a_data_root_holds_the_published_sets_or_says_what_differs(tiny_domain: 
     assert setting.paths() == {identity.data["market"]["digest"]: tmp_path / "market1501" / "Market-1501-v15.09.15"}
 
 
+def test_a_set_without_published_counts_is_found_under_the_root_as_a_folder(tiny_domain: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_domain, tmp_path / "mini")
+    located = Setting("smoke", root=tmp_path).locate(Domain("mini"))
+    assert (located.kind, located.folder) == ("folder", tmp_path / "mini")
+
+
 def test_what_a_data_root_lacks_is_blocked_and_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(Blocked, match=r"does not hold market: add --domain market=DIR, or see `reproduce doctor`"):
         Setting("smoke", root=tmp_path).resolve(CASE)
