@@ -104,6 +104,8 @@ class Case:
     column_label: str = ""
     printed_now: Mapping[str, float | None] = field(default_factory=dict)
     """Numbers that the table prints now, which may have been corrected since."""
+    direct: Mapping[str, float] = field(default_factory=dict)
+    """Direct transfer's mean of each metric on the same data, if it was measured."""
 
     @property
     def cell(self) -> Cell:
@@ -318,6 +320,18 @@ class Case:
         return tuple(percent(self.printed.get(name)) for name in per_seed()) if self.comparable else ()
 
     @property
+    def printed_line(self) -> tuple[str, ...]:
+        """The numbers that the table prints, in the order of `per_seed`; empty without any."""
+        printed = self.printed_now or self.printed
+        known = any(printed.get(name) is not None for name in per_seed())
+        return tuple(percent(printed.get(name)) for name in per_seed()) if known else ()
+
+    @property
+    def data_file(self) -> str:
+        """File of its record, beside its page."""
+        return self.file.removesuffix(".html") + ".json"
+
+    @property
     def outdated(self) -> str:
         """Printed numbers that were corrected after the verdict was given."""
         changed = [
@@ -376,7 +390,13 @@ class Case:
     @cached_property
     def stage_groups(self) -> tuple[StageGroup, ...]:
         """Its stages, grouped if they differ only in their seed."""
-        return stage_groups(self.stages)
+        return stage_groups(self.stages, self.tested, self.direct)
+
+    @property
+    def tested(self) -> frozenset[str]:
+        """Keys of the trainings whose networks it tests."""
+        trained = ((stage.spec.get("train") or {}) for stage in self.stages)
+        return frozenset(str(train["key"]) for train in trained if isinstance(train, Mapping) and "key" in train)
 
 
 def _text(values: Iterable[object]) -> str:

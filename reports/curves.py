@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from reports.words import MINUS, is_number, spread
@@ -21,6 +22,7 @@ PLOT_BOTTOM = HEIGHT - BOTTOM
 
 DASHES = ("none", "6 3", "2 2", "8 2 2 2")
 MOST_POINTS = 120
+MOST_MARKS = 25
 FEW_POINTS = 12
 MOST_LABELS = len(DASHES)
 LABEL_GAP = 12.0
@@ -51,12 +53,31 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A point of a line that tells its value: shown as a dot, or found by pointing at it."""
+
+    x: float
+    y: float
+    text: str
+    shown: bool
+
+
+@dataclass(frozen=True)
 class Line:
-    """One seed's curve: path, dash pattern, and dots if there are few points."""
+    """One curve: path, dash pattern, tint, and marks."""
 
     path: str
     dash: str
-    dots: tuple[Point, ...]
+    tint: int
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A value to compare curves with, drawn as a horizontal line."""
+
+    y: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -73,14 +94,22 @@ class Panel:
     summary: str
     """Text alternative of the panel, for screen readers."""
     of_labels: bool = False
+    level: Level | None = None
+    values: tuple[tuple[str, str], ...] = ()
+    """Label and value of each line if all have a single point: they are a table, not a curve."""
 
 
-def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label: str = "epoch") -> tuple[Panel, ...]:
-    """Draw a panel for each quantity in the histories, loss and mAP first.
+def panels(
+    histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    x_label: str = "epoch",
+    direct: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Panel, ...]:
+    """Draw a panel for each quantity in the histories, loss and mAP first, with a tint for each seed.
 
     Args:
         histories: Seed and stage history of each line, one mapping per logged step.
         x_label: Name of a step if the history does not name it.
+        direct: Values of direct transfer, by quantity.
     """
     names = {name for _, entries in histories for entry in entries for name in entry}
     ordered = [name for name in LEADING if name in names] + sorted(names - set(LEADING) - NO_CURVE)
@@ -91,15 +120,19 @@ def panels(histories: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], x_label
             by_name[name] = curves
     xs = [x for curves in by_name.values() for _, points in curves for x, _ in (points[0], points[-1])]
     return tuple(
-        _panel(name, by_name[name], (min(xs), max(xs)), _x_name(histories, x_label))
+        _panel(
+            name, by_name[name], (min(xs), max(xs)), _x_name(histories, x_label), direct=direct.get(name), who="seed "
+        )
         for name in list(by_name)[:MOST_PANELS]
     )
 
 
-def chart(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
-    """Draw one panel with a line for each label; line ends show values without labels."""
+def chart(
+    name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str, direct: float | None = None
+) -> Panel:
+    """Draw one panel with a line for each label, told apart by dashes; line ends show values without labels."""
     xs = [x for _, points in lines for x, _ in points]
-    panel = _panel(name, lines, (min(xs), max(xs)), x_label)
+    panel = _panel(name, lines, (min(xs), max(xs)), x_label, direct=direct)
     ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
     return replace(panel, title=title, labels=ends, summary=panel.summary.replace("seed ", ""))
 
@@ -149,11 +182,11 @@ def _points(entries: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     return points
 
 
-def _thin(points: list[Point]) -> list[Point]:
-    if len(points) <= MOST_POINTS:
+def _thin(points: list[Point], most: int) -> list[Point]:
+    if len(points) <= most:
         return points
     last = len(points) - 1
-    return [points[round(place * last / (MOST_POINTS - 1))] for place in range(MOST_POINTS)]
+    return [points[round(place * last / (most - 1))] for place in range(most)]
 
 
 def _panel(
@@ -162,10 +195,13 @@ def _panel(
     across: tuple[float, float],
     x_label: str,
     shown: Callable[[float], str] = lambda x: f"{x:,.0f}",
+    *,
+    direct: float | None = None,
+    who: str = "",
 ) -> Panel:
     x_low, x_high = across
-    ys = [y for _, points in curves for _, y in points]
-    y_values = _y_range(min(ys), max(ys), name)
+    ys = [y for _, points in curves for _, y in points] + ([] if direct is None else [direct])
+    y_values = _y_range(min(ys), max(ys))
     y_low, y_high = y_values[0], y_values[-1]
 
     def place(point: Point) -> Point:
@@ -174,12 +210,21 @@ def _panel(
         return LEFT + right * (PLOT_RIGHT - LEFT), PLOT_BOTTOM - up * (PLOT_BOTTOM - TOP)
 
     lines = []
-    for index, (_, points) in enumerate(curves):
-        placed = [place(point) for point in _thin(points)]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-        dash = DASHES[index] if len(curves) <= MOST_LABELS else DASHES[0]
-        dots = placed if len(placed) <= FEW_POINTS else placed[-1:]
-        lines.append(Line(path, dash, tuple((round(x, 1), round(y, 1)) for x, y in dots)))
+    for index, (label, points) in enumerate(curves):
+        thin = _thin(points, MOST_POINTS)
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, thin))
+        style = index if len(curves) <= MOST_LABELS else 0
+        named = f" ({who}{label})" if label else ""
+        marks = tuple(
+            Mark(
+                round(place(point)[0], 1),
+                round(place(point)[1], 1),
+                f"{x_label} {shown(point[0])}: {_value(name, point[1])}{named}",
+                len(thin) <= FEW_POINTS or point == points[-1],
+            )
+            for point in _thin(points, MOST_MARKS)
+        )
+        lines.append(Line(path, DASHES[0 if who else style], style if who else 0, marks))
     x_values = [x_low] if x_low == x_high else [x_low, x_high]
     return Panel(
         title=title_of(name).replace("_", " "),
@@ -191,7 +236,13 @@ def _panel(
         labels=_labels(name, curves, place),
         summary=_summary(name, curves, x_label, x_high),
         of_labels=name in METRICS and METRICS[name].kind == "labels",
+        level=None if direct is None else Level(round(place((x_low, direct))[1], 1), _value(name, direct)),
+        values=() if any(len(points) > 1 for _, points in curves) else _values(name, curves),
     )
+
+
+def _values(name: str, curves: Sequence[tuple[str, list[Point]]]) -> tuple[tuple[str, str], ...]:
+    return tuple((label, _value(name, points[0][1])) for label, points in curves)
 
 
 def _labels(name: str, curves: Sequence[tuple[str, list[Point]]], place: Callable[[Point], Point]) -> tuple[Label, ...]:
@@ -220,12 +271,11 @@ def _summary(name: str, curves: Sequence[tuple[str, list[Point]]], x_label: str,
     return f"{title_of(name)} over {x_high:,.0f} {x_label}s; " + "; ".join(parts)
 
 
-def _y_range(low: float, high: float, name: str) -> list[float]:
-    """Choose a few round values that span the data, from zero unless that would flatten the curve."""
-    if _in_percent(name) or 0 <= low < 0.5 * high:
-        low = 0.0
+def _y_range(low: float, high: float) -> list[float]:
+    """Choose a few round values that span the data and zero, so that no axis exaggerates a difference."""
+    low, high = min(low, 0.0), max(high, 0.0)
     if high <= low:
-        low, high = (min(0.0, 2 * low), max(0.0, 2 * low)) if low else (0.0, 1.0)
+        high = 1.0
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)

@@ -101,7 +101,8 @@ def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
             (case.label, _by_step(case)) for case in members if case and (case.column == task or case.task == task)
         ]
         if lines := [(label, points) for label, points in lines if points]:
-            panels.append(chart("mAP", lines, f"{task}: mAP", "step"))
+            starts = [case.direct["mAP"] for case in cases if case.task == task and "mAP" in case.direct]
+            panels.append(chart("mAP", lines, f"{task}: mAP", "step", next(iter(starts), None)))
             legend |= {label: line.dash for (label, _), line in zip(lines, panels[-1].lines, strict=True)}
     grid = f": compared at {listing([f'{step:g}' for step in figure.grid])}, by {GRIDS[figure.grid_from]}"
     return Drawn(title + grid * bool(figure.grid), tuple(legend.items()), tuple(panels), "step")

@@ -59,7 +59,7 @@ def _before(folder: Path) -> tuple[set[str], list[str]]:
     """Return the pages that were written to a folder, and the lines that name the results that they show."""
     written = folder / WRITTEN
     lines = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
-    pages = {name for name in lines if re.fullmatch(r"(cases/)?[a-z0-9-]+\.html", name)}
+    pages = {name for name in lines if re.fullmatch(r"(cases/)?[a-z0-9-]+\.html|cases/[a-z0-9-]+\.json", name)}
     return pages, [line for line in lines if line.startswith(OF)]
 
 

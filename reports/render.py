@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from reports import pages
 from reports.files import write, write_all
 from reports.templating import environment
+from reproduce import metrics
 from reproduce.papers.reported import NOBODY
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ def _html(page: Page) -> Iterator[tuple[str, str]]:
         root = "../" * here.count("/")
         return here, environment().get_template(template).render(page=page, pages=linked, here=here, root=root, **more)
 
+    judged = metrics.names(judged=True)
     yield made("index.html.j2", "index.html")
     for name in ("methods", "audit"):
         if any(file == f"{name}.html" for _, file in linked):
@@ -76,11 +80,20 @@ def _html(page: Page) -> Iterator[tuple[str, str]]:
         yield made("audited.html.j2", audited.file, audited=audited)
     for paper, summary in page.each:
         yield made("paper.html.j2", paper.file, paper=paper, summary=summary)
-        for case in paper.cases:
+        for place, case in enumerate(paper.cases):
+            before, after = paper.cases[place - 1] if place else None, next(iter(paper.cases[place + 1 :]), None)
+            neighbours = [
+                other
+                for other in paper.cases
+                if (other.table, other.column, other.identity.where, other.cell.point)
+                == (case.table, case.column, case.identity.where, case.cell.point)
+            ]
             siblings = [other for other in paper.cases if other is not case and other.cell.place == case.cell.place]
             claims = [
                 claim
                 for claim in paper.claims
                 if claim.trials and not case.cell.point and f"{case.table}/{case.row}/{case.column}" in claim.cells
             ]
-            yield made("case.html.j2", case.file, paper=paper, case=case, siblings=siblings, claims=claims)
+            beside = {"siblings": siblings, "neighbours": neighbours, "before": before, "after": after}
+            yield made("case.html.j2", case.file, paper=paper, case=case, claims=claims, judged=judged, **beside)
+            yield case.data_file, msgspec.json.format(msgspec.json.encode(case.result, order="sorted")).decode() + "\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -85,8 +86,16 @@ def _rate(stage: StageEntry) -> str:
     return f"{rates[len(rates) // 2]:,.0f}" if rates else NOTHING
 
 
-def stage_groups(stages: Sequence[StageEntry]) -> tuple[StageGroup, ...]:
-    """Group stages that differ only in their seed."""
+def stage_groups(
+    stages: Sequence[StageEntry], tested: Collection[str] = (), direct: Mapping[str, float] = MappingProxyType({})
+) -> tuple[StageGroup, ...]:
+    """Group stages that differ only in their seed.
+
+    Args:
+        stages: Stages of a case.
+        tested: Keys of the trainings that the case tests.
+        direct: Direct transfer's values by metric, drawn beside the curves of those trainings.
+    """
     by_key = {stage.key: stage for stage in stages}
 
     def seedless(value: Any, depth: int = 0) -> Any:
@@ -111,7 +120,8 @@ def stage_groups(stages: Sequence[StageEntry]) -> tuple[StageGroup, ...]:
             (scalar(stage.seed) if stage.seed is not None else str(place), stage.history)
             for place, stage in enumerate(members, 1)
         ]
-        shown = panels(histories, _step_name(members[0]))
+        on_target = any(stage.key in tested for stage in members)
+        shown = panels(histories, _step_name(members[0]), direct if on_target else {})
         made.append(
             StageGroup(
                 title=title + (f" ({seen[title]} of {titles.count(title)})" if titles.count(title) > 1 else ""),

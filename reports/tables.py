@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One row on one task."""
+
+    column: Column
+    cell: Cell
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a table for display."""
 
@@ -68,6 +76,12 @@ class Row:
     mark: str
     """Footnote letters."""
     cells: tuple[Cell, ...]
+
+    def lines(self, columns: Sequence[Column]) -> Iterator[Line]:
+        """Yield a line for each of the table's columns in which it has a number or a case."""
+        for column, cell in zip(columns, self.cells, strict=True):
+            if cell.case or cell.reported or {*cell.printed} != {NOTHING}:
+                yield Line(column, cell)
 
     @property
     def has_numbers(self) -> bool:
@@ -94,6 +108,12 @@ class Setting:
     """The table's columns, titled by the user's folders where it was run on them."""
     renewed: str = ""
     """Sentence about mAP with batch statistics of the target's training images, which is never judged; may be empty."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics of its columns, each once, in the usual order."""
+        own = {name for column in self.columns for name in column.metrics}
+        return tuple(name for name in METRICS if name in own)
 
     @property
     def executed(self) -> tuple[Row, ...]:
@@ -190,6 +210,7 @@ def filled(
         for id, members in by_table.items()
         if members
     }
+    placed = _with_direct(placed)
     every = [case for members in placed.values() for case in members]
     rows = {id: [case for case in members if not case.cell.point] for id, members in placed.items()}
     return Paper(
@@ -205,6 +226,33 @@ def filled(
         claims=read_claims(whole, claims, anchors, covered),
         points=tuple(case for case in every if case.cell.point),
     )
+
+
+def _with_direct(placed: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
+    """Add to each case what direct transfer measured: a test, on the same data, of a network its training starts from.
+
+    Of several such networks the one with the fewest stages counts, which is the source model.
+    """
+    every = [case for members in placed.values() for case in members if case.measured and not case.cell.point]
+
+    def direct(case: Case) -> dict[str, float]:
+        behind = {stage.key for stage in case.stages} - case.tested
+        starts = [
+            other
+            for other in every
+            if other.task == case.task and other.tested and other.tested <= behind and _agree_on_data(case, other)
+        ]
+        if not starts:
+            return {}
+        start = min(starts, key=lambda other: (len(other.stages), other.order))
+        return {name: found.mean for name in metrics.printed() if (found := start.spread(name))}
+
+    return {id: [replace(case, direct=direct(case)) for case in members] for id, members in placed.items()}
+
+
+def _agree_on_data(case: Case, other: Case) -> bool:
+    one, two = case.identity, other.identity
+    return one.scale == two.scale and all(entry == two.data.get(domain) for domain, entry in one.data.items())
 
 
 def completed(paper: Described, cases: Sequence[Case]) -> Described:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -45,6 +47,10 @@ def environment() -> jinja2.Environment:
     made.globals["size"] = SimpleNamespace(
         width=curves.WIDTH, height=curves.HEIGHT, left=curves.LEFT, right=curves.PLOT_RIGHT, bottom=curves.PLOT_BOTTOM
     )
+    script = (Path(__file__).parent / "templates" / "script.js").read_text(encoding="utf-8")
+    made.globals["script"] = script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    made.globals["script_hash"] = f"sha256-{digest}"
     made.globals["span"] = SimpleNamespace(width=claims.WIDTH, height=claims.HEIGHT)
     made.globals["error_verdict"] = words.verdict("error")
     made.globals["plane_side"] = pictures.PLANE

@@ -92,7 +92,7 @@ def test_what_moved_stands_first_and_verdicts_that_changed_are_said(tmp_path: Pa
     assert "mAP     50.5 (n = 3) -> 40.5 (n = 3)  -10.0  band ±1.8" in printed
     assert "verdict ○ not comparable -> Δ drifted" in printed
     source = write_page(found, tmp_path, ("old", HOSTILE)).read_text()
-    assert "<script" not in source
+    assert "<script>alert" not in source
     assert "−10.0" in source
     assert source.count("<h1>") == 1
 
@@ -112,7 +112,7 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert shown.startswith("1 case in both: 1 drifted; 0 new, 0 vanished.")
     assert shown.splitlines()[-1] == str(tmp_path / "compare.html")
-    assert "<script" not in (tmp_path / "compare.html").read_text()
+    assert "<script>alert" not in (tmp_path / "compare.html").read_text()
     assert cli.main([old, "--compare", old, new, "--suites", str(suites)]) == 2
     assert cli.main(["--compare", old, str(tmp_path / "absent"), "--suites", str(suites)]) == 2
 
