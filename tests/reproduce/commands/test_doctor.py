@@ -70,7 +70,7 @@ def test_an_empty_machine(doctor: Doctor) -> None:
     assert "withdrawn by its makers: nobody can ask for it" in line(output, "duke ")
     assert "put" not in output.split("next:")[1]
     assert re.fullmatch(
-        r'next: pytest suites/ -k "\w+ and table\w+-m2d" --scale small \(\d stages, minutes, on drawn stand-ins, .*\)',
+        r'next: pytest suites/ -k "\w+ and table\w+-\w+" --scale small \(\d stages, minutes, on drawn stand-ins, .*\)',
         following(output),
     )
     assert "resnet50-0676ba61.pth of torchvision; blocked(weights) at scale paper" in output
@@ -110,7 +110,7 @@ def test_market_only(doctor: Doctor, in_memory: Path) -> None:
     assert str(folder) in output
     assert line(output, "looked for").startswith("looked for DukeMTMC-reID, MSMT17_V1, cuhk03-np, PersonX, LUPerson")
     assert "market" not in line(output, "together ")
-    small = '-k "msplr and table1-m2m" --scale small (2 stages, minutes)'
+    small = '-k "upreid and table1b-m2m" --scale small (6 stages, minutes)'
     assert following(output) == f"next: pytest suites/ --data-root {in_memory} {small}"
     assert line(output, "MSPLR ").split()[1:4] == ["24", "1", "0"], "its weights are missing"
     assert line(output, "SPTD ").split()[2] == "0"
@@ -180,14 +180,14 @@ def test_a_mini_set_is_found_as_such(doctor: Doctor, tiny_domain: Path, tmp_path
     assert code == 0
     assert line(output, "market ").startswith("market mini not the published counts: trains on 6 ids, 36 images; needs")
     assert "--data-root" in following(output)
-    assert '--accept-counts -k "msplr and table1-m2m" --scale small' in following(output).replace("\\ ", "")
+    assert '--accept-counts -k "upreid and table1b-m2m" --scale small' in following(output).replace("\\ ", "")
 
 
 def test_a_folder_of_ones_own_is_taken_as_it_is(doctor: Doctor, tiny_domain: Path) -> None:
     code, output = doctor("--domain", f"market={tiny_domain}", "--domain", f"personx={tiny_domain}")
     assert code == 0
     assert line(output, "market ") == "market own not the published counts: trains on 6 ids, 36 images"
-    runs = '-k "msplr and table1-m2m" --scale small (2 stages, minutes)'
+    runs = '-k "upreid and table1b-m2m" --scale small (6 stages, minutes)'
     assert re.fullmatch(rf"next: pytest suites/ --domain market=\S+ {re.escape(runs)}", following(output))
     assert line(output, "UP-ReID ").split()[2] > "0"
 
