@@ -3,14 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PUBLIC := reproduce.evaluation reproduce.neighbours reproduce.clustering reproduce.stage reproduce.artifacts \
+	reproduce.dataset reproduce.figures reproduce.metrics reproduce.data.sources reproduce.data.sampling \
+	reproduce.papers.tables reproduce.papers.records reproduce.papers.frames
 
-.PHONY: help setup reproduce test lint smoke clean
+.PHONY: help setup reproduce test lint smoke api clean
 help:
 	@echo "make reproduce   set up, draw stand-in data, run a published table end to end, write the report"
 	@echo "make test        set up, run the tests"
 	@echo "make setup       set up .venv and nothing else"
 	@echo "make lint        style, types, import rules, spelling"
 	@echo "make smoke       every case of every table, a few seconds each"
+	@echo "make api         API pages of the public modules, in build/api"
 	@echo "make clean       remove .venv and build"
 
 setup: $(READY)
@@ -27,6 +31,10 @@ test: $(READY)
 
 smoke: $(READY)
 	@$(BIN)/pytest suites/ --scale smoke --out build/smoke $(ARGS)
+
+api: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[api]'
+	@$(BIN)/python -m pdoc --docformat google --output-directory build/api $(PUBLIC)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -420,17 +422,26 @@ def _blocked(cases: Sequence[Case]) -> tuple[tuple[str, tuple[Case, ...]], ...]:
     return tuple((why, tuple(members)) for why, members in sorted(grouped.items()))
 
 
+def _files(commands: Iterable[tuple[str, str]]) -> str:
+    """Name the files of the suites that cases were run from, given their papers and commands, for a command line."""
+    files: dict[str, str] = {}
+    for paper, command in commands:
+        found = re.match(r"pytest '([^']+?)::", command)
+        files[paper] = found[1] if found else files.get(paper, f"suites/test_{paper}.py")
+    return " ".join(shlex.quote(files[paper]) for paper in sorted(files))
+
+
 def _next(cases: Sequence[Case], drawn: Sequence[tuple[str, Picture]]) -> Step:
     """Suggest the most useful next command, after cases and after figures."""
     undrawn = next((picture for _, picture in drawn if picture.error and picture.command), None)
     if undrawn and not any(case.verdict.word == "error" and case.command for case in cases):
         return Step("Run again the figure that failed; finished stages are kept.", undrawn.command)
     if not cases and drawn:
-        suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({paper for paper, _ in drawn}))
+        suites = _files([(paper, picture.command) for paper, picture in drawn])
         return Step("A figure shows a few images. Measure the rows that it shows.", f"pytest {suites} --scale small")
     if not cases:
         return Step("Run the cases of one task on drawn images.", "pytest suites/ -k m2d --scale small")
-    suites = " ".join(f"suites/test_{paper}.py" for paper in sorted({case.paper for case in cases}))
+    suites = _files([(case.paper, case.command) for case in cases])
     known = {domain.partition(" ")[0] for case in cases for domain in case.identity.data} & CATALOGUE.keys()
     domains = sorted(known) or ["duke", "market"]
     folders = " ".join(f"--domain {domain}=DIR" for domain in domains)

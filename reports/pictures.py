@@ -47,9 +47,9 @@ HEAT = "inferno"
 
 RANK_LISTS = (
     "A line holds the images of the gallery that are nearest to the query, the nearest first. "
-    f"{RIGHT} in a green frame is the query's identity, {WRONG} in a red frame another; below stands the distance to "
-    "the query. AP is the query's average precision, mAP its mean over all queries of the test set; both are "
-    "percentages."
+    f"{RIGHT} in green is the query's identity, {WRONG} in red another; the distance to the query is below or, without "
+    "pictures, under the pointer. AP is the query's average precision, mAP its mean over all queries of the test set; "
+    "both are percentages."
 )
 ACTIVATION_MAPS = (
     "A map is the sum over channels of the squared activations that are pooled into features. The brightest place of "

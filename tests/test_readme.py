@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -62,6 +63,13 @@ def test_a_command_runs(command: str, checkout: Path) -> None:
     code, output = typed(command, checkout)
     assert code == 0, output
     assert "Traceback" not in output
+
+
+def test_api_pages_are_of_modules_with_a_docstring() -> None:
+    names = re.findall(r"[\w.]+", (ROOT / "Makefile").read_text().partition("PUBLIC := ")[2].partition("\n\n")[0])
+    assert len(names) > 10
+    for name in names:
+        assert ast.get_docstring(ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())), name
 
 
 def test_most_commands_are_tried() -> None:

@@ -18,6 +18,15 @@ const cellAt = (row, place) => {
   return [...row.cells].find((cell) => (at += cell.colSpan) > place);
 };
 const textAt = (row, place) => (cellAt(row, place)?.textContent ?? "").trim();
+// Rows of a table's body with those that belong to them, without headings.
+const groups = (body) => {
+  const found = [];
+  for (const row of body.rows) {
+    if (row.matches(".follows")) found.at(-1).push(row);
+    else if (!row.matches(".part")) found.push([row]);
+  }
+  return found;
+};
 const number = (text) => parseFloat(text.replace(/[,+]/g, "").replace("\u2212", "-"));
 const compare = (one, other, sign) => {
   const [a, b] = [number(one), number(other)];
@@ -35,19 +44,21 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", turned ? "ascending" : "descending");
       for (const body of table.tBodies) {
-        const rows = [...body.rows].filter((row) => !row.matches(".part, .under"));
-        const key = (row) => textAt(row, Number(head.dataset.at));
-        rows.sort((one, other) => compare(key(one), key(other), turned ? 1 : -1));
-        body.append(...rows);
+        const key = ([row]) => textAt(row, Number(head.dataset.at));
+        const sorted = groups(body).sort((one, other) => compare(key(one), key(other), turned ? 1 : -1));
+        body.append(...sorted.flat());
       }
     });
   }
-  const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.matches(".part"));
-  if (rows.length < 8) continue;
+  const rows = [...table.tBodies].flatMap(groups);
+  if (rows.length < 12) continue;
   const search = make("input", "", { type: "search", className: "search", placeholder: "search rows" });
   search.setAttribute("aria-label", "search the rows of this table");
   search.addEventListener("input", () => {
-    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(search.value.toLowerCase());
+    for (const group of rows) {
+      const found = group.some((row) => row.textContent.toLowerCase().includes(search.value.toLowerCase()));
+      for (const row of group) row.hidden = !found;
+    }
   });
   table.parentElement.before(search);
 }

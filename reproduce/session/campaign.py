@@ -70,7 +70,7 @@ class Campaign:
 
     def collected(self, items: Sequence[pytest.Item]) -> None:
         """Remember the test name of every case, selected or not."""
-        roots = (self.config.rootpath, ROOT)
+        roots = (ROOT, self.config.invocation_params.dir)
         for item in items:
             if isinstance(case := case_of(item), (Case, ClaimCase, FigureCase)):
                 root = next((root for root in roots if item.path.is_relative_to(root)), None)

@@ -11,6 +11,7 @@ import pytest
 from reproduce.commands.cli import main
 from reproduce.commands.new import paper
 from reproduce.errors import UserError
+from reproduce.papers import records
 from reproduce.papers.tables import paths, read_all
 
 ROOT = Path(__file__).parents[3]
@@ -27,11 +28,15 @@ def at(folder: Path, places: list[Path], *words: str) -> tuple[int, str]:
 def test_a_new_paper_runs_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "paper", "mine", "--into", str(tmp_path / "mine")]) == 0
     assert f"next: pip install -e {tmp_path / 'mine'} && pytest" in capsys.readouterr().out
-    words = ["mine_reid/suites", "--scale", "smoke", "-k", "not claim"]
-    code, output = at(tmp_path / "mine", [ROOT, tmp_path / "mine"], *words)
+    words = ["mine/mine_reid/suites", "--scale", "smoke", "-k", "not claim"]
+    code, output = at(tmp_path, [ROOT, tmp_path / "mine"], *words)
     assert code == 0, output
     assert "2 passed" in output
     assert "mine 1 Ours, m2d" in output
+    commands = [record.command for record in records.read(tmp_path / "build" / "results")]
+    assert all(command.startswith("pytest 'mine/mine_reid/suites/test_mine.py::test[") for command in commands)
+    following = (tmp_path / "build" / "report" / "index.html").read_text()
+    assert "pytest mine/mine_reid/suites/test_mine.py --scale small" in following, "where the file is"
 
 
 def test_a_copy_of_an_installed_paper_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
