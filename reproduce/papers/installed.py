@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,11 +41,17 @@ def outside() -> list[Path]:
 def check_packages() -> None:
     """Check that the packages methods and reports are those of this installation; suites are found by their path.
 
+    A folder of results called `reports` in the working directory hides what an editable installation maps, though it is
+    no package; with the installation's root on the path the package is found before it.
+
     Raises:
-        UserError: A folder or package of the same name hides one of them.
+        UserError: A package of the same name hides one of them.
     """
     for name in ("methods", "reports"):
         spec = find_spec(name)
+        if spec and spec.origin is None and str(ROOT) not in sys.path:
+            sys.path.append(str(ROOT))
+            spec = find_spec(name)
         places = [Path(place).resolve() for place in spec.submodule_search_locations or ()] if spec else []
         if places[:1] != [ROOT / name]:
             found = f"{places[0]} hides" if places else "nothing can be imported as"
