@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Erase
 from reproduce.evaluation import Trained
+from reproduce.scales import Released
 from reproduce.stage import Env, role
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Train(Trained):
     """Seeds initial weights, batches and augmentation."""
     backbone: str = role("backbone", "resnet50")
     """Either "resnet50" or "resnet50_ibn_a"."""
-    weights: str | Trained | None = role("weights", "imagenet")
+    weights: str | Trained | Released | None = role("weights", "imagenet")
     """Initial weights of the backbone and so of all branches: published ones by name, a training that made them, or
     None for scratch."""
     stem_relu: bool = True

@@ -29,6 +29,7 @@ from reproduce.artifacts import Training, snapshot
 from reproduce.clustering import DBSCAN, OUTLIER
 from reproduce.data.transforms import Augment, Erase
 from reproduce.evaluation import Trained
+from reproduce.scales import Released
 from reproduce.stage import Env, role
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Adapt(Trained):
     """Seeds initial weights, batches and augmentation."""
     backbone: str = role("backbone", "resnet50")
     """Either "resnet50" or "resnet50_ibn_a"."""
-    weights: str | Trained | None = role("weights", "imagenet")
+    weights: str | Trained | Released | None = role("weights", "imagenet")
     """Initial weights of the backbone: published ones by name, a training that made them, or None for scratch."""
     stem_relu: bool = True
     """Whether the stem of the backbone ends in a ReLU."""

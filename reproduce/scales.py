@@ -10,6 +10,7 @@ from typing import Any
 from reproduce.data.catalogue import known, statistics
 from reproduce.data.world import Size
 from reproduce.errors import UserError
+from reproduce.stage import rewrite
 
 STEMS = {"resnet50": "narrow", "resnet50_ibn_a": "narrow_ibn_a"}
 """The narrow net that replaces a backbone."""
@@ -63,6 +64,29 @@ class Scale:
     """A drawn domain has one in this many of the published identities."""
     tested: int = 1
     """A drawn domain has this many times as many identities to test on."""
+    unlabelled: int = 1
+    """A drawn set without labels has one in this many of its people, who are already few beside the published ones."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """Initial weights that others released, and the training that makes their stand-in."""
+
+    name: str
+    """Name of the file where published weights are used, such as "luperson"."""
+    training: Any
+    """Training at all other scales, of the same seed as the training that starts from it."""
+
+
+def started(stage: Any, scale: Scale) -> Any:
+    """Replace all `Released` weights in a stage by their names, or by their trainings, as a scale has it."""
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Released):
+            return value
+        return value.name if scale.published else value.training
+
+    return rewrite(stage, leaf)
 
 
 FASTER = 10.0
@@ -72,7 +96,15 @@ From scratch it is 10 as well, by coincidence: each was determined separately.""
 
 SCALES = {
     "smoke": Scale(
-        "wiring: seconds a stage", longest=2, shrink=4, faster=FASTER, from_nothing=10.0, narrow=True, batch=4, ids=60
+        "wiring: seconds a stage",
+        longest=2,
+        shrink=4,
+        faster=FASTER,
+        from_nothing=10.0,
+        narrow=True,
+        batch=4,
+        ids=60,
+        unlabelled=60,
     ),
     "small": Scale(
         "claims: the narrow net on 64x32 images",
@@ -104,7 +136,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
       over fewer images. "updates" are those of a whole training, or milestones among them; "updates of epochs" belong
       to a training whose length is counted in epochs.
     - A "momentum" is the fraction of itself that a mean net keeps at an update. The fraction that it forgets is
-      multiplied by printed / actual updates, so that it averages over the same fraction of the training as printed.
+      multiplied by printed / actual updates, so that it averages over the same fraction of the training as printed; the
+      images of an owner with a queue are LUPerson's.
     - A "queue" of negatives keeps the printed number of entries per person in LUPerson, in whole batches (of its
       owner's field with the role "images") and at least one.
     - "channels" belong to a network on pixels, such as an image translator; they shrink like the sides of its images
@@ -139,6 +172,9 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         nothing = scratch or getattr(owner, WEIGHTS, "") is None
         return value * (scale.from_nothing if nothing else scale.faster)
 
+    def fewer_people() -> float:
+        return LUPERSON_IDS * scale.unlabelled / known("luperson").drawn_ids[0]
+
     def queue(value: int, owner: Any) -> int:
         if scale.ids == 1:
             return value
@@ -146,8 +182,7 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
             images(getattr(owner, field.name)) for field in fields(owner) if field.metadata.get("role") == "images"
         ]
         batch = max(sizes, default=1)
-        people = known("luperson").drawn_ids[0] / scale.ids
-        return batch * max(1, round(value * people / LUPERSON_IDS / batch))
+        return batch * max(1, round(value / fewer_people() / batch))
 
     def momentum(value: float, owner: Any) -> float:
         if scale.published:
@@ -155,7 +190,9 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         roles = {field.metadata.get("role"): field.name for field in fields(owner)}
         counts = {role: getattr(owner, roles[role]) for role in ("rounds", "epochs", "iterations") if role in roles}
         fewer: float = prod(count / rules[role](count) for role, count in counts.items())
-        return max(0.0, 1 - (1 - value) * fewer * (1 if "iterations" in counts else scale.ids))
+        if "iterations" not in counts:
+            fewer *= fewer_people() if "queue" in roles else scale.ids
+        return max(0.0, 1 - (1 - value) * fewer)
 
     def counted(factor: float) -> Callable[[Any], Any]:
         def count(value: Any) -> Any:
@@ -210,5 +247,5 @@ def stand_in_size(domain: str, scale: Scale) -> Size:
     train, test, extra = known(domain).drawn_ids
     if scale.ids > 1:
         test = min(test, MOST_TEST_IDS)
-    train, test, extra = (-(-count // scale.ids) for count in (train, test, extra))
+    train, test, extra = (-(-count // (scale.ids if test else scale.unlabelled)) for count in (train, test, extra))
     return Size(train, scale.tested * test, scale.tested * extra, 256 // scale.shrink, 128 // scale.shrink)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TypeVar, cast
 
@@ -84,6 +86,19 @@ def group_batch_norm(module: M, group: int | None) -> M:
     for name, child in module.named_children():
         setattr(module, name, group_batch_norm(child, group))
     return module
+
+
+@contextmanager
+def larger_groups(module: nn.Module, factor: int) -> Iterator[None]:
+    """Enlarge the normalisation groups of a module for a batch that holds several parts of every image."""
+    layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
+    for layer in layers:
+        layer.group *= factor
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.group //= factor
 
 
 class DomainBatchNorm(nn.Module):

@@ -24,7 +24,7 @@ from reproduce.errors import UserError
 from reproduce.papers.cases import Case, Suite
 from reproduce.papers.tables import Paper
 from reproduce.running.engine import visible_gpus
-from reproduce.scales import SCALES, WEIGHTS, at_scale
+from reproduce.scales import SCALES, WEIGHTS, at_scale, started
 from reproduce.session.display import counted
 from reproduce.stage import Stage, closure, rewrite
 
@@ -181,15 +181,15 @@ def _at_scale(case: Case, scale: str) -> tuple[Stage[Any], set[tuple[str, str]]]
     Weights are named by what they are called in recipes, such as "imagenet", and by their backbone.
     """
     assert case.recipe
-    started: set[tuple[str, str]] = set()
+    wanted: set[tuple[str, str]] = set()
     by_scale = at_scale(SCALES[scale])
 
     def by_role(role: str, value: Any, owner: Any) -> Any:
         if role == WEIGHTS and isinstance(value, str):
-            started.add((value, by_scale("backbone", owner.backbone, owner)))
+            wanted.add((value, by_scale("backbone", owner.backbone, owner)))
         return by_scale(role, value, owner)
 
-    return rewrite(case.recipe(case.task, 1), by_role=by_role), started
+    return rewrite(started(case.recipe(case.task, 1), SCALES[scale]), by_role=by_role), wanted
 
 
 def _can_run(case: Case, here: set[str], places: Sequence[Path]) -> bool:

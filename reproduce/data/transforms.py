@@ -109,6 +109,53 @@ class Distort(Augment):
     """Colour distortion; None for none."""
 
 
+@dataclass(frozen=True)
+class Crop:
+    """Crop of a random rectangle, resized to the whole image (torchvision's RandomResizedCrop).
+
+    The first of ten drawn rectangles that fits is taken; if none does, the largest central one of an allowed aspect.
+    """
+
+    area: tuple[float, float] = (0.2, 1.0)
+    """Area of the rectangle, drawn uniformly between these fractions of the image."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Height over width of the rectangle in pixels; its logarithm is drawn uniformly."""
+
+    def __post_init__(self) -> None:
+        """Reject invalid ranges."""
+        if not (0 < self.area[0] <= self.area[1] <= 1 and 0 < self.aspect[0] <= self.aspect[1]):
+            raise ValueError(f"not a recipe for random crops: {self}")
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Gaussian blur of SimCLR and MoCo v2; edges are extended."""
+
+    p: float = 0.5
+    """Probability that an image is blurred."""
+    sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation, drawn uniformly between these; in pixels of an image of `rows` rows."""
+    rows: int = 256
+    """Rows of the images that `sigma` refers to; it shrinks and grows with the images' height."""
+
+    def __post_init__(self) -> None:
+        """Reject invalid probabilities and ranges."""
+        if not (0 <= self.p <= 1 and 0 < self.sigma[0] <= self.sigma[1] and self.rows > 0):
+            raise ValueError(f"not a recipe for blur: {self}")
+
+
+@dataclass(frozen=True)
+class Reframe(Distort):
+    """Like `Distort`, with a resized crop before colour distortion and a blur after it."""
+
+    pad: int = role("pixels", 0)
+    """Black pixels added on each side before the padded crop; 0 for none."""
+    crop: Crop | None = Crop()
+    """Random resized crop; None for none."""
+    blur: Blur | None = Blur()
+    """Gaussian blur; None for none."""
+
+
 TRIES = 20
 """Rectangles drawn per image; the first that fits is erased, and none if none fits. The original draws up to 100; with
 256 x 128 images and the default recipe all 20 fail once in 1e25."""
@@ -119,6 +166,12 @@ _FACTORS, _ORDER, _GREY = _JITTER + 1, _JITTER + 5, _JITTER + 9
 COLUMNS = 64
 """Numbers drawn per image, used or not: recipes with and without erasing flip and crop alike, and a new transform can
 use spare columns without changing the draws of the others."""
+
+CROPS = 10
+"""Rectangles drawn per image for a resized crop, as in torchvision."""
+_CROP_TOP, _CROP_LEFT, _BLUR, _SIGMA = range(2 * CROPS, 2 * CROPS + 4)
+MORE = 2 * CROPS + 4
+"""Further numbers drawn per image for `Reframe`, in a table of their own."""
 
 
 def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
@@ -132,7 +185,7 @@ def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -> torch.Tensor:
-    """Flip, crop, distort, normalise and erase each image at random.
+    """Flip, crop, distort, blur, normalise and erase each image at random.
 
     All numbers are drawn on the CPU in one (B, 64) table, so those of image i depend only on the generator's state and
     on i, whatever the batch size and the device.
@@ -140,7 +193,7 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
     Args:
         images: uint8 (B, 3, H, W), on any device.
         recipe: probabilities and strengths.
-        generator: a CPU generator, advanced by one table.
+        generator: a CPU generator, advanced by one table; for `Reframe` by a second one, (B, 24).
 
     Returns:
         float32 (B, 3, H, W), normalised, channels-last, on the images' device.
@@ -162,8 +215,13 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
     source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     moved = images.flatten(2).gather(2, source.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
     moved = moved * inside
+    if isinstance(recipe, Reframe):
+        more = torch.rand(count, MORE, generator=generator, dtype=torch.float64)
+        moved = _cropped(moved, more, recipe.crop) if recipe.crop else moved
     if isinstance(recipe, Distort) and recipe.colour:
         moved = _distorted(moved, draws, recipe.colour)
+    if isinstance(recipe, Reframe) and recipe.blur:
+        moved = _blurred(moved, more, recipe.blur)
     output = _normalised(moved, recipe.pixels)
 
     if recipe.erase:
@@ -187,6 +245,69 @@ def _normalised(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
 
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (pixels.mean, pixels.std))
     return images.float() * (1 / (255 * std)) - mean / std
+
+
+def _cropped(images: torch.Tensor, draws: torch.Tensor, recipe: Crop) -> torch.Tensor:
+    """Crop images (B, 3, H, W) and resize the crops bilinearly to (H, W), as float32."""
+    import torch
+
+    height, width = images.shape[2:]
+    top, left, rows, columns = _crops(draws, recipe, height, width).to(images.device).unbind(1)
+
+    def weights(first: torch.Tensor, size: torch.Tensor, length: int) -> torch.Tensor:
+        places = torch.arange(length, device=images.device)
+        centres = first[:, None] + (places + 0.5) * size[:, None] / length - 0.5
+        near = (1 - (centres[:, :, None] - places).abs()).clamp(min=0)
+        inside = (places >= first[:, None]) & (places < (first + size)[:, None])
+        return near * inside[:, None]
+
+    return _combined(images, weights(top, rows, height), weights(left, columns, width))
+
+
+def _crops(draws: torch.Tensor, recipe: Crop, height: int, width: int) -> torch.Tensor:
+    """Compute the rectangles of resized crops (B, 4): first row, first column, rows, columns."""
+    import torch
+
+    areas, aspects = draws[:, : 2 * CROPS].view(-1, CROPS, 2).unbind(2)
+    areas = _between(recipe.area, areas) * height * width
+    aspects = _between((math.log(recipe.aspect[0]), math.log(recipe.aspect[1])), aspects).exp()
+    sides = torch.stack([(areas * aspects).sqrt(), (areas / aspects).sqrt()], 2).round().long()
+    room = torch.tensor([height, width])
+    fits = ((sides > 0) & (sides <= room)).all(2)
+    side = sides[torch.arange(len(sides)), fits.long().argmax(1)]
+    corner = (draws[:, [_CROP_TOP, _CROP_LEFT]] * (room - side + 1)).long()
+    aspect = min(max(height / width, recipe.aspect[0]), recipe.aspect[1])
+    largest = torch.tensor([min(height, round(width * aspect)), min(width, round(height / aspect))])
+    central = torch.cat([(room - largest) // 2, largest]).expand(len(draws), -1)
+    return torch.where(fits.any(1, keepdim=True), torch.cat([corner, side], 1), central)
+
+
+def _blurred(images: torch.Tensor, draws: torch.Tensor, recipe: Blur) -> torch.Tensor:
+    """Blur images (B, 3, H, W), as float32."""
+    import torch
+
+    scale = images.shape[2] / recipe.rows
+    reach = math.ceil(3 * recipe.sigma[1] * scale)
+    sigma = (_between(recipe.sigma, draws[:, _SIGMA]) * scale).float().to(images.device)
+    blurred = (draws[:, _BLUR] < recipe.p).to(images.device)
+
+    def weights(length: int) -> torch.Tensor:
+        places = torch.arange(length, device=images.device)
+        around = torch.arange(-reach, length + reach, device=images.device)
+        distance = (places[:, None] - around).abs()
+        near = torch.exp(-(distance**2) / (2 * sigma[:, None, None] ** 2)) * (distance <= reach)
+        kept = near[:, :, reach : reach + length].clone()
+        kept[:, :, 0] += near[:, :, :reach].sum(2)
+        kept[:, :, -1] += near[:, :, reach + length :].sum(2)
+        return torch.where(blurred[:, None, None], kept, torch.eye(length, device=images.device))
+
+    return _combined(images, weights(images.shape[2]), weights(images.shape[3]))
+
+
+def _combined(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Average the rows and columns of images (B, 3, H, W) by weights (B, H, H) and (B, W, W), normalised here."""
+    rows, columns = (weights / weights.sum(2, keepdim=True) for weights in (rows, columns))
+    return rows[:, None] @ images.float() @ columns[:, None].transpose(2, 3)
 
 
 def _distorted(images: torch.Tensor, draws: torch.Tensor, recipe: Colour) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from reproduce import metrics
 from reproduce.data import sources
 from reproduce.papers.records import Identity, Numbers, Result, Spread
 from reproduce.papers.tables import Printed
+from reproduce.scales import SCALES
 from reproduce.weights import DRAWN
 
 ROUNDING = 1e-6
@@ -49,6 +50,23 @@ def reasons_against(identity: Identity) -> list[str]:
     if precision := identity.precision:
         reasons.append(f"{precision} precision")
     return reasons
+
+
+def unlike_starts(identities: Iterable[Identity]) -> str:
+    """Say that a claim compares initial weights that no published ones are behind; empty if it does not.
+
+    A training on drawn people may start better than one on drawn objects, or worse, because of how we drew both.
+
+    Args:
+        identities: of the claim's cells.
+    """
+    cells = list(identities)
+    named = [set(cell.weights.split(", ")) - {"scratch"} for cell in cells]
+    trained = {bool(starts) and all(start.startswith("those of ") for start in starts) for starts in named}
+    if len(trained) == 1 or any(SCALES[cell.scale].published for cell in cells):
+        return ""
+    starts = " and ".join(sorted({cell.weights for cell in cells}))
+    return f"which start is better depends on what we drew for it: {starts}"
 
 
 def _unlike_published(entry: Mapping[str, Any]) -> str:

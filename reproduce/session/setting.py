@@ -26,7 +26,7 @@ from reproduce.files import printable
 from reproduce.papers.cases import World
 from reproduce.papers.records import Identity
 from reproduce.running import recipe
-from reproduce.scales import PRECISION, ROUNDS, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size
+from reproduce.scales import PRECISION, ROUNDS, SCALES, STEMS, VERSION, WEIGHTS, at_scale, stand_in_size, started
 from reproduce.stage import Stage, closure, rewrite
 
 SCRATCH = "scratch"
@@ -185,7 +185,7 @@ class Setting:
                 raise Blocked("data", f"no stand-in is drawn for the {value.variant} variant of {value.name}")
             return StandIn(value.name, stand_in_size(value.name, scale), seed, dials)
 
-        resolved: Stage[Any] = rewrite(stage, leaf, by_role)
+        resolved: Stage[Any] = rewrite(started(stage, scale), leaf, by_role)
         if world and not all(source.drawn for source in sources([resolved])):
             raise not_drawn
         published = scale.published and self.subset is None and self._published(resolved)

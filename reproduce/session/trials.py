@@ -295,11 +295,18 @@ class ClaimTrial(Trial[ClaimCase]):
         verdict, reasons = statistics.verdict(direction, adjusted[self], seeds)
         if verdict == "undecided":
             reasons += statistics.fallen(claim, compared[self])
+        setting = self.session.setting
+        if unlike := verdicts.unlike_starts(setting.identity(row.stages) for row in self.rows):
+            verdict, reasons = "undecided", [unlike, *reasons]
         comparable = not verdicts.reasons_against(self._identity) and seeds >= statistics.FEWEST_SEEDS
         size = statistics.beside_stated(compared[self]) if comparable and verdict != "contradicted" else ""
         return self._record(
             verdict,
-            second=[word for word in (size, "baseline untrained" if untrained else "") if word],
+            second=[
+                word
+                for word in (size, "baseline untrained" if untrained else "", "starts are drawn" if unlike else "")
+                if word
+            ],
             reasons=[*reasons, *untrained],
             compared=[statistics.as_record(comparison) for comparison in compared[self]],
             p=p,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import bdb, classify, daam, jvtc, mgn, mmcl, mmt, msplr, rae, spcl, sptd, supervised
+from methods import bdb, classify, daam, jvtc, mgn, mmcl, mmt, moco, msplr, rae, spcl, sptd, supervised, upreid
 from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
@@ -151,6 +151,41 @@ def granular(**changes: Any) -> mgn.Train:
     return replace(stage, **changes)
 
 
+def momentum_contrast(**changes: Any) -> moco.Pretrain:
+    """A pre-training by MoCo on the tiny domain that takes no time."""
+    stage = moco.Pretrain(
+        Domain("market"),
+        backbone="narrow",
+        weights=None,
+        width=16,
+        input=(32, 16),
+        batch=8,
+        K=20,
+        m=0.9,
+        epochs=1,
+        bn_group=4,
+    )
+    return replace(stage, **changes)
+
+
+def intra_identity(**changes: Any) -> upreid.Pretrain:
+    """A pre-training by UP-ReID on the tiny domain that takes no time."""
+    stage = upreid.Pretrain(
+        Domain("market"),
+        M=4,
+        backbone="narrow",
+        weights=None,
+        width=16,
+        input=(32, 16),
+        batch=8,
+        N=20,
+        m=0.9,
+        epochs=1,
+        bn_group=4,
+    )
+    return replace(stage, **changes)
+
+
 def trainings() -> list[type[Trained]]:
     """Find every training stage of `methods`."""
     for module in pkgutil.iter_modules(methods.__path__, "methods."):
@@ -182,6 +217,7 @@ def tiny(kind: type[Trained]) -> Trained:
         daam.Adapt: daam.Adapt(separated(), Domain("duke"), DBSCAN(TopP(0.1), 2), k1=4, k2=2, steps=1, **few),
     }
     every |= {spcl.Adapt: contrasted(), bdb.Train: dropping(), mgn.Train: granular()}
+    every |= {moco.Pretrain: momentum_contrast(), upreid.Pretrain: intra_identity()}
     every[mmcl.Adapt] = mmcl.Adapt(
         Domain("market"), Domain("duke"), backbone="narrow", weights=None, batch=8, iterations=2, **each
     )

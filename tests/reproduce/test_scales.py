@@ -11,7 +11,7 @@ from reproduce.data.domains import Domain
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Size
 from reproduce.errors import UserError
-from reproduce.scales import MOST_TEST_IDS, SCALES, at_scale, stand_in_size
+from reproduce.scales import MOST_TEST_IDS, SCALES, Released, at_scale, stand_in_size, started
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage, rewrite, role
 
@@ -204,7 +204,28 @@ def test_queue_without_a_batch() -> None:
     class Memory:
         queue: int = role("queue", 65_536)
 
-    assert rewrite(Memory(), by_role=at_scale(SCALES["small"])).queue == 56
+    assert rewrite(Memory(), by_role=at_scale(SCALES["small"])).queue == 786
+
+
+def test_mean_nets_beside_a_queue_average_over_their_share_of_luperson() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Memory:
+        epochs: int = role("epochs", 200)
+        queue: int = role("queue", 65_536)
+        m: float = role("momentum", 0.999)
+
+    assert rewrite(Memory(), by_role=at_scale(SCALES["small"])).m == pytest.approx(
+        1 - 0.001 * 200 / 67 * 200_000 / 2400
+    )
+    assert rewrite(Memory(), by_role=at_scale(SCALES["paper"])).m == 0.999
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_released_weights_are_a_name_or_their_training(scale: str) -> None:
+    training = supervised.Train(Domain("luperson"), seed=3, weights=None)
+    stage = supervised.Train(Domain("market"), weights=Released("luperson", training))
+    expected = "luperson" if SCALES[scale].published else training
+    assert started(stage, SCALES[scale]) == dataclasses.replace(stage, weights=expected)
 
 
 def test_unknown_role_raises_with_class_and_field() -> None:
@@ -249,7 +270,8 @@ def test_published_size() -> None:
 def test_galleries_have_similar_sizes_at_a_scale() -> None:
     assert stand_in_size("msmt17", SCALES["small"]) == Size(75, 4 * 54, 0, 64, 32)
     assert stand_in_size("market", SCALES["small"]) == Size(54, 4 * 54, 4 * 29, 64, 32)
-    assert stand_in_size("luperson", SCALES["small"]) == Size(172, 0, 0, 64, 32)
+    assert stand_in_size("luperson", SCALES["small"]) == Size(2400, 0, 0, 64, 32), "it is not shrunk"
+    assert stand_in_size("luperson", SCALES["smoke"]) == Size(40, 0, 0, 64, 32)
     tested = [stand_in_size(domain, SCALES["small"]).test_ids for domain in CATALOGUE]
     assert max(tested) <= 4 * -(-MOST_TEST_IDS // SCALES["small"].ids)
 

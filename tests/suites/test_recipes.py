@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import runpy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from reproduce.clustering import DBSCAN, MostClusters, Rho, TopP, Tuned
 from reproduce.data.domains import Domain
+from reproduce.data.transforms import LUPERSON
+from reproduce.papers.cases import ClaimCase
 from reproduce.papers.tables import Task
-from reproduce.session.setting import SCRATCH, Setting
+from reproduce.papers.verdicts import unlike_starts
+from reproduce.session.setting import SCRATCH, Blocked, Setting
 
 ROOT = Path(__file__).parents[2]
 MSPLR = runpy.run_path(str(ROOT / "suites" / "test_msplr.py"))
@@ -98,3 +102,81 @@ def test_upreid_s_spcl_has_a_source_where_the_task_has_one() -> None:
     assert train.cluster == Setting("small").resolve(train).cluster == DBSCAN(0.6, 4)
     small = Setting("small", weights=SCRATCH).resolve(train)
     assert (small.epochs, small.iterations, small.step, small.eval_every) == (17, 86, 7, 10)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_upreid_s_rows_of_a_table_differ_in_their_start_alone(seed: int) -> None:
+    for table, task in (("1a", "c2c"), ("1d", "t2t"), ("2", "x2m")):
+        rows = UPREID["TABLES"][table]
+        for column in ("bdb", "bot", "mgn") if table != "2" else ("",):
+            insup, *others = [
+                (rows[row][column] if column else rows[row])(Task(task), seed) for row in ("insup", "moco", "upreid")
+            ]
+            for other in others:
+                assert other.train.augment == replace(insup.train.augment, pixels=LUPERSON)
+                same = replace(other.train, weights="imagenet", augment=insup.train.augment)
+                assert replace(other, train=same) == insup
+            assert [row.train.weights.name for row in others] == ["luperson", "upreid"]
+            assert {row.train.weights.training.seed for row in others} == {seed}
+
+
+UPREID_STARTS = {
+    "moco": (0, False, False),
+    "moco_cc": (0, True, True),
+    "moco_icc": (8, False, True),
+    "upreid": (8, True, True),
+    "upreid_nohm": (8, True, False),
+    "upreid_m4": (4, True, True),
+    "upreid_m12": (12, True, True),
+}
+"""Patches, consistency and hard mining of the pre-trainings of tables 4 to 6."""
+
+
+@pytest.mark.parametrize("row", UPREID_STARTS)
+def test_upreid_s_pretrainings_differ_in_their_losses_alone(row: str) -> None:
+    ours, own = UPREID["STARTS"]["upreid"](2).training, UPREID["STARTS"][row](2).training
+    patches, consistent, mirrored = UPREID_STARTS[row]
+    if row == "moco":
+        shared = {field.name for field in fields(own)} & {field.name for field in fields(ours)}
+        assert {name for name in shared if getattr(own, name) != getattr(ours, name)} == set()
+        assert (own.K, own.m) == (ours.N, ours.m)
+        return
+    assert (own.M if own.lambda_p else 0, own.consistent, own.mirrored) == (patches, consistent, mirrored)
+    assert (own.lambda_g, own.lambda_p) == ((0.8, 0.2) if patches else (1, 0))
+    losses = {name: getattr(ours, name) for name in ("M", "consistent", "mirrored", "lambda_g", "lambda_p")}
+    assert replace(own, **losses) == ours
+
+
+def test_upreid_s_rows_share_pretrainings_at_small_and_wait_for_weights_at_paper(tmp_path: Path) -> None:
+    rows = [UPREID["TABLES"][table]["upreid"] for table in ("3", "4", "5", "6")]
+    small = Setting("small")
+    assert len({small.resolve(row(Task("c2c"), 1)).key for row in rows}) == 1
+    trained = small.resolve(rows[0](Task("c2c"), 1)).train
+    assert (trained.weights.name, trained.weights.epochs, trained.weights.domain.size.train_ids) == (
+        "upreid.Pretrain",
+        20,
+        2400,
+    )
+    for row, name in (("moco", "luperson"), ("upreid", "upreid")):
+        paper = Setting("paper", {"cuhk03": tmp_path}, weights=str(tmp_path))
+        paper.located[Domain("cuhk03")] = SimpleNamespace(real=Domain("cuhk03"))  # type: ignore[assignment]
+        with pytest.raises(Blocked, match=f"there are no {name} weights of resnet50"):
+            paper.resolve(UPREID["TABLES"]["4"][row](Task("c2c"), 1))
+
+
+def test_every_executed_row_of_upreid_has_a_recipe() -> None:
+    cases = [*UPREID["SUITE"].rows(), *UPREID["SUITE"].shown()]
+    assert [case.id for case in cases if not case.recipe] == []
+    assert len(cases) == 36 + 6 + 2 + 4 + 2 + 3 + 9 + 4
+
+
+def test_upreid_s_claims_against_imagenet_depend_on_what_was_drawn() -> None:
+    small = Setting("small")
+
+    def unlike(claim: ClaimCase) -> str:
+        return unlike_starts(small.identity([small.resolve(cell.recipe(cell.task, 1))]) for cell in claim.cells)  # type: ignore[misc]
+
+    claims = [claim for claim in UPREID["SUITE"].claims() if not claim.world]
+    assert len(claims) > 20
+    for claim in claims:
+        assert bool(unlike(claim)) == any("/insup" in cell for cell in (claim.claim.left, *claim.claim.right))

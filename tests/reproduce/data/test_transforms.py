@@ -22,10 +22,13 @@ from reproduce.data.transforms import (
     LUPERSON,
     TRIES,
     Augment,
+    Blur,
     Colour,
+    Crop,
     Distort,
     Erase,
     Pixels,
+    Reframe,
     augment,
     normalise,
 )
@@ -323,3 +326,79 @@ def test_import_needs_no_torch() -> None:
         "import sys, reproduce.data.transforms, reproduce.data.sampling; print({'torch', 'numpy'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def slow_frame(image: torch.Tensor, recipe: Reframe, row: list[float]) -> np.ndarray:
+    """Crop an image (3, H, W) by torchvision's rules with draws from a row of the second table."""
+    height, width = image.shape[1:]
+    assert recipe.crop
+    (low, high), ends = recipe.crop.area, [math.log(end) for end in recipe.crop.aspect]
+    for area, aspect in zip(row[0:20:2], row[1:20:2], strict=True):
+        pixels = (low + (high - low) * area) * height * width
+        ratio = math.exp(ends[0] + (ends[1] - ends[0]) * aspect)
+        h, w = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = int(row[20] * (height - h + 1)), int(row[21] * (width - w + 1))
+            break
+    else:
+        h, w = height, width
+        if height / width > recipe.crop.aspect[1]:
+            h = round(width * recipe.crop.aspect[1])
+        elif height / width < recipe.crop.aspect[0]:
+            w = round(height / recipe.crop.aspect[0])
+        top, left = (height - h) // 2, (width - w) // 2
+    channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
+    box = (left, top, left + w, top + h)
+    resized = [channel.crop(box).resize((width, height), Image.Resampling.BILINEAR) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized])
+
+
+CROPS_HERE = [Crop(), Crop(area=(0.9, 1)), Crop(area=(0.05, 0.1), aspect=(1, 1)), Crop(area=(0.8, 1.0), aspect=(1, 2))]
+
+
+@pytest.mark.parametrize("crop", CROPS_HERE, ids=str)
+@pytest.mark.parametrize("size", [(24, 12), (12, 24), (32, 16)], ids=str)
+def test_resized_crops_equal_those_of_single_images(crop: Crop, size: tuple[int, int]) -> None:
+    """Of (0.9, 1) all rectangles fail on such images, so the largest central one is taken."""
+    images, recipe = pictures(64, *size), Reframe(flip=0, crop=crop, blur=None, pixels=LUPERSON)
+    output = augment(images, recipe, generator(1, "augment"))
+    random = generator(1, "augment")
+    torch.rand(64, COLUMNS, generator=random, dtype=torch.float64)
+    table = torch.rand(64, 24, generator=random, dtype=torch.float64).tolist()
+    values = np.stack([slow_frame(image, recipe, row) for image, row in zip(images, table, strict=True)])
+    mean, std = (np.array(each)[:, None, None] for each in (LUPERSON.mean, LUPERSON.std))
+    np.testing.assert_allclose(output.numpy(), (values / 255 - mean) / std, rtol=0, atol=2e-5)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("rows", [256, 24], ids=["shrunk", "full"])
+def test_blur_equals_scipy_s(rows: int) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    images, recipe = pictures(64), Reframe(flip=0, crop=None, blur=Blur(rows=rows))
+    output = augment(images, recipe, generator(1, "augment"))
+    random = generator(1, "augment")
+    torch.rand(64, COLUMNS, generator=random, dtype=torch.float64)
+    table = torch.rand(64, 24, generator=random, dtype=torch.float64).tolist()
+    mean, std = (np.array(each)[:, None, None] for each in (recipe.pixels.mean, recipe.pixels.std))
+    reach = math.ceil(6 * 24 / rows)
+    for image, shown, row in zip(images.numpy(), output.numpy(), table, strict=True):
+        sigma = (0.1 + 1.9 * row[23]) * 24 / rows
+        blurred = gaussian_filter(image.astype(float), (0, sigma, sigma), mode="nearest", radius=(0, reach, reach))
+        expected = blurred if row[22] < 0.5 else image
+        np.testing.assert_allclose(shown, (expected / 255 - mean) / std, rtol=0, atol=2e-5)
+
+
+def test_a_reframed_image_is_flipped_distorted_and_erased_like_others() -> None:
+    images = pictures(64)
+    plain = Distort(pad=0, colour=Colour(), erase=Erase())
+    reframed = Reframe(colour=Colour(), erase=Erase(), crop=None, blur=None)
+    assert torch.equal(augment(images, plain, generator(2)), augment(images, reframed, generator(2)))
+
+
+@pytest.mark.parametrize(
+    "recipe", [lambda: Crop(area=(0, 1)), lambda: Crop(aspect=(2, 1)), lambda: Blur(p=2), lambda: Blur(sigma=(0, 1))]
+)
+def test_invalid_crops_and_blurs_raise(recipe: Any) -> None:
+    with pytest.raises(ValueError, match="not a recipe for"):
+        recipe()

@@ -9,6 +9,7 @@ import pytest
 from reproduce import metrics
 from reproduce.papers import verdicts
 from reproduce.papers.records import Identity, Spread
+from reproduce.papers.verdicts import unlike_starts
 
 REAL: dict[str, Any] = {
     "scale": "paper",
@@ -197,3 +198,20 @@ def test_only_the_published_setting_is_comparable() -> None:
     ]:
         (found,) = verdicts.reasons_against(Identity(**(REAL | change)))
         assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("scale", "starts", "unlike"),
+    [
+        ("small", ["drawn objects abc", "those of moco.Pretrain"], True),
+        ("small", ["scratch", "scratch, those of moco.Pretrain"], True),
+        ("small", ["scratch", "scratch"], False),
+        ("small", ["those of upreid.Pretrain", "those of moco.Pretrain"], False),
+        ("small", ["drawn objects abc", "drawn objects abc, those of sptd.Pretrain"], False),
+        ("paper", ["0676ba61", "those of moco.Pretrain"], False),
+    ],
+)
+def test_starts_that_we_drew_are_no_evidence_for_published_ones(scale: str, starts: list[str], unlike: bool) -> None:
+    said = unlike_starts([made.identity(scale=scale, weights=start) for start in starts])
+    assert bool(said) == unlike
+    assert not unlike or " and ".join(sorted(starts)) in said
