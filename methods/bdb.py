@@ -116,9 +116,8 @@ class Train(Trained):
         data = env.open(self.domain)
         images = self.images(data, env.device)
         retrieval = Retrieval.of(self, data, env.device)
-        classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
-        net = self.network(len(classes), env).to(env.device)
+        labels, classes = torch.from_numpy(data.train_labels), len(data.train_pids)
+        net = self.network(classes, env).to(env.device)
         dtype = dtype_of(self.precision)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, optimizer=optimizer, best=-1.0, best_weights={})
@@ -151,7 +150,7 @@ class Train(Trained):
                 if scores.rank1 > state.best:
                     state.best, state.best_weights = scores.rank1, snapshot(net)
 
-        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
+        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": classes})
 
     def places(self, images: int, epoch: int, step: int) -> list[float]:
         """Draw the place of each group's stripe in a batch; see `methods.blocks.bdb.drop_rows`."""
@@ -164,13 +163,11 @@ class Train(Trained):
     def network(self, classes: int, env: Env | None = None) -> BDB:
         """Build the network; without `env` it lacks its initial weights, which are restored anyway."""
         from methods.blocks.bdb import BDB
-        from methods.blocks.heads import body
+        from methods.blocks.heads import body, in_precision
         from methods.blocks.norm import group_batch_norm
-        from methods.blocks.precision import dtype_of
 
         net = group_batch_norm(BDB(body(self, env), classes, self.widths, seed=self.seed), self.bn_group)
-        net.mixed = self.precision == "mixed"
-        return net.to(dtype_of(self.precision))
+        return in_precision(net, self.precision)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         net = self.network(training.facts["classes"])

@@ -83,7 +83,7 @@ class Classify(Trained):
 
         data = env.open(self.domain)
         classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
+        labels = torch.from_numpy(data.train_labels)
         images = Images(data.root, data.train, self.input, env.device, resample=self.resample)
         net, dtype = network(self, len(classes), env, neck=False).to(env.device), dtype_of(self.precision)
         optimizer = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)

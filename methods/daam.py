@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from methods.blocks.daam import Branches
     from methods.blocks.labels import PseudoLabels
     from reproduce.data.images import Resample
-    from reproduce.dataset import Dataset
 
 AUGMENT = Augment(erase=Erase(area=(0.02, 0.2), fill=(0.4914, 0.4822, 0.4465)))
 """Flip, crop and erasing with the area and fill of UDAP and SSG."""
@@ -180,7 +179,7 @@ class Pretrain(Trained):
         from reproduce.evaluation import Retrieval
 
         data = env.open(self.source)
-        images, labels = self.images(data, env.device), numbered(data)
+        images, labels = self.images(data, env.device), torch.from_numpy(data.train_labels)
         retrieval = Retrieval.of(self, data, env.device)
         net = network(self, len(data.train_pids), env).to(env.device)
         dtype = dtype_of(self.precision)
@@ -188,7 +187,7 @@ class Pretrain(Trained):
 
         for epoch in env.epochs(self.epochs, state):
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
-            set_rates({"sgd": state.optimizer}, rate)
+            set_rates([state.optimizer], rate)
             batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=epoch)
             losses, passed = [], []
             net.train()
@@ -309,7 +308,7 @@ class Adapt(Trained):
 
         source, target = env.open(self.init.source), env.open(self.target)
         images, others = self.images(source, env.device), self.images(target, env.device)
-        identities, pids = numbered(source), [image.pid for image in target.train]
+        identities, pids = torch.from_numpy(source.train_labels), [image.pid for image in target.train]
         retrieval = Retrieval.of(self, target, env.device)
         net = self.init.start_at(env.get(self.init), "last")
         assert isinstance(net, Branches)
@@ -337,7 +336,7 @@ class Adapt(Trained):
                 net.renew_clusters(state.weights.shape[1], seed=self.seed)
                 state.optimizer = sgd(net, self)
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
-            set_rates({"sgd": state.optimizer}, rate)
+            set_rates([state.optimizer], rate)
             labelled = np.flatnonzero(state.labels != OUTLIER)
             drawn = shuffled_batches(len(labelled), min(self.target_batch, len(labelled)), seed=self.seed, epoch=2 * at)
             guesses = [labelled[batch].tolist() for batch in drawn]
@@ -412,14 +411,6 @@ class Adapt(Trained):
         return net.eval()
 
 
-def numbered(data: Dataset) -> Tensor:
-    """Number the identities of training images: (N,) 0, 1, ... in the order of identities."""
-    import torch
-
-    classes = {pid: label for label, pid in enumerate(data.train_pids)}
-    return torch.tensor([classes[image.pid] for image in data.train])
-
-
 def elsewhere(weights: Tensor, labels: NDArray[np.int64]) -> float:
     """Compute the fraction of all weights (N, K) that lies on other clusters than the labels (N,)."""
     import torch
@@ -432,8 +423,8 @@ def sgd(net: Branches, recipe: Pretrain | Adapt) -> Optimizer:
     """Make the optimiser: the backbone's parameters, then all others."""
     import torch
 
-    backbone = list(net.backbone.parameters())
+    from methods.blocks.steps import at_rates
+
     others = [parameter for name, parameter in net.named_parameters() if not name.startswith("backbone.")]
-    parts = ((backbone, recipe.base_lr), (others, recipe.lr))
-    groups = [{"params": part, "lr": lr, "initial_lr": lr} for part, lr in parts]
+    groups = at_rates((recipe.base_lr, net.backbone.parameters()), (recipe.lr, others))
     return torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

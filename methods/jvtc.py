@@ -345,15 +345,14 @@ class Adapt(Trained):
         data = [env.open(domain) for domain in (self.source, self.target)]
         images = [self.images(domain, env.device) for domain in data]
         retrieval = Retrieval.of(self, data[1], env.device)
-        classes = {pid: label for label, pid in enumerate(data[0].train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data[0].train])
+        labels, classes = torch.from_numpy(data[0].train_labels), len(data[0].train_pids)
         pids = [image.pid for image in data[1].train]
         sightings, dtype = Sightings.of(data[1].train), dtype_of(self.precision)
 
         def embeddings() -> Tensor:
             return embed(net.eval(), images[1], pixels=self.pixels)
 
-        net = self.network(len(classes), env).to(env.device)
+        net = self.network(classes, env).to(env.device)
         head = self.memory.start(net, sightings, self.seed)
         optimizer = self.optimizer(net)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, health={})
@@ -367,7 +366,7 @@ class Adapt(Trained):
                 state.health["collapsed"] = f"one cluster of {len(pids)} images at epoch {done}"
                 break
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
-            set_rates({"net": optimizer}, rate)
+            set_rates([optimizer], rate)
             place: Any = {"seed": self.seed, "iterations": self.iterations}
             sizes = self.batch, self.target_batch
             batches = [
@@ -406,7 +405,7 @@ class Adapt(Trained):
             ways: Any = {"flip": False, "rerank": None, "distance": Joint(clock)}
             scores = retrieval.score_distances(retrieval.ranking(net, Training({"last": kept}), **ways))
             env.log(done, joint_mAP=scores.mAP, joint_rank1=scores.rank1)
-        return Training({"last": kept}, {"classes": len(classes), "health": {"last": state.health}})
+        return Training({"last": kept}, {"classes": classes, "health": {"last": state.health}})
 
     def times(self, clock: Clock, embeddings: Tensor, target: Sightings) -> dict[str, Tensor]:
         """Learn the times between cameras from clusters of embeddings (N, D) of length 1, for tests by `Joint`."""
@@ -443,11 +442,10 @@ class Adapt(Trained):
         """Make the optimiser: SGD with Nesterov's momentum of 0.9."""
         import torch
 
-        parts = [
-            (self.backbone_lr, [*net.backbone.parameters()]),
-            (self.head_lr, [*net.neck.parameters(), *net.classifier.parameters()]),
-        ]
-        groups = [{"params": own, "lr": rate, "initial_lr": rate} for rate, own in parts]
+        from methods.blocks.steps import at_rates
+
+        heads = [*net.neck.parameters(), *net.classifier.parameters()]
+        groups = at_rates((self.backbone_lr, net.backbone.parameters()), (self.head_lr, heads))
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay, nesterov=True)
 
     def embedder(self, training: Training, at: str) -> nn.Module:

@@ -110,8 +110,11 @@ class MultiLabel(Labeller):
 
     def update(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> None:
         """Move the slots of the batch towards its embeddings, those of the pass before the step."""
+        from methods.blocks.memory import update_each
+
         memory: Memory = head  # type: ignore[assignment]
-        memory.visit(indices, memory.embed(outputs[0].embedding), self.alpha * int(memory.epoch) / self.epochs)
+        kept = self.alpha * int(memory.epoch) / self.epochs
+        update_each(memory.slots, indices, memory.embed(outputs[0].embedding), kept)
 
 
 @dataclass(frozen=True)
@@ -188,12 +191,11 @@ class Adapt(Trained):
         data = [env.open(domain) for domain in (self.source, self.target)]
         images = [self.images(domain, env.device) for domain in data]
         retrieval = Retrieval.of(self, data[1], env.device)
-        classes = {pid: label for label, pid in enumerate(data[0].train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data[0].train])
+        labels, classes = torch.from_numpy(data[0].train_labels), len(data[0].train_pids)
         pids = torch.from_numpy(np.array([image.pid for image in data[1].train])).to(env.device)
         sightings, dtype = Sightings.of(data[1].train), dtype_of(self.precision)
 
-        net = self.network(len(classes), env).to(env.device)
+        net = self.network(classes, env).to(env.device)
         head = self.memory.start(net, sightings, self.seed)
         optimizer = self.optimizer(net)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, health={})
@@ -201,7 +203,7 @@ class Adapt(Trained):
         for epoch in env.epochs(self.epochs, state):
             done = epoch + 1
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
-            set_rates({"net": optimizer}, rate)
+            set_rates([optimizer], rate)
             self.memory.relabel(head, epoch, lambda: embed(net.eval(), images[1], pixels=self.pixels), sightings)
             place: Any = {"seed": self.seed, "iterations": self.iterations}
             batches = [
@@ -233,7 +235,7 @@ class Adapt(Trained):
                 scores = retrieval.score(BeforeNeck(net.eval()))
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
 
-        return Training({"last": snapshot(net)}, {"classes": len(classes), "health": {"last": state.health}})
+        return Training({"last": snapshot(net)}, {"classes": classes, "health": {"last": state.health}})
 
     def network(self, classes: int, env: Env | None = None) -> ReID:
         """Build the network, whose neck has a bias that learns; `env` provides initial weights."""
@@ -246,11 +248,10 @@ class Adapt(Trained):
         """Make the optimiser: SGD with Nesterov's momentum of 0.9."""
         import torch
 
-        parts = [
-            (self.backbone_lr, [*net.backbone.parameters()]),
-            (self.head_lr, [*net.neck.parameters(), *net.classifier.parameters()]),
-        ]
-        groups = [{"params": own, "lr": rate, "initial_lr": rate} for rate, own in parts]
+        from methods.blocks.steps import at_rates
+
+        heads = [*net.neck.parameters(), *net.classifier.parameters()]
+        groups = at_rates((self.backbone_lr, net.backbone.parameters()), (self.head_lr, heads))
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay, nesterov=True)
 
     def start(self, training: Training, at: str) -> nn.Module:

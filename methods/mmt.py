@@ -104,7 +104,7 @@ class Adapt(Trained):
         import torch
 
         from methods.blocks.heads import in_precision
-        from methods.blocks.labels import agreement, alone, health
+        from methods.blocks.labels import agreement, alone, batch_identities, health
         from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy, soft_cross_entropy, soft_triplet
         from methods.blocks.momentum import follow, warmed
         from methods.blocks.norm import group_batch_norm
@@ -135,7 +135,7 @@ class Adapt(Trained):
             if epoch == 0 and pids.min() >= 0:
                 state.first = {"first_labels": 100 * agreement(alone(state.labels), pids)}
             state.health |= state.first
-            P = self.identities(state.labels)
+            P = batch_identities(state.labels, self.P, self.K, self.bn_group)
             if P < 2:
                 state.health["collapsed"] = (
                     f"{state.health['clusters']:.0f} clusters at epoch {done}, "
@@ -207,12 +207,6 @@ class Adapt(Trained):
             eps = self.cluster.radius(graph) if eps is None else eps
             labels = replace(self.cluster, eps=eps).labels(graph)
         return PseudoLabels(means, labels, labels, eps)
-
-    def identities(self, labels: NDArray[np.int64]) -> int:
-        """Count the pseudo identities per batch for labels (N,): at most P, and 0 if fewer than two fill a batch."""
-        from methods.blocks.labels import batch_identities
-
-        return batch_identities(labels, self.P, self.K, self.bn_group)
 
     def classify(self, nets: list[Any], embeddings: Tensor, labels: NDArray[np.int64]) -> None:
         """Reset the classifiers of networks to the normalised cluster means of embeddings (N, D)."""

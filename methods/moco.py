@@ -141,14 +141,12 @@ class Pretrain(Trained):
 
     def network(self, env: Env | None = None) -> Encoder:
         """Build the encoder; without `env` it lacks its initial weights, which are restored anyway."""
-        from methods.blocks.heads import body
+        from methods.blocks.heads import body, in_precision
         from methods.blocks.moco import Encoder
         from methods.blocks.norm import group_batch_norm
-        from methods.blocks.precision import dtype_of
 
         net = group_batch_norm(Encoder(body(self, env), self.width, seed=self.seed), self.bn_group)
-        net.mixed = self.precision == "mixed"
-        return net.to(dtype_of(self.precision))
+        return in_precision(net, self.precision)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         net = self.network()

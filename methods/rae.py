@@ -87,16 +87,18 @@ class Rates:
         """Make the SGD of some parameters."""
         import torch
 
-        group = {"params": list(parameters), "lr": rate, "initial_lr": rate}
-        return torch.optim.SGD([group], lr=rate, momentum=0.9, weight_decay=self.weight_decay)
+        from methods.blocks.steps import at_rates
+
+        groups = at_rates((rate, parameters))
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=self.weight_decay)
 
     def other(self, parameters: Iterable[Tensor], encoder: Iterable[Tensor] = ()) -> Optimizer:
         """Make the optimiser of decoder, discriminator or fusion, and of the encoder with it."""
         import torch
 
-        rates = [self.others, self.others if self.adam else self.encoder]
-        parts = [list(parameters), list(encoder)]
-        groups = [{"params": part, "lr": rate, "initial_lr": rate} for part, rate in zip(parts, rates, strict=True)]
+        from methods.blocks.steps import at_rates
+
+        groups = at_rates((self.others, parameters), (self.others if self.adam else self.encoder, encoder))
         if self.adam:
             return torch.optim.Adam(groups, betas=(0.5, 0.999))
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
@@ -187,10 +189,9 @@ class Source(Trained):
         data = env.open(self.domain)
         images = self.images(data, env.device)
         retrieval = Retrieval.of(self, data, env.device)
-        classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
+        labels, classes = torch.from_numpy(data.train_labels), len(data.train_pids)
 
-        net = self.network(len(classes), env).to(env.device)
+        net = self.network(classes, env).to(env.device)
         optimizers = {
             "encoder": self.rates.sgd(net.backbone.parameters(), self.rates.encoder),
             "heads": self.rates.sgd(net.classifier.parameters(), self.rates.heads),
@@ -199,7 +200,7 @@ class Source(Trained):
 
         for epoch in env.epochs(self.epochs, state):
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
-            set_rates(optimizers, rate)
+            set_rates(optimizers.values(), rate)
             place: Any = {"seed": self.seed, "epoch": epoch, "iterations": self.iterations}
             batches = identity_batches(labels.tolist(), self.P, self.K, **place)
             losses = []
@@ -222,7 +223,7 @@ class Source(Trained):
                 env.log(done, mAP=scores.mAP, rank1=scores.rank1)
 
         last = snapshot(net)
-        return Training({"last": last, "warm-up": state.warm or last}, {"classes": len(classes)})
+        return Training({"last": last, "warm-up": state.warm or last}, {"classes": classes})
 
     def network(self, classes: int, env: Env | None = None) -> ReID:
         """Build the encoder with its classifier; `env` provides initial weights."""
@@ -369,15 +370,14 @@ class Adapt(Trained):
         retrieval = Retrieval.of(self, data[1], env.device)
         images = [self.images(domain, env.device) for domain in data]
         others = [self.images(env.open(domain), env.device) for domain in self.restyled or ()]
-        classes = {pid: label for label, pid in enumerate(data[0].train_pids)}
-        labels = np.array([classes[image.pid] for image in data[0].train])
+        labels, classes = data[0].train_labels, len(data[0].train_pids)
         pids = [image.pid for image in data[1].train]
 
         encoder: Any = self.init.start_at(env.get(self.init), self.at)
-        if encoder.classifier.out_features != len(classes):
+        if encoder.classifier.out_features != classes:
             raise UserError(
                 f"the encoder was trained on {encoder.classifier.out_features} identities and the source has "
-                f"{len(classes)}: train `init` on the same ones"
+                f"{classes}: train `init` on the same ones"
             )
         sightings, people = Sightings.of(data[1].train), torch.tensor(pids, device=env.device)
 
@@ -407,7 +407,7 @@ class Adapt(Trained):
                 self.renew(net, int(state.health["clusters"]))
                 state.optimizers |= self.target_optimizers(net)
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
-            set_rates(state.optimizers, rate)
+            set_rates(state.optimizers.values(), rate)
 
             place: Any = {"seed": self.seed, "iterations": self.iterations}
             known = [labels, state.labels if self.guest is None else np.arange(len(pids))]

@@ -176,7 +176,7 @@ class Adapt(Trained):
         if self.source is not None:
             known = env.open(self.source)
             sources = self.images(known, env.device)
-            people = np.unique([image.pid for image in known.train], return_inverse=True)[1]
+            people = known.train_labels
             cameras, classes = [image.camid for image in known.train], len(known.train_pids)
 
         hybrid, dtype = isinstance(self.memory, Hybrid), dtype_of(self.precision)
@@ -292,17 +292,15 @@ class Adapt(Trained):
             env: provides the weights.
             split: whether each domain has its own normalisations.
         """
-        from methods.blocks.heads import body
+        from methods.blocks.heads import body, in_precision
         from methods.blocks.memory import Embedder
         from methods.blocks.norm import group_batch_norm, split_batch_norm
-        from methods.blocks.precision import dtype_of
 
         net = group_batch_norm(Embedder(body(self, env), gem=self.pooling == "gem"), self.bn_group)
         if split:
             for norm in split_batch_norm(net).neck.children():
                 norm.bias.requires_grad_(self.free_bias)
-        net.mixed = self.precision == "mixed"
-        return net.to(dtype_of(self.precision))
+        return in_precision(net, self.precision)
 
     def embedder(self, training: Training, at: str) -> nn.Module:
         from methods.blocks.memory import of_target

@@ -229,8 +229,7 @@ class Pretrain(Trained):
         data = env.open(self.source)
         images = unlabelled = Images(data.root, data.train, self.input, env.device)
         retrieval = Retrieval.of(self, data, env.device)
-        classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
+        labels, classes = torch.from_numpy(data.train_labels), len(data.train_pids)
         camids = [image.camid for image in data.train]
         guest = self.guest
         if guest or self.bn_target:
@@ -239,7 +238,7 @@ class Pretrain(Trained):
             sightings = Sightings.of(target.train)
 
         dtype = dtype_of(self.precision)
-        net = network(self, len(classes), env).to(env.device)
+        net = network(self, classes, env).to(env.device)
         head = guest.start(net, sightings, self.seed) if guest else torch.nn.Module()
         learning = [*net.parameters(), *head.parameters()]
         optimizer = torch.optim.Adam(learning, lr=self.lr, weight_decay=self.weight_decay)
@@ -293,7 +292,7 @@ class Pretrain(Trained):
                 if scores.mAP > state.best:
                     state.best, state.best_weights = scores.mAP, snapshot(net)
 
-        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
+        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": classes})
 
     def shown(self, guest: Guest, images: Tensor, epoch: int, step: int) -> list[Tensor]:
         """Make the guest's views of target images (B, 3, H, W), values 0 .. 255."""

@@ -132,14 +132,13 @@ class Train(Trained):
         data = env.open(self.domain)
         images = Images(data.root, data.train, self.input, env.device, resample=self.resample)
         retrieval = Retrieval.of(self, data, env.device)
-        classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
+        labels, classes = torch.from_numpy(data.train_labels), len(data.train_pids)
 
         dtype = dtype_of(self.precision)
-        net = network(self, len(classes), env).to(env.device)
+        net = network(self, classes, env).to(env.device)
         with torch.no_grad():
             net.classifier.weight.mul_(self.classifier_std / 0.001)
-        centres = CentreLoss(len(classes), net.channels, seed=self.seed).to(env.device, dtype)
+        centres = CentreLoss(classes, net.channels, seed=self.seed).to(env.device, dtype)
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         state = SimpleNamespace(net=net, centres=centres, optimizer=optimizer, best=-1.0, best_weights={})
 
@@ -176,7 +175,7 @@ class Train(Trained):
                 if scores.mAP > state.best:
                     state.best, state.best_weights = scores.mAP, snapshot(net)
 
-        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": len(classes)})
+        return Training({"last": snapshot(net), "best on source": state.best_weights}, {"classes": classes})
 
     def rate(self, epoch: int, step: int, per_epoch: int) -> float:
         """Compute the multiplier of the learning rate at a step of an epoch, both counted from 0."""

@@ -98,6 +98,13 @@ class Dataset:
         return tuple(sorted({image.pid for image in self.train})) if self.labelled else ()
 
     @property
+    def train_labels(self) -> NDArray[np.int64]:
+        """Return the class (N,) of each training image: the place of its identity in `train_pids`."""
+        import numpy as np
+
+        return np.unique([image.pid for image in self.train], return_inverse=True)[1]
+
+    @property
     def cameras(self) -> tuple[int, ...]:
         """Return the cameras of all splits, ascending, counted from 0."""
         splits = (self.train, self.query, self.gallery) if self.labelled else ()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from methods.blocks.backbones import Bottleneck, initialise
-from methods.blocks.heads import pool
+from methods.blocks.heads import Bodied, pool
 from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def drop_rows(maps: torch.Tensor, places: Sequence[float], height: float) -> tor
     return maps * mask.repeat_interleave(len(maps) // len(places), 0)[:, None, :, None]
 
 
-class BDB(nn.Module):
+class BDB(Bodied):
     """Backbone, global branch and drop branch; in evaluation it returns both features, concatenated.
 
     Global branch: mean over positions -> linear to widths[0], batch normalisation, ReLU. Drop branch: one more
@@ -62,10 +62,8 @@ class BDB(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, classes: int, widths: tuple[int, int], *, seed: int) -> None:
-        super().__init__()
-        channels = backbone.channels
-        self.backbone = backbone
-        self.mixed = False
+        super().__init__(backbone)
+        channels = self.channels
         self.bottleneck = Bottleneck(channels, backbone.layer4[0].conv1.out_channels, channels)  # type: ignore[arg-type, union-attr]
         initialise(self.bottleneck, seed, "drop branch")
         self.reductions = nn.ModuleList(
@@ -79,12 +77,6 @@ class BDB(nn.Module):
                 nn.init.zeros_(part.bias)
             elif isinstance(part, nn.BatchNorm1d):
                 part.weight.data = (1 + 0.02 * normal(part.weight.shape, seed, "init", name)).float()
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            maps: torch.Tensor = self.backbone(images)
-        return maps.to(images.dtype)
 
     def forward(
         self, images: torch.Tensor, places: Sequence[float] = (), height: float = 0.0

@@ -42,6 +42,7 @@ class Output(NamedTuple):
 
 
 Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
+Net = TypeVar("Net", bound="Bodied")
 
 
 def together(net: Callable[[torch.Tensor], Outputs], groups: Sequence[torch.Tensor]) -> list[Outputs]:
@@ -85,7 +86,23 @@ def in_views(net: Callable[[torch.Tensor], Outputs], views: Sequence[torch.Tenso
     return [cut(output, view) for view in range(len(views))]
 
 
-class ReID(nn.Module):
+class Bodied(nn.Module):
+    """A network with a backbone, which may run in bfloat16."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.channels = backbone.channels
+        self.mixed = False
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W), before pooling."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            maps: torch.Tensor = self.backbone(images)
+        return maps.to(images.dtype)
+
+
+class ReID(Bodied):
     """Backbone, global average pooling, neck and classifier (Luo et al., Bag of Tricks, CVPRW 2019, BNNeck).
 
     The neck is a batch normalisation without bias, the classifier linear without bias.
@@ -98,10 +115,7 @@ class ReID(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, classes: int, *, seed: int, neck: bool = True) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mixed = False
-        self.channels = backbone.channels
+        super().__init__(backbone)
         self.neck: nn.Module = nn.BatchNorm1d(self.channels) if neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
             self.neck.bias.requires_grad_(False)
@@ -110,12 +124,6 @@ class ReID(nn.Module):
     def renew_classifier(self, classes: int, *, seed: int) -> None:
         """Replace the classifier by a fresh one, N(0, 0.001); existing optimisers do not hold its weight."""
         self.classifier = classifier(self, classes, seed, "classifier.weight")
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W), before pooling."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            maps: torch.Tensor = self.backbone(images)
-        return maps.to(images.dtype)
 
     def freeze_body(self, frozen: bool = True) -> None:
         """Freeze everything but the classifier, batch statistics included, or unfreeze it again.
@@ -187,7 +195,7 @@ def restored(recipe: Any, training: Training, at: str, *, neck: bool = True) -> 
     return net.eval()
 
 
-def in_precision(net: ReID, precision: str) -> ReID:
+def in_precision(net: Net, precision: str) -> Net:
     """Set the precision of a network; "mixed" runs its backbone in bfloat16 wherever torch's autocast does.
 
     Pooling, neck, classifier, losses and all weights stay in float32. bfloat16 has the range of float32, so losses need

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from methods.blocks.heads import pool
+from methods.blocks.heads import Bodied, pool
 from methods.blocks.pooling import GeM
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ STEADY = 1e-6
 """Added by the published SpCL code to the softmax's sum and, again, inside its logarithm."""
 
 
-class Embedder(nn.Module):
+class Embedder(Bodied):
     """Backbone, pooling, batch normalisation and L2 normalisation, in training as in evaluation.
 
     The normalisation's bias is frozen at 0.
@@ -31,19 +31,10 @@ class Embedder(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, *, gem: bool = False) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mixed = False
-        self.channels = backbone.channels
+        super().__init__(backbone)
         self.gem = GeM() if gem else None
         self.neck = nn.BatchNorm1d(self.channels)
         self.neck.bias.requires_grad_(False)
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            maps: torch.Tensor = self.backbone(images)
-        return maps.to(images.dtype)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) to embeddings (B, C) of length 1."""

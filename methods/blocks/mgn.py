@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from methods.blocks.heads import Bodied
 from methods.blocks.pooling import GeM
 from reproduce.data.sampling import normal
 
@@ -67,7 +68,7 @@ class Head(nn.Module):
         return F.linear(F.normalize(features), F.normalize(self.classes))
 
 
-class MGN(nn.Module):
+class MGN(Bodied):
     """Shared layers up to the first block of layer 3, then three copies of the rest, and eight heads.
 
     The first branch is the backbone's own; the others start as copies of it. The narrow backbone has one block in layer
@@ -81,9 +82,7 @@ class MGN(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, classes: int, width: int, *, seed: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mixed = False
+        super().__init__(backbone)
         own = nn.Sequential(*backbone.layer3[1:], *backbone.layer4)
         self.branches = nn.ModuleList(deepcopy(own) for _ in STRIPES[1:])
         heads = len(STRIPES) + sum(stripes for stripes in STRIPES if stripes > 1)

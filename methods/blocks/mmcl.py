@@ -36,18 +36,6 @@ class Memory(nn.Module):
         """Convert features (B, D) to embeddings of length 1."""
         return F.normalize(F.batch_norm(features, None, None, training=True) if self.neck else features)
 
-    @torch.no_grad()
-    def visit(self, indices: torch.Tensor, embeddings: torch.Tensor, kept: float) -> None:
-        """Move slots towards embeddings, one image after the other: m <- kept * m + (1 - kept) * x, then of length 1.
-
-        Args:
-            indices: (B,) slots; an image that comes twice moves its slot twice, in order.
-            embeddings: (B, D) of length 1.
-            kept: fraction of itself that a slot keeps (the paper's alpha).
-        """
-        for index, embedding in zip(indices.tolist(), embeddings, strict=True):
-            self.slots[index] = F.normalize(kept * self.slots[index] + (1 - kept) * embedding, dim=0)
-
 
 @torch.no_grad()
 def predict(slots: torch.Tensor, indices: torch.Tensor, threshold: float = 0.6, least: int = 10) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from methods.blocks.contrast import Projection
-from methods.blocks.heads import pool
+from methods.blocks.heads import Bodied, pool
 from reproduce.data.sampling import generator
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from methods.blocks.backbones import Backbone
 
 
-class Encoder(nn.Module):
+class Encoder(Bodied):
     """Backbone, global average pooling and, in training, projection head and L2 normalisation.
 
     Args:
@@ -28,17 +28,8 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, width: int, *, seed: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mixed = False
-        self.channels = backbone.channels
+        super().__init__(backbone)
         self.head = Projection(self.channels, width, seed=seed)
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the backbone's maps (B, C, h, w) of images (B, 3, H, W)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            maps: torch.Tensor = self.backbone(images)
-        return maps.to(images.dtype)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) to projections (B, width) of length 1; in evaluation to features (B, C)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
 
 def descend(loss: torch.Tensor, *optimizers: torch.optim.Optimizer) -> None:
@@ -20,8 +20,13 @@ def descend(loss: torch.Tensor, *optimizers: torch.optim.Optimizer) -> None:
         optimizer.step()
 
 
-def set_rates(optimizers: Mapping[str, torch.optim.Optimizer], factor: float) -> None:
+def at_rates(*parts: tuple[float, Iterable[torch.Tensor]]) -> list[dict[str, Any]]:
+    """Make an optimiser's groups of parameters, each of a learning rate of its own, for `set_rates`."""
+    return [{"params": list(parameters), "lr": rate, "initial_lr": rate} for rate, parameters in parts]
+
+
+def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
     """Set the learning rate of each group of each optimiser to a multiple of its initial one."""
-    for optimizer in optimizers.values():
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]

@@ -204,9 +204,9 @@ def test_both_learning_rates_follow_the_schedule(
 ) -> None:
     set_rates, seen = steps.set_rates, []
 
-    def listening(optimizers: dict[str, Any], rate: float) -> None:
+    def listening(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
         set_rates(optimizers, rate)
-        seen.extend([group["lr"] for group in optimizer.param_groups] for optimizer in optimizers.values())
+        seen.extend([group["lr"] for group in optimizer.param_groups] for optimizer in optimizers)
 
     run(separated(), setting, tmp_path)
     monkeypatch.setattr(steps, "set_rates", listening)

@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from methods import mmt, supervised
 from methods.blocks import losses, momentum
 from methods.blocks.heads import network
+from methods.blocks.labels import batch_identities
 from methods.blocks.norm import GroupedBatchNorm
 from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data import transforms
@@ -158,7 +159,7 @@ def test_empty_clusters_get_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_identities_per_batch(sizes: list[int], P: int, K: int, group: int | None, expected: int) -> None:
     labels = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), [-1, -1]]).astype(np.int64)
-    assert tiny(P=P, K=K, bn_group=group).identities(labels) == expected
+    assert batch_identities(labels, P, K, group) == expected
 
 
 @pytest.fixture

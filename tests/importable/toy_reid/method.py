@@ -100,18 +100,17 @@ class TwoBranches(Trained):
         data, target = env.open(self.source), env.open(self.target)
         images, others = (Images(of.root, of.train, self.input, env.device) for of in (data, target))
         known, dtype = Sightings.of(target.train), dtype_of(self.precision)
-        classes = {pid: label for label, pid in enumerate(data.train_pids)}
-        labels = torch.tensor([classes[image.pid] for image in data.train])
+        labels, classes = torch.from_numpy(data.train_labels), len(data.train_pids)
 
         body = in_precision(self.init.start_at(env.get(self.init), "last"), self.precision)
-        body.renew_classifier(len(classes), seed=self.seed)
+        body.renew_classifier(classes, seed=self.seed)
         net = self.network(body.to(env.device)).to(env.device)
         head = self.guest.start(net.body, known, self.seed)
         optimizers = {
             "body": torch.optim.Adam([*net.body.parameters(), *head.parameters()], lr=self.lr),
             "own": torch.optim.SGD(net.own.parameters(), lr=self.lr, momentum=0.9),
         }
-        memory = torch.zeros(len(classes), self.width, dtype=dtype, device=env.device)
+        memory = torch.zeros(classes, self.width, dtype=dtype, device=env.device)
         state = SimpleNamespace(net=net, head=head, optimizers=optimizers, memory=memory)
 
         for epoch in env.epochs(self.epochs, state):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from methods.blocks.steps import descend, set_rates
+from methods.blocks.steps import at_rates, descend, set_rates
 
 
 def test_descend_moves_only_the_parameters_of_its_optimisers() -> None:
@@ -35,11 +35,8 @@ def test_descend_ignores_parameters_that_the_loss_does_not_use_and_old_gradients
 
 def test_rates_are_multiples_of_the_initial_ones_of_each_group() -> None:
     layers = nn.Linear(2, 2)
-    groups = [
-        {"params": [weight], "lr": rate, "initial_lr": rate}
-        for weight, rate in zip(layers.parameters(), (1.0, 3.0), strict=True)
-    ]
-    optimizers = {"one": torch.optim.SGD(groups)}
+    weight, bias = layers.parameters()
+    optimizer = torch.optim.SGD(at_rates((1.0, [weight]), (3.0, iter([bias]))))
     for factor in (0.1, 0.5):
-        set_rates(optimizers, factor)
-        assert [group["lr"] for group in optimizers["one"].param_groups] == [factor, 3 * factor]
+        set_rates([optimizer], factor)
+        assert [group["lr"] for group in optimizer.param_groups] == [factor, 3 * factor]
