@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import secrets
 import tempfile
@@ -31,6 +32,12 @@ def check_writable(folder: Path, option: str) -> None:
             file.write(bytes(1 << 16))
     except OSError as error:
         raise UserError(f"{option} {folder} cannot be written ({error.strerror}): give another folder") from None
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,6 @@ In a folder of weights, those called `imagenet` of a backbone are the file of it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reproduce import files
 from reproduce.errors import UserError
 from reproduce.files import replacing, user_cache
 
@@ -122,8 +122,7 @@ def sha256(path: Path) -> str:
     """
     _check_regular(path)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = files.sha256(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); fetch it again") from None
     named = re.fullmatch(r".+-([0-9a-f]{8})", path.stem)

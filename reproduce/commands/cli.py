@@ -68,8 +68,16 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     suites = suites_folder()
     recorded = suites.parent / RECORDED
+    in_suites, in_results, in_store = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    in_suites.add_argument(
+        "--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})"
+    )
+    in_results.add_argument("--results", type=Path, default=recorded, help=f"folder of results (default {recorded})")
+    in_store.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
 
-    command = commands.add_parser("doctor", help="check data, weights and devices, and say what is missing")
+    command = commands.add_parser(
+        "doctor", help="check data, weights and devices, and say what is missing", parents=[in_suites]
+    )
     command.add_argument("--data-root", metavar="DIR", help="folder of the data sets (default: REID_DATA)")
     command.add_argument("--domain", action="append", default=[], metavar="NAME=DIR", help="folder of one data set")
     command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
@@ -78,7 +86,6 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         action="store_true",
         help="decode all images, and read them again to find changes that keep size and time",
     )
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=doctor)
 
     command = commands.add_parser(
@@ -86,12 +93,15 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     )
     command.set_defaults(run=plan)
 
-    command = commands.add_parser("stage", help="show one finished stage: spec, provenance, last values")
+    command = commands.add_parser(
+        "stage", help="show one finished stage: spec, provenance, last values", parents=[in_store]
+    )
     command.add_argument("key", help="the stage's key, or its first characters")
-    command.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
     command.set_defaults(run=stage)
 
-    command = commands.add_parser("show", help="print measured beside printed results, or all that is known of a table")
+    command = commands.add_parser(
+        "show", help="print measured beside printed results, or all that is known of a table", parents=[in_suites]
+    )
     command.add_argument(
         "what",
         nargs="*",
@@ -106,34 +116,31 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         help=f"for a paper, a folder of results; may be repeated (default {recorded} and {OWN}, if it exists)",
     )
     command.add_argument("--claims", action="store_true", help="instead, print the papers' claims, in our own words")
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=show)
 
-    command = commands.add_parser("tables", help="print every number that the papers print")
+    command = commands.add_parser("tables", help="print every number that the papers print", parents=[in_suites])
     form = command.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", action="store_true", help="one line per number")
     form.add_argument("--markdown", action="store_true", help="tables as the papers draw them")
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=tables)
 
-    command = commands.add_parser("audit", help="find contradictions in printed numbers")
+    command = commands.add_parser("audit", help="find contradictions in printed numbers", parents=[in_suites])
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--ids", action="store_true", help="print the entries that keep the findings' ids, by paper")
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=audit)
 
-    command = commands.add_parser("evidence", help="print all that is known of a method")
+    command = commands.add_parser(
+        "evidence", help="print all that is known of a method", parents=[in_suites, in_results]
+    )
     command.add_argument("method", help="name of the method, as tables print it, such as MMT")
-    command.add_argument("--results", type=Path, default=recorded, help=f"folder of results (default {recorded})")
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=evidence)
 
-    command = commands.add_parser("export", help="print all printed, reported and measured numbers")
+    command = commands.add_parser(
+        "export", help="print all printed, reported and measured numbers", parents=[in_suites, in_results]
+    )
     command.add_argument("--format", choices=["json", "csv"], default="json", help="format (default json)")
     command.add_argument("--schema", action="store_true", help="instead, print the JSON Schema of the JSON")
-    command.add_argument("--results", type=Path, default=recorded, help=f"folder of results (default {recorded})")
-    command.add_argument("--suites", type=Path, default=suites, help=f"folder of the papers' tables (default {suites})")
     command.set_defaults(run=export)
 
     command = commands.add_parser("results", help="record the results of a run under reports/results")
@@ -153,8 +160,9 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.add_argument("--into", type=Path, default=RECORDED, help=f"folder of the records (default {RECORDED})")
     command.set_defaults(run=record)
 
-    command = commands.add_parser("gc", help="list what can be removed from the store; --delete removes it")
-    command.add_argument("--store", type=Path, default=STORE, help=f"folder of finished stages (default {STORE})")
+    command = commands.add_parser(
+        "gc", help="list what can be removed from the store; --delete removes it", parents=[in_store]
+    )
     command.add_argument(
         "--keep",
         type=Path,

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from reproduce import metrics
 from reproduce.papers.records import Beside, Elsewhere, Identity, Moved, Numbers, Result, StageEntry
+from reproduce.papers.statistics import half_width
 from reproduce.papers.verdicts import ROUNDING
 
 UNSTABLE = 4.0
@@ -194,7 +195,7 @@ def _band(own: Sequence[float], rows: Iterable[Sequence[float]], before: int, no
             return None
         variance = statistics.median(value * free / stats.chi2.ppf(0.5, free) for value, free in several)
         freedom = sum(free for _, free in several)
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * (1 / before + 1 / now))
+    return half_width(math.sqrt(variance * (1 / before + 1 / now)), freedom, LEVEL)
 
 
 def _shared(one: Runs, other: Runs) -> list[str]:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from reproduce.data.catalogue import letters
 from reproduce.files import as_text
 from reproduce.metrics import METRICS
 from reproduce.papers.records import Result
 from reproduce.papers.reported import Report
-from reproduce.papers.tables import Number, Paper, full_label, is_task
+from reproduce.papers.statistics import half_width
+from reproduce.papers.tables import Number, Paper, ends, full_label, is_task
 
 FORMAT = 1
 """Version of the exported document; raised with every change that a reader would notice."""
@@ -132,7 +132,7 @@ def _printed(paper: str, number: Number) -> Exported:
 
 def _reported(report: Report) -> Iterator[Exported]:
     for metric, value in report.numbers.items():
-        source, target = _ends(report.task)
+        source, target = ends(report.task)
         yield Exported(
             origin="third party",
             method=report.method,
@@ -153,12 +153,15 @@ def _reported(report: Report) -> Iterator[Exported]:
 
 def _measured(result: Result) -> Iterator[Exported]:
     cell, seeds = result.case, list(result.measured.values())
-    source, target = _ends(cell.task)
+    source, target = ends(cell.task) if is_task(cell.task) else ("", "")
     for metric, mean in result.means.items():
         if metric not in METRICS:
             continue
         values = [seed[metric] for seed in seeds]
-        sd, low, high = _spread(values)
+        sd = reach = None
+        if len(values) > 1:
+            sd = statistics.stdev(values)
+            reach = half_width(sd / math.sqrt(len(values)), len(values) - 1, CONFIDENCE)
         yield Exported(
             origin="measured",
             method=cell.label,
@@ -174,8 +177,8 @@ def _measured(result: Result) -> Iterator[Exported]:
             target=target,
             n=len(values),
             sd=sd,
-            low=low,
-            high=high,
+            low=None if reach is None else mean - reach,
+            high=None if reach is None else mean + reach,
             scale=result.identity.scale,
             setting=result.identity.digest,
             stand_ins=any(entry["kind"] == "stand-in" for entry in result.identity.data.values()),
@@ -183,20 +186,3 @@ def _measured(result: Result) -> Iterator[Exported]:
             parameter=cell.point.parameter if cell.point else "",
             parameter_value=float(cell.point.value) if cell.point else None,
         )
-
-
-def _ends(task: str) -> tuple[str, str]:
-    """Return the names of a task's source and target."""
-    by_letter = letters()
-    return (by_letter.get(task[0], "none"), by_letter[task[2]]) if is_task(task) else ("", "")
-
-
-def _spread(values: list[float]) -> tuple[float | None, float | None, float | None]:
-    """Return the standard deviation and the ends of the mean's t interval; None for one value."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return None, None, None
-    mean, sd = statistics.fmean(values), statistics.stdev(values)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
-    return sd, mean - reach, mean + reach

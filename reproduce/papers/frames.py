@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reproduce.data.catalogue import letters
 from reproduce.papers.records import Result
 from reproduce.papers.reported import Report
-from reproduce.papers.tables import Number, Paper, full_label, is_task
+from reproduce.papers.tables import Number, Paper, ends, full_label, is_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +88,8 @@ def _task(number: Number) -> str | None:
 
 
 def _measured(result: Result) -> Iterator[dict[str, Any]]:
-    cell, by_letter = result.case, letters()
-    ends = (cell.task[:1], cell.task[2:3]) if is_task(cell.task) else ("", "")
+    cell = result.case
+    source, target = ends(cell.task) if is_task(cell.task) else ("none", None)
     for seed, numbers in result.measured.items():
         for metric, value in numbers.items():
             yield {
@@ -101,8 +100,8 @@ def _measured(result: Result) -> Iterator[dict[str, Any]]:
                 "label": cell.label,
                 "column": cell.column,
                 "task": cell.task,
-                "source": by_letter.get(ends[0], "none"),
-                "target": by_letter.get(ends[1]),
+                "source": source,
+                "target": target,
                 "metric": metric,
                 "value": value,
                 "seed": int(seed),
@@ -115,15 +114,15 @@ def _measured(result: Result) -> Iterator[dict[str, Any]]:
 
 
 def _reported(report: Report) -> Iterator[dict[str, Any]]:
-    by_letter = letters()
+    source, target = ends(report.task)
     for metric, value in report.numbers.items():
         if not isinstance(value, str):
             yield {
                 "origin": "reported",
                 "label": report.method,
                 "task": report.task,
-                "source": by_letter.get(report.task[0], "none"),
-                "target": by_letter[report.task[2]],
+                "source": source,
+                "target": target,
                 "metric": metric,
                 "value": value,
                 "setting": report.setting,

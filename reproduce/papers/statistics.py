@@ -111,6 +111,13 @@ def difference(
     return Difference(mean, mean - reach, mean + reach, tail(mean / error), tail(-mean / error), kind)
 
 
+def half_width(error: float, freedom: float, level: float) -> float:
+    """Compute how far the t interval of a standard error reaches to either side; level is a fraction."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + level) / 2, freedom)) * error
+
+
 def by_person(values: NDArray[Any], pids: NDArray[Any]) -> NDArray[Any]:
     """Reduce values of queries (S, Q) to one per person (S, I) whose plain mean is the mean over queries.
 

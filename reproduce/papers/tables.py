@@ -339,8 +339,8 @@ def domains(row: Row, column: Column) -> tuple[str, str]:
     if column.task == "none":
         return "none", row.target
     task = row.task(column)
-    source = "none" if task[0] == UNLABELLED else letters()[task[0]]
-    return row.source.get(column.id, source), letters()[task[2]]
+    source, target = ends(task)
+    return row.source.get(column.id, source), target
 
 
 def read(path: Path) -> Paper:
@@ -771,6 +771,11 @@ def _two(row: str) -> tuple[str, str]:
     """Split a row's spelling into row and column; the column may be missing."""
     id, _, column = row.partition("/")
     return id, column
+
+
+def ends(task: str) -> tuple[str, str]:
+    """Return the names of a task's source, "none" if it has none, and target."""
+    return letters().get(task[0], "none"), letters()[task[2]]
 
 
 def is_task(name: Any) -> bool:

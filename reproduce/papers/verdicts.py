@@ -11,6 +11,7 @@ from typing import Any
 from reproduce import metrics
 from reproduce.data import sources
 from reproduce.papers.records import Identity, Numbers, Result, Spread
+from reproduce.papers.statistics import half_width
 from reproduce.papers.tables import Printed
 from reproduce.scales import SCALES
 from reproduce.weights import DRAWN
@@ -141,14 +142,12 @@ class _Gap:
 
     @classmethod
     def of(cls, gaps: Sequence[float], pooled: Spread | None) -> _Gap:
-        from scipy import stats
-
         count, mean = len(gaps), statistics.fmean(gaps)
         own = statistics.stdev(gaps) if count > 1 else 0.0
         wide = pooled if pooled and pooled.freedom >= FREEDOM_TO_POOL else None
         ordinary = not wide or own <= LIKE_ITS_TABLE * wide.sd
         sd, freedom = (wide.sd, wide.freedom) if wide and ordinary else (own, count - 1)
-        reach = float(stats.t.ppf(0.95, freedom)) * sd / math.sqrt(count) if freedom else math.inf
+        reach = half_width(sd / math.sqrt(count), freedom, 0.9) if freedom else math.inf
         return cls(mean, mean - reach, mean + reach, own, ordinary)
 
 

@@ -10,7 +10,6 @@ or `eval`, gradients and other attributes are set by the training's loop, as in 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import weakref
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from reproduce.errors import UserError
+from reproduce.files import sha256
 from reproduce.running import processes
 
 FORMAT = 2
@@ -125,8 +125,7 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def save_state(path: Path, state: object, progress: dict[str, Any], fresh: Anchors | None = None) -> None:

@@ -26,7 +26,7 @@ from reproduce.artifacts import Artifact
 from reproduce.data.manifests import Manifest, glance, take
 from reproduce.data.sources import Source, enter, sources
 from reproduce.errors import Diverged, UserError
-from reproduce.files import replacing
+from reproduce.files import replacing, sha256
 from reproduce.running import processes
 from reproduce.running.provenance import Provenance, device_name, machine
 from reproduce.stage import A, Stage, closure, full_spec
@@ -109,7 +109,15 @@ class Store:
         Raises:
             UserError: It is damaged.
         """
-        return self._read(stage, "artifact.json", Described)
+        label = self.folder(stage) / "artifact.json"
+        content = self._read(stage, label.name, dict[str, Any])
+        written = content.pop("checksum", "")  # missing in artifacts of earlier versions
+        if written and written != _checksum(content):
+            raise _damaged(label, "its checksum does not match")
+        try:
+            return msgspec.convert(content, Described)
+        except ValueError as error:
+            raise _damaged(label, error) from None
 
     def history(self, stage: Stage[Any]) -> list[dict[str, float | int]]:
         """Read the values that a stage logged, one entry per step.
@@ -136,7 +144,7 @@ class Store:
         described = self.described(stage)
         for name, checksum in described.files.items():
             path = folder / name
-            if not path.is_file() or _checksum(path) != checksum:
+            if not path.is_file() or sha256(path) != checksum:
                 raise _damaged(path, "its checksum does not match", folder)
         label = folder / "artifact.json"
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if not path.is_dir()}
@@ -236,10 +244,11 @@ class Store:
             key=stage.key,
             spec=full_spec(stage),
             provenance=provenance,
-            files={path.relative_to(draft).as_posix(): _checksum(path) for path in files},
+            files={path.relative_to(draft).as_posix(): sha256(path) for path in files},
         )
         label = draft / "artifact.json"
-        label.write_text(json.dumps(msgspec.to_builtins(described), indent=1) + "\n")
+        content = msgspec.to_builtins(described)
+        label.write_text(json.dumps(content | {"checksum": _checksum(content)}, indent=1) + "\n")
         for path in [*files, label]:
             _flush(path)
         final = self.folder(stage)
@@ -516,9 +525,9 @@ def _damaged(path: Path, why: object, folder: Path | None = None) -> UserError:
     return UserError(f"{path} is damaged ({why}): delete {folder or path.parent} and run again")
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum(content: dict[str, Any]) -> str:
+    """Compute the SHA-256 of what JSON says, however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:

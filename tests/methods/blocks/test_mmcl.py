@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from methods.blocks.memory import update_each
 from methods.blocks.mmcl import Memory, multi_label_loss, predict
 from reproduce.data.sampling import normal
 
@@ -87,22 +88,9 @@ def test_loss_equals_a_slow_loop(images: int) -> None:
     assert int((similarities.grad != 0)[1].sum()) == images
 
 
-def test_visits_move_slots_in_order() -> None:
-    memory = Memory(4, 3, neck=False)
-    memory.slots = drawn(4, 3)
-    rows, indices = drawn(5, 3, seed=2), torch.tensor([2, 0, 2, 2, 1])
-    expected = memory.slots.clone()
-    for index, row in zip(indices, rows, strict=True):
-        moved = 0.3 * expected[index] + 0.7 * row
-        expected[index] = moved / moved.norm()
-    memory.visit(indices, rows, 0.3)
-    torch.testing.assert_close(memory.slots, expected, rtol=1e-12, atol=0)
-    assert torch.equal(memory.slots[3], drawn(4, 3)[3])
-
-
 def test_first_visit_overwrites() -> None:
     memory = Memory(2, 3, neck=False)
-    memory.visit(torch.tensor([1]), drawn(1, 3).float(), 0.0)
+    update_each(memory.slots, torch.tensor([1]), drawn(1, 3).float(), 0.0)
     torch.testing.assert_close(memory.slots[1], drawn(1, 3).float()[0])
     assert not memory.slots[0].any()
 

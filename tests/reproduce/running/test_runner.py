@@ -470,10 +470,27 @@ def test_an_artifact_of_an_unknown_kind_is_damaged(tmp_path: Path) -> None:
     run(Number(), tmp_path)
     path = Store(tmp_path).folder(Number()) / "artifact.json"
     described = json.loads(path.read_text())
+    del described["checksum"]  # as earlier versions wrote it
     for change in ({"kind": "Banana"}, {"kind": "Training", "files": {}}, {"files": {"..": "x"}}):
         path.write_text(json.dumps(described | change))
         with pytest.raises(UserError, match="is damaged"):
             Store(tmp_path).load(Number())
+
+
+def test_a_wrong_byte_of_a_description_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    run(Number(), tmp_path)
+    store = Store(tmp_path)
+    path, described = store.folder(Number()) / "artifact.json", store.described(Number())
+    whole, noticed = path.read_bytes(), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert store.described(Number()) == described
+        except UserError:
+            noticed += 1
+    assert noticed > len(whole) / 2, "white space is most of the rest"
+    path.write_bytes(whole)
+    assert store.load(Number()).mAP == 1.0
 
 
 def test_a_file_added_to_an_artifact_is_noticed(tmp_path: Path) -> None:
