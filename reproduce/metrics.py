@@ -106,6 +106,7 @@ METRICS: dict[str, Metric] = {
         Metric(name="reconstruction", kind="training", title="reconstruction loss", percent=False),
         Metric(name="feature_accuracy", kind="training", title="accuracy of the discriminator of features"),
         Metric(name="pixel_accuracy", kind="training", title="accuracy of the discriminator of images"),
+        Metric(name="early", kind="training", title="mAP over the first third of training", claimed=True),
         Metric(name="mAP_gain", kind="gain", title="mAP gain", gain_of="mAP", printed=True, claimed=True),
         Metric(name="rank1_gain", kind="gain", title="rank-1 gain", gain_of="rank1", printed=True, claimed=True),
         *_counts("train_ids", "train_images", "gallery_ids", "gallery_images", "query_ids", "query_images"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
@@ -75,16 +75,26 @@ class Released:
     name: str
     """Name of the file where published weights are used, such as "luperson"."""
     training: Any
-    """Training at all other scales, of the same seed as the training that starts from it."""
+    """Training that makes them, of the same seed as the training that starts from them."""
+    epochs: int
+    """Length of that training at scales without published weights, before they cut it; the recipe's may be days."""
 
 
-def started(stage: Any, scale: Scale) -> Any:
-    """Replace all `Released` weights in a stage by their names, or by their trainings, as a scale has it."""
+def started(stage: Any, scale: Scale, *, pretrain: bool = False) -> Any:
+    """Replace all `Released` weights in a stage by their names or by their trainings.
+
+    Args:
+        stage: changed in a copy.
+        scale: where published weights are used, names are, and trainings elsewhere.
+        pretrain: whether to train anyway, for as long as the recipe says.
+    """
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, Released):
             return value
-        return value.name if scale.published else value.training
+        if not scale.published:
+            return replace(value.training, epochs=value.epochs)
+        return value.training if pretrain else value.name
 
     return rewrite(stage, leaf)
 

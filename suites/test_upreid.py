@@ -59,15 +59,13 @@ def unlabelled(task: Task, seed: int) -> Evaluate:
 def contrast(seed: int) -> Released:
     """MoCo v2: LUPerson's weights or, in their place, a training that differs from UP-ReID's in losses alone."""
     ours = upreid.Pretrain(Domain("luperson"))
-    training = moco.Pretrain(
-        ours.domain, seed=seed, batch=ours.batch, lr=ours.lr, bn_group=ours.bn_group, epochs=EPOCHS
-    )
-    return Released("luperson", training)
+    training = moco.Pretrain(ours.domain, seed=seed, batch=ours.batch, lr=ours.lr, bn_group=ours.bn_group)
+    return Released("luperson", training, EPOCHS)
 
 
 def intra_identity(name: str = "upreid", **changes: Any) -> Callable[[int], Released]:
     """UP-ReID or a variant; its weights were never released, so `name` is that of a file of one's own."""
-    return lambda seed: Released(name, upreid.Pretrain(Domain("luperson"), seed=seed, epochs=EPOCHS, **changes))
+    return lambda seed: Released(name, upreid.Pretrain(Domain("luperson"), seed=seed, **changes), EPOCHS)
 
 
 def started(recipe: Recipe, start: Callable[[int], Released]) -> Recipe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from reproduce.metrics import METRICS
@@ -67,6 +68,17 @@ def by_query(scores: Scores, metric: str) -> NDArray[Any]:
     if metric in scores.by_query:
         return np.asarray(scores.by_query[metric])
     return np.array([scores.numbers[metric]], float) if metric in scores.numbers else np.empty(0)
+
+
+def early(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Compute the mean mAP, in percent, of a training's evaluations in the first third of its epochs, if it has any.
+
+    Args:
+        history: What it logged, one entry per epoch with its number under "step".
+    """
+    third = history[-1]["step"] / 3 if history else 0
+    values = [entry["mAP"] for entry in history if entry["step"] <= third and "mAP" in entry]
+    return {"early": fmean(values)} if values else {}
 
 
 def difference(

@@ -297,6 +297,7 @@ class Campaign:
             words.append(f"--subset {option.subset}")
         words += [f"--precision {option.precision}"] if option.precision else []
         words += [f"--rounds {option.rounds}"] if option.rounds else []
+        words += ["--pretrain"] if option.pretrain else []
         if option.weights is not None:
             words.append(f"--weights {SCRATCH if option.weights == SCRATCH else 'DIR'}")
         return " ".join(words)
@@ -400,4 +401,5 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         accept_counts=option.accept_counts,
         precision=option.precision,
         rounds=option.rounds,
+        pretrain=option.pretrain,
     )

@@ -76,6 +76,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="precision of all trainings; mixed runs backbones in bfloat16, unlike the papers (default: the recipe's)",
     )
     group.addoption(
+        "--pretrain",
+        action="store_true",
+        help="at scale paper, train MoCo's and UP-ReID's weights on LUPerson, for weeks, instead of reading files",
+    )
+    group.addoption(
         "--rounds",
         type=int,
         metavar="N",

@@ -119,6 +119,8 @@ class Setting:
     """Precision of all trainings; None for each recipe's own."""
     rounds: int | None = None
     """Largest number of rounds of labelling and training; None for each recipe's own."""
+    pretrain: bool = False
+    """Whether to train what was released, or never was, instead of reading its file."""
     located: dict[Domain, Located] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Real data sets needed so far."""
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -185,7 +187,7 @@ class Setting:
                 raise Blocked("data", f"no stand-in is drawn for the {value.variant} variant of {value.name}")
             return StandIn(value.name, stand_in_size(value.name, scale), seed, dials)
 
-        resolved: Stage[Any] = rewrite(started(stage, scale), leaf, by_role)
+        resolved: Stage[Any] = rewrite(started(stage, scale, pretrain=self.pretrain), leaf, by_role)
         if world and not all(source.drawn for source in sources([resolved])):
             raise not_drawn
         published = scale.published and self.subset is None and self._published(resolved)

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from reproduce import metrics
 from reproduce.errors import UserError
-from reproduce.evaluation import OnSource, Trained, source_models
+from reproduce.evaluation import Evaluate, OnSource, Trained, source_models
 from reproduce.metrics import METRICS
 from reproduce.papers import baselines, statistics, verdicts
 from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
@@ -166,13 +166,21 @@ class RowTrial(Trial[Case]):
             self.session.keep(self._result)
         return self._result
 
-    def scores(self) -> dict[int, Scores]:
-        """Load the scores of each training seed.
+    def scores(self, *, curves: bool = False) -> dict[int, Scores]:
+        """Load the scores of each training seed, with what its learning curve says if `curves`.
 
         Raises:
             UserError: An artifact in the store is damaged.
         """
-        return {seed: self.session.store.load(stage) for seed, stage in self.by_seed.items()}
+        store = self.session.store
+        scores: dict[int, Scores] = {seed: store.load(stage) for seed, stage in self.by_seed.items()}
+        if not curves:
+            return scores
+        early = {
+            seed: statistics.early(store.history(stage.train)) if isinstance(stage, Evaluate) else {}
+            for seed, stage in self.by_seed.items()
+        }
+        return {seed: replace(each, health=dict(each.health) | early[seed]) for seed, each in scores.items()}
 
     def _blank(self, identity: Identity, **fields: Any) -> Result:
         """Return a result without numbers, with further fields as given."""
@@ -322,7 +330,7 @@ class ClaimTrial(Trial[ClaimCase]):
     def differences(self) -> list[statistics.Compared]:
         """Return every comparison of the claim, computed once."""
         if self._differences is None:
-            left, *rights = (row.scores() for row in self.rows)
+            left, *rights = (row.scores(curves="early" in self.case.claim.metrics) for row in self.rows)
             self._differences = statistics.compare(self.case.claim, left, rights, paired=self.case.paired)
         return self._differences
 

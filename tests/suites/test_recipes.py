@@ -164,6 +164,14 @@ def test_upreid_s_rows_share_pretrainings_at_small_and_wait_for_weights_at_paper
             paper.resolve(UPREID["TABLES"]["4"][row](Task("c2c"), 1))
 
 
+def test_upreid_s_rows_pretrain_at_paper_if_asked_to(tmp_path: Path) -> None:
+    paper = Setting("paper", {"cuhk03": tmp_path, "luperson": tmp_path}, pretrain=True)
+    for name in ("cuhk03", "luperson"):
+        paper.located[Domain(name)] = SimpleNamespace(real=Domain(name))  # type: ignore[assignment]
+    trained = paper.resolve(UPREID["TABLES"]["4"]["upreid"](Task("c2c"), 1)).train
+    assert (trained.weights.name, trained.weights.epochs, trained.weights.N) == ("upreid.Pretrain", 200, 65_536)
+
+
 def test_every_executed_row_of_upreid_has_a_recipe() -> None:
     cases = [*UPREID["SUITE"].rows(), *UPREID["SUITE"].shown()]
     assert [case.id for case in cases if not case.recipe] == []
