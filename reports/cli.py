@@ -52,8 +52,17 @@ def finish(
         reported = read_all(suites, papers)
     except UserError as error:
         problem = "; ".join(filter(None, (problem, str(error))))
-    of = [out / "results"]
-    return render(results, papers, out, claims=claims, figures=figures, problem=problem, reported=reported, of=of)[0]
+    return render(
+        results,
+        papers,
+        out,
+        claims=claims,
+        figures=figures,
+        problem=problem,
+        covered=_covered(suites),
+        reported=reported,
+        of=[out / "results"],
+    )[0]
 
 
 def readable(suites: Path) -> tuple[dict[str, Paper], str]:

@@ -117,6 +117,15 @@ class Printed:
         """Number of comparisons that agree."""
         return sum(tally.agree for tally in self.audit.tallies)
 
+    @property
+    def finding(self) -> str:
+        """What the audit found, in a sentence."""
+        if not self.count:
+            return ""
+        share = f"{self.agreeing:,} of {self.compared:,} comparisons of the papers' numbers and statements agree"
+        rest = f"{count(self.count, 'finding')}, {len(self.audit.grave)} of which change a conclusion"
+        return f"In print, {share}; the rest are {rest}."
+
 
 @dataclass(frozen=True)
 class Page:
@@ -143,6 +152,11 @@ class Page:
     meanings: tuple[Verdict, ...] = tuple(VERDICTS.values())
     claim_meanings: tuple[Verdict, ...] = tuple(CLAIM_VERDICTS.values())
     per_seed: tuple[str, ...] = field(default_factory=lambda: tuple(map(metric_title, per_seed())))
+
+    @property
+    def finding(self) -> str:
+        """What was measured and what the audit found, in two sentences."""
+        return " ".join(filter(None, (self.whole.finding, self.printed.finding)))
 
     @property
     def papers(self) -> tuple[Paper, ...]:
@@ -220,8 +234,9 @@ R = TypeVar("R", Result, ClaimRecord)
 
 
 def _distinct(records: Iterable[R]) -> list[tuple[str, R]]:
-    by_text = {msgspec.json.encode(record, order="sorted").decode(): record for record in records}
-    return sorted(by_text.items(), key=lambda item: item[0])
+    """Drop duplicates and sort by JSON; entries of records are in its order, whether they come from a file or a run."""
+    kinds = {msgspec.json.encode(record, order="sorted"): type(record) for record in records}
+    return [(text.decode(), msgspec.json.decode(text, type=kinds[text])) for text in sorted(kinds)]
 
 
 def _attention(cases: Sequence[Case]) -> tuple[Trouble, ...]:
@@ -275,18 +290,16 @@ def _pictures(papers: Sequence[Paper]) -> list[Picture]:
 
 
 def _finding(cases: Sequence[Case], claims: Sequence[Claim]) -> str:
-    """Say what rows on published data and tried claims came to."""
+    """Say what cases on published data and tried claims came to; empty if there are none."""
     compared = Counter(case.verdict.word for case in cases if case.comparable)
     tried = [claim for claim in claims if claim.trials]
     outcomes = Counter(claim.verdict.word for claim in tried)
     parts = []
     if compared:
-        parts.append(_shares("row", "compared with the printed numbers", compared))
+        parts.append(_shares("case", "compared with the printed numbers", compared))
     if tried:
         drawn = cases and all(case.identity.on_stand_ins for case in cases)
         parts.append(_shares("claim", "tried on drawn stand-ins" if drawn else "tried", outcomes))
-    if cases and not parts:
-        parts.append(f"{count(len(cases), 'row')} measured, none of them comparable with a printed number.")
     return " ".join(parts)
 
 

@@ -33,6 +33,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     code, output = typed('pytest suites/ -k "msplr and table1 and d2d-supervised" --scale smoke', folder)
     assert code == 0, output
+    shutil.copytree(folder / "build" / "report", folder / "after-the-run")
     return folder
 
 
@@ -63,6 +64,17 @@ def test_a_command_runs(command: str, checkout: Path) -> None:
     code, output = typed(command, checkout)
     assert code == 0, output
     assert "Traceback" not in output
+
+
+def test_the_pages_of_a_run_are_those_of_the_report_of_its_results(checkout: Path) -> None:
+    code, output = typed("reproduce report build/results --out again", checkout)
+    assert code == 0, output
+    first, again = (
+        {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.*") if path.name != ".pages"}
+        for folder in (checkout / "after-the-run", checkout / "again" / "report")
+    )
+    assert len(first) > 5
+    assert first == again
 
 
 def test_api_pages_are_of_modules_with_a_docstring() -> None:

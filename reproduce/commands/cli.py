@@ -89,7 +89,11 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     command.set_defaults(run=doctor)
 
     command = commands.add_parser(
-        "plan", help="list the distinct stages of cases: `reproduce plan -k m2d --scale small`"
+        "plan",
+        help="list the distinct stages of cases: `reproduce plan -k m2d --scale small`",
+        usage="reproduce plan [-h] [PYTEST_OPTION ...]",
+        description="List the distinct stages of cases and how long they took in earlier runs.",
+        epilog="Options are those of `pytest suites/`, such as -k, --scale, --seeds and --data-root.",
     )
     command.set_defaults(run=plan)
 
@@ -271,7 +275,8 @@ def plan(options: argparse.Namespace) -> int:
     """Collect cases with pytest and list their stages."""
     import pytest
 
-    return int(pytest.main(["suites", "--plan", "-q", "--no-header", *options.rest]))
+    quiet = ["-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # this package is imported
+    return int(pytest.main(["suites", "--plan", *quiet, *options.rest]))
 
 
 def stage(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Check data sets, weights and devices, and count the rows of the papers that can run here."""
+"""Check data sets, weights and devices, and count the cases that can run here."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def page(
     """Return the doctor's page, at most `LINES` lines of `WIDTH` columns, and whether nothing is broken.
 
     Args:
-        papers: Papers whose rows are counted.
+        papers: Papers whose cases are counted.
         collected: Cases of their suites, which say what has a recipe.
         root: Folder of the data sets.
         given: Folders of single data sets, by name.
@@ -246,7 +246,7 @@ def _machine() -> str:
 
 
 def _rows(rows: Mapping[str, Sequence[Case]], here: set[str], places: Sequence[Path]) -> Iterator[str]:
-    heads = f"{'Rows':11}{'all':>4}{'with data':>11}{'can run here':>14}"
+    heads = f"{'Cases':11}{'all':>4}{'with data':>11}{'can run here':>14}"
     yield f"{heads}  blocked(data) for want of"
     everything = list(chain.from_iterable(rows.values()))
     can_run = {case for case in everything if _can_run(case, here, places)}
@@ -260,7 +260,7 @@ def _rows(rows: Mapping[str, Sequence[Case]], here: set[str], places: Sequence[P
     remain = [case for case in everything if not case.task.withdrawn]
     names = " and ".join(withdrawn().values())
     ready = sum(case.names <= here for case in remain)
-    yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} rows, {ready} with data'
+    yield f'  {names} was withdrawn: -m "not withdrawn" leaves {len(remain)} cases, {ready} with data'
 
 
 def _next(
@@ -273,7 +273,7 @@ def _next(
     ready = [case for case in runnable if case.names <= here]
     first = _smallest(ready or runnable)
     if not first:
-        yield "next:    pytest suites/ --collect-only -q     (lists the cases; none of these rows has a recipe)"
+        yield "next:    pytest suites/ --collect-only -q     (lists the cases; none of these has a recipe)"
         return
     words, stages, names = first
     mini = {finding.name for finding in findings if finding.status == "mini"}

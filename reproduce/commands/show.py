@@ -119,7 +119,7 @@ def _lines(
         if several := [it for it in reports if it.independent == independent]:
             yield "reported", _ranges(several, names), remark
     for result in measured:
-        remark = f"{_where(result.identity)}, n = {len(result.measured)}"
+        remark = f"{_where(result.identity)}, n={len(result.measured)}"
         remark += f": {result.verdict}" if result.verdict != "not comparable" else ""
         yield "measured", [spread(result, name) for name in names], remark
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reproduce.papers import consistency, statements
-from reproduce.papers.findings import EFFECTS, Finding, Papers
+from reproduce.papers.findings import EFFECTS, GRAVEST, Finding, Papers
 from reproduce.papers.tables import Paper, full_label
 
 VERSION = "1.0"
@@ -67,6 +67,11 @@ class Audit:
         """Findings grouped by effect, the gravest first, without empty groups."""
         groups = ((effect, tuple(it for it in self.findings if it.effect == effect)) for effect in EFFECTS)
         return [(effect, members) for effect, members in groups if members]
+
+    @property
+    def grave(self) -> tuple[Finding, ...]:
+        """Findings that change a conclusion."""
+        return tuple(it for it in self.findings if it.effect == GRAVEST)
 
     def of(self, name: str) -> Audit:
         """Return what concerns one paper: its own findings, those with a place in it, and its readings."""

@@ -330,7 +330,8 @@ def other_names(papers: Papers) -> Iterator[Finding | None]:
             continue
         if all(left[key].value == right[key].value for key in shared):
             for side, numbers in ((one, left), (other, right)):
-                groups[frozenset((works[one], works[other]))][side] = {key: numbers[key] for key in shared}
+                own = {key: number for key, number in numbers.items() if key in shared}
+                groups[frozenset((works[one], works[other]))][side] = own
     alike = {side for members in groups.values() for side in members}
     yield from [None] * (len(quoted) - len(alike))
     for names, members in groups.items():

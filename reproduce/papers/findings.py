@@ -22,6 +22,8 @@ EFFECTS = {
 }
 """What depends on a finding, the gravest first, and what that means."""
 
+GRAVEST = next(iter(EFFECTS))
+
 Papers = Mapping[str, Paper]
 
 

@@ -355,10 +355,17 @@ def write(record: Record, folder: Path) -> Path:
     _put(msgspec.to_builtins(record), path)
     for other in path.parent.glob(f"{path.stem.rpartition('-')[0]}-????????.json"):
         with contextlib.suppress(UserError):  # a broken record is reported when it is read
-            if other != path and read_one(other).identity.setting == record.identity.setting:
+            if other != path and _of_another_recipe(read_one(other), record):
                 other.unlink()
                 other.with_suffix(".png").unlink(missing_ok=True)
     return path
+
+
+def _of_another_recipe(old: Record, new: Record) -> bool:
+    """Whether a record of the same file name, but for the identity, is of the same case and setting."""
+    if isinstance(old, Result) and isinstance(new, Result) and old.case.place != new.case.place:
+        return False  # another column: columns of methods share their task
+    return old.identity.setting == new.identity.setting
 
 
 def write_figure(record: FigureRecord, pictures: NDArray[np.uint8] | None, folder: Path) -> Path:

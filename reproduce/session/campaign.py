@@ -171,8 +171,8 @@ class Campaign:
     @property
     def _selected(self) -> str:
         figures = sum(isinstance(trial, FigureTrial) and not trial.blocked for trial in self.trials)
-        counts = {"row": sum(not row.blocked for row in self.rows.values()), "figure": figures}
-        return " and ".join(counted(count, noun) for noun, count in counts.items() if count) or "0 rows"
+        counts = {"case": sum(not row.blocked for row in self.rows.values()), "figure": figures}
+        return " and ".join(counted(count, noun) for noun, count in counts.items() if count) or "0 cases"
 
     def _leases(self) -> list[Lease]:
         wanted = self.config.option.gpus

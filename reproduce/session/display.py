@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def _detail(source: Source, *, bare: bool) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 row`, `2 rows`."""
+    """Return a number with its noun: `1 case`, `2 cases`."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
@@ -210,11 +211,14 @@ def summary(results: list[Result], width: int, *, colour: bool) -> str:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict", min_width=14)
     several = len({result.identity.drawn for result in results}) > 1
+    columns = {(it.paper, it.table, it.row, it.task, it.column) for it in (result.case for result in results)}
+    alike = Counter(place[:-1] for place in columns)
     for result in results:
         case = result.case
         numbers = [spread(result, name) for name in shown]
         printed = ["-" if (value := result.printed.get(name)) is None else f"{value:.1f}" for name in shown]
         name = f"{case.paper} {case.table} {case.label}, {case.task}"
+        name += f" {case.column}" if alike[case.paper, case.table, case.row, case.task] > 1 else ""
         name += f" ({result.identity.drawn})" if several and result.identity.drawn else ""
         name += f" on {' and '.join(own)}" if (own := result.identity.folders) else ""
         table.add_row(name, "measured", *numbers, result.verdict)
@@ -232,10 +236,10 @@ def recorded_summary(results: list[Result]) -> list[str]:
         (case, base) for case, base in compared if any(metric.old != metric.new for metric in base.metrics.values())
     ]
     listed = [(case, base) for case, base in moved if base.outside or base.unjudged]
-    rows, equal, within = counted(len(compared), "row"), len(compared) - len(moved), len(moved) - len(listed)
-    lines = [f"{rows} recorded: {equal} equal, {within} within the band, {len(listed)} outside it or not judged"]
+    cases, equal, within = counted(len(compared), "case"), len(compared) - len(moved), len(moved) - len(listed)
+    lines = [f"{cases} recorded: {equal} equal, {within} within the band, {len(listed)} outside it or not judged"]
     if missing := sum(bool(result.measured) and result.baseline is None for result in results):
-        lines.append(f"{counted(missing, 'row')} without a record in this setting")
+        lines.append(f"{counted(missing, 'case')} without a record in this setting")
     for case, base in listed:
         lines.append(f"  {case.paper} {case.table} {case.label}, {case.task}: {describe(base)}")
     if elsewhere := {text for _, base in compared if not base.same_machine for text in base.recorded_on}:

@@ -22,8 +22,8 @@ TRIAL = "trial"
 SHOWN = 3
 """Cases that the plan names for each reason that blocks some."""
 
-NOUNS = ("row", "figure", "claim")
-"""Kinds of case that need a stage; the plan counts the first kind that does."""
+NOUNS = ("case", "figure", "claim")
+"""What needs a stage: cases of rows, figures, claims; the plan counts the first kind that does."""
 
 
 def collected(suites: Path) -> list[object]:
@@ -65,7 +65,7 @@ def plan(
     """Yield a line for each distinct stage, then the total time to run.
 
     Args:
-        needed: Kind ("row", "figure" or "claim") and final stages of each case.
+        needed: Kind ("case", "figure" or "claim") and final stages of each case.
         store: Store of finished stages.
         setting: Setting of the run.
         earlier: Results and figures whose stages recorded their times.

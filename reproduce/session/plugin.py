@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="size of the run (default: paper with real data; else small on a GPU, smoke without one)",
     )
     group.addoption(
-        "--seeds", default="1", metavar="1,2,3", help="training seeds; a row waits for all of them (default 1)"
+        "--seeds", default="1", metavar="1,2,3", help="training seeds; a case waits for all of them (default 1)"
     )
     group.addoption(
         "--gpus", type=int, metavar="N", help="lease N of the visible GPUs; 0 for the CPU (default: all visible)"

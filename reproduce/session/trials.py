@@ -128,7 +128,7 @@ class Trial(ABC, Generic[C]):
 class RowTrial(Trial[Case]):
     """A row on one task, or a point of a sweep."""
 
-    noun = "row"
+    noun = "case"
 
     def __init__(self, session: Session, case: Case) -> None:
         super().__init__(session, case)

@@ -135,6 +135,19 @@ def test_the_audit_shows_every_finding_with_its_places(tmp_path: Path) -> None:
     assert f"Found by reading ({len(page.printed.audit.readings)})" in source
 
 
+def test_the_overview_says_how_much_agrees_and_what_changes_a_conclusion(tmp_path: Path) -> None:
+    papers = read_all(ROOT / "suites")
+    page = pages.page([], papers, "x", problem="")
+    printed, grave = page.printed, page.printed.audit.grave
+    source = html.unescape((rendered(ROOT / "suites", tmp_path) / "index.html").read_text())
+    assert page.finding in source
+    assert f"{printed.agreeing:,} of {printed.compared:,} comparisons" in page.finding
+    assert f"{printed.count} findings, {len(grave)} of which change a conclusion" in page.finding
+    assert grave == dict(printed.audit.by_effect)["changes a conclusion"]
+    assert all(f'<a href="audit.html#{finding.id.lower()}">' in source for finding in grave)
+    assert not pages.page([], {}, "x", problem="").finding
+
+
 def test_each_paper_has_a_page_of_what_is_wrong_in_it(tmp_path: Path) -> None:
     folder = rendered(ROOT / "suites", tmp_path)
     audits = pages.page([], read_all(ROOT / "suites"), "x", problem="").printed.papers

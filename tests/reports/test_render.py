@@ -800,7 +800,7 @@ def test_runs_that_do_not_belong_together_get_their_own_table(tmp_path: Path) ->
     for where in ("scale small, stand-ins, world seed 2", "scale paper"):
         assert where in reader.text
         assert f"({where})" in markdown
-    assert "The same cell elsewhere" in reader.text
+    assert "The same case in other settings" in reader.text
 
 
 def test_cells_are_counted_once_and_against_the_authors_own_rows() -> None:

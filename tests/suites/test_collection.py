@@ -64,14 +64,14 @@ def test_rows_that_build_on_each_other_share_their_stages(tmp_path: Path) -> Non
     options = ["-k", "m2d and not claim", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
     done = python("-m", "pytest", "suites/test_msplr.py", *options)
     assert done.returncode == 0, done.stdout
-    words = [line.split() for line in done.stdout.splitlines() if " row" in line and ("to run" in line)]
+    words = [line.split() for line in done.stdout.splitlines() if " case" in line and ("to run" in line)]
     names = [line[line.index("run") + 4] for line in words]
     assert names.count("standins.StandIn") == 2
     assert names.count("supervised.Train") == 1
     assert names.count("msplr.Adapt") == 4
     assert names.count("evaluation.Evaluate") == 7
     raw = next(" ".join(line) for line in words if line[-2:] == ["DBSCAN", "raw"])
-    assert " 2 rows " in raw
+    assert " 2 cases " in raw
 
 
 def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> None:

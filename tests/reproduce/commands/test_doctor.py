@@ -93,11 +93,11 @@ def test_rows_are_counted_by_what_their_tasks_need(doctor: Doctor) -> None:
     assert line(output, "UP-ReID ").endswith(f"luperson {pretrained}")
     assert output.partition("together")[2].partition("luperson")[2].startswith(f" {pretrained}\n")
     kept = sum("d" not in (task[0], task[2]) for task in tasks)
-    assert f'DukeMTMC-reID was withdrawn: -m "not withdrawn" leaves {kept} rows, 0 with data' in output
+    assert f'DukeMTMC-reID was withdrawn: -m "not withdrawn" leaves {kept} cases, 0 with data' in output
     for paper in papers.values():
         assert line(output, f"{paper.name} ")
     readme = " ".join((SUITES.parent / "README.md").read_text().split())
-    said = f"Of the {len(tasks)} rows that the five papers ran or may have run, {len(tasks) - kept} need it"
+    said = f"Of the {len(tasks)} cases of rows that the five papers ran or may have run, {len(tasks) - kept} need it"
     assert said in readme
     assert f"leaves the other {kept}," in readme
 

@@ -49,7 +49,7 @@ def test_a_table_that_was_not_tried_on_real_data(msplr: Paper, cases: list[objec
     place = next(at for at, line in enumerate(lines) if line.startswith("+ CN, m2d"))
     assert lines[place].split() == ["+", "CN,", "m2d", "printed", "69.3", "82.7"]
     numbers = ["measured", "51.0", "±1.4", "61.0", "±1.4"]
-    assert lines[place + 1].split() == [*numbers, "small,", "stand-ins,", "n", "=", "2"]
+    assert lines[place + 1].split() == [*numbers, "small,", "stand-ins,", "n=2"]
     assert lines[-2] == "Stand-in data: not comparable with the paper."
     assert lines[-1].startswith('not tried on real data; this command would: pytest suites/ -k "msplr and table3-" ')
 

@@ -43,6 +43,15 @@ def test_a_result_is_found_again_by_cell_and_identity(tmp_path: Path) -> None:
     assert records.path_of(made.result(), tmp_path) == records.path_of(made.result(50.0), tmp_path)
 
 
+def test_columns_of_one_task_keep_a_record_each(tmp_path: Path) -> None:
+    """Columns that are methods have one task, one setting and different recipes."""
+    case = made.result().case
+    for column, recipe in (("bot", "a"), ("mgn", "b"), ("bot", "c")):
+        identity = msgspec.structs.replace(made.result().identity, recipe=recipe)
+        records.write(made.result(50.0, case=msgspec.structs.replace(case, column=column), identity=identity), tmp_path)
+    assert {(it.case.column, it.identity.recipe) for it in records.read(tmp_path)} == {("bot", "c"), ("mgn", "b")}
+
+
 def test_points_of_a_sweep_are_cells_of_their_own(tmp_path: Path) -> None:
     cells = [made.result().case]
     for value in (0.4, 0.8):

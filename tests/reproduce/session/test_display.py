@@ -86,6 +86,15 @@ def test_the_summary_shows_what_is_kept_where_a_table_prints_it() -> None:
     assert "69.7" in shown
 
 
+def test_the_summary_names_columns_that_a_task_does_not_tell_apart() -> None:
+    result = made.result(measured={"1": {"mAP": 25.0, "rank1": 40.0}})
+    other = structs.replace(result, case=structs.replace(result.case, column="mgn"))
+    assert f"{result.case.task} {result.case.column} " not in summary([result, result], 120, colour=False)
+    shown = summary([result, other], 120, colour=False)
+    assert f"{result.case.task} {result.case.column} " in shown
+    assert f"{result.case.task} mgn " in shown
+
+
 def test_a_log_gets_lines_at_start_and_end_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("reproduce.session.display.time.monotonic", lambda: now[0])

@@ -120,7 +120,7 @@ def test_a_run_measures_judges_and_writes(suites: Path) -> None:
     assert {stage["name"] for stage in result["stages"]} == {"demo_stages.Number"}
     again_code, again = run(suites, "-k", "table1 and not broken", "--seeds", "1,3")
     assert again_code == 0
-    assert "2 rows: 4 stages, 4 of them in the store" in again, again
+    assert "2 cases: 4 stages, 4 of them in the store" in again, again
 
 
 def test_a_failed_stage_fails_its_case_alone_with_its_log(suites: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_row_without_a_record_is_named_and_fails_with_baselines_of_ones_own(su
     assert run(suites, "-k", "plain and table1 and m2d", "--update-baselines")[0] == 0
     code, output = run(suites, "-k", "plain and table1")
     assert code == 0, output
-    assert "1 row without a record in this setting" in output
+    assert "1 case without a record in this setting" in output
     code, output = run(suites, "-k", "plain and table1", "--baselines", "reports/results")
     assert code == 1, output
     assert "reports/results holds no result of this case in this setting" in " ".join(output.split())
@@ -446,7 +446,7 @@ def test_a_drift_from_what_was_recorded_fails_and_can_be_recorded(suites: Path) 
     assert "1 failed, 1 passed" in output
     message = " ".join(output.split())
     assert "drifted: mAP was 520.2 and is 20.5 (band" in message
-    assert "2 rows recorded: 1 equal, 0 within the band, 1 outside it or not judged" in message
+    assert "2 cases recorded: 1 equal, 0 within the band, 1 outside it or not judged" in message
     assert "recorded by commit 0123456789ab; if intended, pass --update-baselines" in message
     (result,) = (suites.parent / "build" / "results").glob("*m2d-plain*.json")
     assert json.loads(result.read_text())["verdict"] == "drifted"
@@ -624,7 +624,7 @@ def test_collecting_imports_no_torch(suites: Path) -> None:
 def test_plan_lists_each_stage_once_and_runs_nothing(suites: Path) -> None:
     code, output = run(suites, "--plan", "-k", "table1 and plain", "--seeds", "1,2")
     assert code == 0
-    assert "2 rows at scale smoke: 5 distinct stages" in output
+    assert "2 cases at scale smoke: 5 distinct stages" in output
     assert output.count("to run  ") == 5
     assert "to run: 5 stages that no recorded run timed\n" in output
     assert not (suites.parent / "build" / "results").exists()
@@ -641,7 +641,7 @@ def test_the_plan_of_paper_is_projected_from_a_trial(suites: Path) -> None:
     assert run(suites, "-k", "table1 and plain and m2d", "--scale", "trial")[0] == 0
     code, output = run(suites, "--plan", "-k", "table1 and plain and m2d", "--scale", "paper", "--store", "elsewhere")
     assert code == 0
-    assert re.search(r"to run +0:(4[5-9]|5\d) +1 row +demo_stages\.Timed", output), output
+    assert re.search(r"to run +0:(4[5-9]|5\d) +1 case +demo_stages\.Timed", output), output
     assert "(projected from scale trial for 2 stages)" in output
 
 
