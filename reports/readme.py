@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from reproduce.papers.records import Result
     from reproduce.papers.tables import Paper
 
-MARKERS = {"results": ("<!-- results -->", "<!-- /results -->"), "printed": ("<!-- printed -->", "<!-- /printed -->")}
-
 
 def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
     """Format results as Markdown tables for a README, comparable ones first and the others apart."""
@@ -91,17 +89,26 @@ def update_readme(path: Path, results: str, printed: str = "") -> bool:
         old = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): name a README with --readme") from None
-    new = _replaced(path, old, "results", results)
-    if printed and MARKERS["printed"][0] in old:
-        new = _replaced(path, new, "printed", "\n".join(textwrap.wrap(printed, 127)))
+    new = replaced(path, old, "results", results)
+    if printed and _marks("printed")[0] in old:
+        new = replaced(path, new, "printed", "\n".join(textwrap.wrap(printed, 127)))
     if new == old:
         return False
     write(path, new)
     return True
 
 
-def _replaced(path: Path, old: str, name: str, text: str) -> str:
-    start_mark, end_mark = MARKERS[name]
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
+
+
+def replaced(path: Path, old: str, name: str, text: str) -> str:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->` in the text `old` of a file.
+
+    Raises:
+        UserError: The markers are missing, or not in this order.
+    """
+    start_mark, end_mark = _marks(name)
     before, start, rest = old.partition(start_mark)
     _, end, after = rest.partition(end_mark)
     if not start or not end or start_mark in rest or end_mark in after or end_mark in before:

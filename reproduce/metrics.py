@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 
@@ -115,6 +116,7 @@ METRICS: dict[str, Metric] = {
 """Metrics by name, in the order of pages and summaries."""
 
 
+@cache
 def names(**wanted: Any) -> tuple[str, ...]:
     """Return the names of the metrics with these attributes, as in `names(kind="retrieval", printed=True)`."""
     return tuple(

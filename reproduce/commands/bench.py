@@ -1,7 +1,8 @@
 """Implement `reproduce bench`: measure kernels and a training step beside dense references and bare matrix products.
 
 Each measurement runs in a fresh process; imports, data generation and one small run are not timed. Contenders take
-turns, so that other load on the machine affects all of them, and the median of several rounds is reported.
+turns, so that other load on the machine affects all of them, and the median of several rounds is reported. Compiled
+code is loaded on the clock.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from reproduce.commands import bench_train
+from reproduce.commands.bench_train import device
 from reproduce.errors import UserError
 from reproduce.running.provenance import machine, settle_arithmetic
 
@@ -33,7 +37,8 @@ Work: TypeAlias = Callable[[], Any]
 
 EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 30, 6
 RERANK_K1 = 20
-STEPS = 10
+SIZES = {"evaluate": ((2,), "336x1973"), "rerank": ((2,), "336x1973"), "train": ((1, 2), "32 or 16x256")}
+"""How many numbers a size has, and an example; others have one."""
 FEW = 300
 """Images of the small run before timing."""
 
@@ -52,7 +57,8 @@ def bench(
 
     Args:
         what: "neighbours", "evaluate", "rerank" or "train".
-        sizes: (N,) images; (Q, G) queries and gallery for "evaluate" and "rerank"; (B,) batch size for "train".
+        sizes: (N,) images; (Q, G) queries and gallery for "evaluate" and "rerank"; (B,) batch size or
+            (B, height of images in pixels) for "train".
         columns: Dimension of the embeddings.
         repeats: Rounds.
         threads: Threads per measurement; all cores if None.
@@ -69,10 +75,10 @@ def bench(
     """
     if what not in CONTENDERS:
         raise UserError(f"nothing to measure is called {what!r}; choose {', '.join(CONTENDERS)}")
-    pairs = what in ("evaluate", "rerank")
+    numbers, example = SIZES.get(what, ((1,), "2000"))
     for size in sizes:
-        if len(size) != 1 + pairs or min(size) < 2:
-            raise UserError(f"{what} takes sizes such as {'336x1973' if pairs else '2000'}, of 2 or more")
+        if len(size) not in numbers or min(size) < 2:
+            raise UserError(f"{what} takes sizes such as {example}, of 2 or more")
     threads = threads or os.cpu_count() or 1
     rounds: dict[tuple[str, Size], list[dict[str, float]]] = {}
     differences = []
@@ -97,7 +103,7 @@ def bench(
         "machine": _machine(threads),
         "columns": columns,
         "records": records,
-        "growth": _growth(records),
+        "growth": {} if what == "train" else _growth(records),
         "differences": differences,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +199,7 @@ def _kernel(**choice: Any) -> Callable[[Size, int], Work | None]:
             with neighbours.using(**choice):
                 return DBSCAN(EPS, MIN_SAMPLES).labels(neighbours.jaccard_graph(rows, K1, K2))
 
-        work(rows[:FEW])
+        _warm(lambda: work(rows[:FEW]), **choice)
         return work
 
     return prepare
@@ -235,7 +241,8 @@ def _after(compiled: bool) -> Callable[[Size, int], Work | None]:
             with neighbours.using(compiled=compiled):
                 return DBSCAN(EPS, MIN_SAMPLES).labels(neighbours.jaccard_graph(rows, K1, K2, ranks=ranks))
 
-        work(rows[:FEW], neighbours.nearest(rows[:FEW], K1))
+        few = neighbours.nearest(rows[:FEW], K1)
+        _warm(lambda: work(rows[:FEW], few), compiled=compiled)
         return work
 
     return prepare
@@ -337,7 +344,7 @@ def _rerank(**choice: Any) -> Callable[[Size, int], Work | None]:
             with neighbours.using(**choice):
                 return sum(len(block) for block in neighbours.rerank(query, images))
 
-        work(query[:FEW], images[:FEW])
+        _warm(lambda: work(query[:FEW], images[:FEW]), **choice)
         return work
 
     return prepare
@@ -346,70 +353,6 @@ def _rerank(**choice: Any) -> Callable[[Size, int], Work | None]:
 def _dense_rerank(size: Size, columns: int) -> Work:
     query, images = gallery(size, columns)[:2]
     return lambda: dense_rerank(query, images)
-
-
-def _train(source: str, *, mixed: bool = False) -> Callable[[Size, int], Work]:
-    """Run ten training steps of a ResNet-50 on images of 256 x 128, or of 64 x 32 without a GPU."""
-
-    def prepare(size: Size, columns: int) -> Work:
-        import torch
-        from torchvision.models import resnet50  # type: ignore[import-untyped]
-
-        from reproduce.data.sampling import generator, shuffled_batches
-        from reproduce.data.transforms import Augment, Erase, augment
-
-        device = _device()
-        shape = (256, 128) if device == "cuda" else (64, 32)
-        images = _pictures(shape, device, resident=source == "resident")
-        net = resnet50(num_classes=100).to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(net.parameters(), lr=3.5e-4)
-        recipe = Augment(erase=Erase())
-        constant = torch.randn(size[0], 3, *shape, device=device).to(memory_format=torch.channels_last)
-        target = torch.arange(size[0], device=device) % 100
-
-        def step(inputs: Tensor) -> None:
-            with torch.autocast(device, torch.bfloat16, enabled=mixed):
-                logits = net(inputs)
-            loss = torch.nn.functional.cross_entropy(logits.float(), target)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-        def steps(count: int) -> None:
-            if source == "constant":
-                for _ in range(count):
-                    step(constant)
-                return
-            batches = shuffled_batches(len(images), size[0], seed=1, epoch=0, iterations=count)
-            for at, pixels in enumerate(images.batches(batches)):
-                step(augment(pixels, recipe, generator(1, "bench", at)))
-
-        if source == "resident":
-            for _ in images.batches([range(len(images))]):
-                pass
-        steps(2)
-        return lambda: steps(STEPS)
-
-    return prepare
-
-
-def _pictures(shape: tuple[int, int], device: str, *, resident: bool) -> Any:
-    """Draw a small domain and open its images, from files of the shape in which they are used."""
-    import atexit
-    import dataclasses
-    import tempfile
-
-    from reproduce.data.images import Images
-    from reproduce.data.reading import read
-    from reproduce.data.world import Dials, draw
-    from reproduce.scales import SCALES, stand_in_size
-
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    size = dataclasses.replace(stand_in_size("market", SCALES["smoke"]), height=shape[0], width=shape[1])
-    draw(Path(folder.name), "market", seed=1, size=size, dials=Dials())
-    domain = read(Path(folder.name), "market")
-    return Images(domain.root, domain.train, shape, device, budget_bytes=None if resident else 0)
 
 
 CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
@@ -445,12 +388,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Size, int], Work | None]]] = {
         "product, bfloat16": _all_pairs(True),
         "product, float32": _all_pairs(False),
     },
-    "train": {
-        "constant tensors": _train("constant"),
-        "constant tensors in mixed precision": _train("constant", mixed=True),
-        "images kept on the device": _train("resident"),
-        "images decoded each time": _train("streamed"),
-    },
+    "train": bench_train.CONTENDERS,
 }
 """By work and name; those that begin with "dense" hold whole matrices."""
 
@@ -591,7 +529,12 @@ def _check_rerank(size: Size, columns: int) -> dict[str, Any]:
     return found
 
 
-CHECKS = {"neighbours": _check_neighbours, "evaluate": _check_evaluate, "rerank": _check_rerank}
+CHECKS = {
+    "neighbours": _check_neighbours,
+    "evaluate": _check_evaluate,
+    "rerank": _check_rerank,
+    "train": bench_train.check,
+}
 
 
 def _distances(query: Array, images: Array) -> Array:
@@ -601,6 +544,12 @@ def _distances(query: Array, images: Array) -> Array:
 
 
 # Measuring
+
+
+def _warm(few: Work, *, compiled: bool = False, **others: Any) -> None:
+    """Run the small run, except with compiled code, whose loading is a part of what it costs."""
+    if not compiled:
+        few()
 
 
 def _in_a_process(what: str, name: str, size: Size, columns: int, threads: int) -> Any:
@@ -623,7 +572,7 @@ def _measure(work: Work) -> dict[str, float]:
     """Processor and wall seconds, and the memory that the work took at most beyond what was there before it."""
     import torch
 
-    on_gpu = _device() == "cuda"
+    on_gpu = device() == "cuda"
     before = _memory(reset=True)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -651,16 +600,10 @@ def _memory(*, reset: bool = False) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _on_device(rows: Array) -> Tensor:
     import torch
 
-    return torch.from_numpy(rows).to(_device())
+    return torch.from_numpy(rows).to(device())
 
 
 def _able(*, bfloat16: bool = False, compiled: bool = False, backend: str = "torch") -> bool:
@@ -669,7 +612,7 @@ def _able(*, bfloat16: bool = False, compiled: bool = False, backend: str = "tor
 
     from reproduce import neighbours
 
-    if bfloat16 and (_device() != "cpu" or not neighbours.bfloat16_is_fast()):
+    if bfloat16 and (device() != "cpu" or not neighbours.bfloat16_is_fast()):
         return False
     wanted = {"numba": compiled, "faiss": backend == "faiss"}
     return all(importlib.util.find_spec(module) for module, asked in wanted.items() if asked)
@@ -678,9 +621,24 @@ def _able(*, bfloat16: bool = False, compiled: bool = False, backend: str = "tor
 def _machine(threads: int) -> dict[str, Any]:
     import torch
 
+    from reproduce.neighbours import bfloat16_is_fast
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    processor = machine()["host"].cpu
-    return {"processor": processor, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__}
+    host = machine()["host"]
+    return {
+        "processor": host.cpu,
+        "family": host.family,
+        "instructions": host.instructions,
+        "held_back": host.held_back,
+        "bfloat16_is_fast": bfloat16_is_fast(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": gpu,
+        "net": os.environ.get(bench_train.NET, bench_train.RESNET50),
+        "versions": machine()["versions"],
+        "commit": machine()["commit"],
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def _growth(records: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -14,6 +15,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reproduce.commands.bench_train import NET, RESNET50
 from reproduce.data import catalogue
 from reproduce.errors import UserError
 from reproduce.papers import records
@@ -186,7 +188,11 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         "--sizes",
         nargs="+",
         metavar="N",
-        help=f"number of images; queries x gallery, as 336x1973; batch size for train (default {usual})",
+        help="number of images; queries x gallery, as 336x1973; for train the batch size, or 16x256 with the height of"
+        f" images (default {usual})",
+    )
+    command.add_argument(
+        "--net", metavar="MODULE:NAME", help=f"net to train, a function or class without arguments (default {RESNET50})"
     )
     command.add_argument("--columns", type=int, default=2048, help="dimension of the embeddings (default 2048)")
     command.add_argument("--repeats", type=int, default=3, help="rounds; their median is reported (default 3)")
@@ -514,6 +520,8 @@ def bench(options: argparse.Namespace) -> None:
     """Run a benchmark and print its measurements."""
     from reproduce.commands.bench import bench as measure
 
+    if options.net:
+        os.environ[NET] = options.net
     try:
         sizes = [tuple(map(int, size.split("x"))) for size in options.sizes or BENCH[options.what]]
     except ValueError:

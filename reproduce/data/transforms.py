@@ -163,6 +163,8 @@ TRIES = 20
 _FLIP, _TOP, _LEFT, _ERASE, _ERASE_TOP, _ERASE_LEFT, _TRIES = range(7)
 _JITTER = _TRIES + 2 * TRIES
 _FACTORS, _ORDER, _GREY = _JITTER + 1, _JITTER + 5, _JITTER + 9
+_CACHED = 8
+"""Images normalised at once on a CPU: few enough for its cache."""
 COLUMNS = 64
 """Numbers drawn per image, used or not: recipes with and without erasing flip and crop alike, and a new transform can
 use spare columns without changing the draws of the others."""
@@ -181,7 +183,11 @@ def normalise(images: torch.Tensor, pixels: Pixels = IMAGENET) -> torch.Tensor:
     """
     import torch
 
-    return _normalised(images, pixels).contiguous(memory_format=torch.channels_last)
+    output = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    together = _CACHED if images.is_cpu else max(1, len(images))
+    for start in range(0, len(images), together):
+        output[start : start + together] = _normalised(images[start : start + together], pixels)
+    return output
 
 
 def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -> torch.Tensor:
@@ -200,21 +206,12 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
     """
     import torch
 
-    count, channels, height, width = images.shape
-    device = images.device
+    count, _, height, width = images.shape
     draws = torch.rand(count, COLUMNS, generator=generator, dtype=torch.float64)
     shift = (draws[:, [_TOP, _LEFT]] * (2 * recipe.pad + 1)).long() - recipe.pad
     flip = (draws[:, [_FLIP]] < recipe.flip).long()
     box = _boxes(draws, recipe.erase, height, width)
-    top, left, flip, *edges = torch.split(torch.cat([shift, flip, box], 1).to(device), 1, 1)
-
-    rows = torch.arange(height, device=device) + top
-    columns = torch.arange(width, device=device) + left
-    inside = _both((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
-    columns = torch.where(flip > 0, width - 1 - columns, columns)
-    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    moved = images.flatten(2).gather(2, source.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
-    moved = moved * inside
+    moved = (_shifted if images.is_cpu else _gathered)(images, shift, flip, recipe.pad)
     if isinstance(recipe, Reframe):
         more = torch.rand(count, MORE, generator=generator, dtype=torch.float64)
         moved = _cropped(moved, more, recipe.crop) if recipe.crop else moved
@@ -222,17 +219,59 @@ def augment(images: torch.Tensor, recipe: Augment, generator: torch.Generator) -
         moved = _distorted(moved, draws, recipe.colour)
     if isinstance(recipe, Reframe) and recipe.blur:
         moved = _blurred(moved, more, recipe.blur)
-    output = _normalised(moved, recipe.pixels)
-
+    output = normalise(moved, recipe.pixels)
     if recipe.erase:
-        fill = torch.tensor(recipe.erase.fill, device=device).view(3, 1, 1)
+        fill = torch.tensor(recipe.erase.fill, device=images.device).view(3, 1, 1)
         if recipe.erase.when == "before":
             fill = _normalised(fill * 255, recipe.pixels)
-        first_row, end_row, first_column, end_column = edges
-        rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-        erased = _both((rows >= first_row) & (rows < end_row), (columns >= first_column) & (columns < end_column))
-        output = torch.where(erased, fill, output)
-    return output.contiguous(memory_format=torch.channels_last)
+        (_fill_slices if images.is_cpu else _fill_masked)(output, box, fill)
+    return output
+
+
+def _shifted(images: torch.Tensor, shift: torch.Tensor, flip: torch.Tensor, pad: int) -> torch.Tensor:
+    """Flip and move images one by one, which is fastest on a CPU; `_gathered` moves all at once, for a GPU."""
+    import torch
+
+    height, width = images.shape[2:]
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad)) if pad else images
+    moved = images.new_empty(images.shape)
+    for image, source, (down, right), (mirrored,) in zip(moved, padded, shift.tolist(), flip.tolist(), strict=True):
+        top, left = pad + down, pad + (-right if mirrored else right)
+        window = source[:, top : top + height, left : left + width]
+        image.copy_(window.flip(2) if mirrored else window)
+    return moved
+
+
+def _gathered(images: torch.Tensor, shift: torch.Tensor, flip: torch.Tensor, pad: int) -> torch.Tensor:
+    import torch
+
+    count, channels, height, width = images.shape
+    device = images.device
+    top, left, mirrored = torch.split(torch.cat([shift, flip], 1).to(device), 1, 1)
+    rows = torch.arange(height, device=device) + top
+    columns = torch.arange(width, device=device) + left
+    inside = _both((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
+    columns = torch.where(mirrored > 0, width - 1 - columns, columns)
+    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    moved = images.flatten(2).gather(2, source.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
+    return moved * inside
+
+
+def _fill_slices(output: torch.Tensor, boxes: torch.Tensor, fill: torch.Tensor) -> None:
+    """Write the colour `fill` into a box of each image: one by one, for a CPU; `_fill_masked` is for a GPU."""
+    for image, (first_row, end_row, first_column, end_column) in zip(output, boxes.tolist(), strict=True):
+        if end_row > first_row:
+            image[:, first_row:end_row, first_column:end_column] = fill
+
+
+def _fill_masked(output: torch.Tensor, boxes: torch.Tensor, fill: torch.Tensor) -> None:
+    import torch
+
+    height, width = output.shape[2:]
+    first_row, end_row, first_column, end_column = torch.split(boxes.to(output.device), 1, 1)
+    rows, columns = (torch.arange(side, device=output.device) for side in (height, width))
+    erased = _both((rows >= first_row) & (rows < end_row), (columns >= first_column) & (columns < end_column))
+    torch.where(erased, fill, output, out=output)
 
 
 def _both(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -244,7 +283,7 @@ def _normalised(images: torch.Tensor, pixels: Pixels) -> torch.Tensor:
     import torch
 
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (pixels.mean, pixels.std))
-    return images.float() * (1 / (255 * std)) - mean / std
+    return (images.float() * (1 / (255 * std))).sub_(mean / std)
 
 
 def _cropped(images: torch.Tensor, draws: torch.Tensor, recipe: Crop) -> torch.Tensor:

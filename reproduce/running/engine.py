@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import heapq
 import multiprocessing as mp
 import os
 import resource
@@ -39,6 +40,9 @@ PRELOAD = (
     "numpy",
     "safetensors.torch",
     "PIL.Image",
+    "scipy.sparse.csgraph",
+    "reproduce.evaluation",
+    "reproduce.neighbours",
     "reproduce.running.runner",
     "reproduce.running.resume",
 )
@@ -173,6 +177,10 @@ class Job:
     ended: float = 0.0
     priority: float = 0.0
     """Work of the stage and of its longest chain downstream; higher runs first."""
+    place: int = 0
+    """Position in the queue, which decides between equal priorities."""
+    missing: int = 0
+    """Upstream stages that have not finished."""
 
     @property
     def finished(self) -> bool:
@@ -220,6 +228,8 @@ class Engine:
         self._site, self._leases, self._logs, self._on_change = site, list(leases), logs, on_change
         self._slots: list[Lease | None] = [*self._leases] * jobs or [None] * jobs
         self._children: list[_Child] = []
+        self._ready: dict[str, Job] = {}
+        self._below: dict[str, list[Job]] = {}
         logs.mkdir(parents=True, exist_ok=True)
         self._use = contextlib.ExitStack()
         self._use.enter_context(self.store.used("run"))
@@ -231,12 +241,28 @@ class Engine:
 
     def _queue(self, stage: Stage[Any], downstream: float) -> None:
         job = self.jobs.get(stage.key)
-        if job is None:
-            job = self.jobs[stage.key] = Job(stage, "cached" if self.store.has(stage) else "waiting")
+        if is_new := job is None:
+            status = "cached" if self.store.has(stage) else "waiting"
+            job = self.jobs[stage.key] = Job(stage, status, place=len(self.jobs))
+        raised = stage.work + downstream > job.priority
         job.priority = max(job.priority, stage.work + downstream)
-        if job.status == "waiting":
+        if job.status == "waiting" and (is_new or raised):
             for parent in parents(stage):
                 self._queue(parent, job.priority)
+            if is_new:
+                self._connect(job)
+
+    def _connect(self, job: Job) -> None:
+        """Let a new job wait for its upstream stages."""
+        upstream = {parent.key: self.jobs[parent.key] for parent in parents(job.stage)}
+        for key, needed in upstream.items():
+            if not needed.finished:
+                job.missing += 1
+                self._below.setdefault(key, []).append(job)
+        if not job.missing:
+            self._ready[job.stage.key] = job
+        if failed := [needed for needed in upstream.values() if needed.status == "failed"]:
+            self._fail_below(job, failed[0])
 
     def wait(self, stage: Stage[Any], on_tick: Callable[[], None] = lambda: None) -> Job:
         """Run the pool until a stage has finished, calling `on_tick` about ten times a second.
@@ -278,22 +304,12 @@ class Engine:
         return [child.job for child in self._children]
 
     def _start_ready(self) -> None:
-        for job in self.jobs.values():
-            failed = [self.jobs[parent.key] for parent in parents(job.stage) if self._upstream(parent) == "failed"]
-            if job.status == "waiting" and failed:
-                cause = failed[0]
-                self._end(job, "failed", f"{cause.stage.name} failed, which it needs: {cause.error}", cause.tail)
-        ready = [
-            job
-            for job in self.jobs.values()
-            if job.status == "waiting"
-            and all(self._upstream(parent) in ("done", "cached") for parent in parents(job.stage))
-        ]
-        busy = [child.slot for child in self._children]
         free = list(self._slots)
-        for slot in busy:
-            free.remove(slot)
-        for job, slot in zip(sorted(ready, key=lambda job: -job.priority), free, strict=False):
+        for child in self._children:
+            free.remove(child.slot)
+        first = heapq.nsmallest(len(free), self._ready.values(), key=lambda job: (-job.priority, job.place))
+        for job, slot in zip(first, free, strict=False):
+            del self._ready[job.stage.key]
             try:
                 self._children.append(self._start(job, slot))
             except (EOFError, OSError) as error:
@@ -301,10 +317,6 @@ class Engine:
                 continue
             job.status, job.started = "running", time.monotonic()
             self._on_change(job)
-
-    def _upstream(self, stage: Stage[Any]) -> str:
-        job = self.jobs.get(stage.key)
-        return job.status if job else "cached"
 
     def _start(self, job: Job, slot: Lease | None) -> _Child:
         site = self._site if slot is None else replace(self._site, device="cuda:0", gpu=slot.gpu)
@@ -357,6 +369,7 @@ class Engine:
         code = child.process.exitcode
         if code == STOPPED:
             child.job.status = "waiting"
+            self._ready[child.job.stage.key] = child.job
         elif not child.job.finished:
             how = (
                 f"was killed by {signal.Signals(-code).name}"
@@ -371,6 +384,17 @@ class Engine:
     def _end(self, job: Job, status: str, error: str = "", tail: str = "") -> None:
         job.status, job.error, job.tail, job.ended = status, printable(error), printable(tail), time.monotonic()
         self._on_change(job)
+        for below in self._below.pop(job.stage.key, ()):
+            below.missing -= 1
+            if status == "failed":
+                self._fail_below(below, job)
+            elif not below.missing and below.status == "waiting":
+                self._ready[below.stage.key] = below
+
+    def _fail_below(self, job: Job, cause: Job) -> None:
+        if job.status == "waiting":
+            self._ready.pop(job.stage.key, None)
+            self._end(job, "failed", f"{cause.stage.name} failed, which it needs: {cause.error}", cause.tail)
 
     def _tail(self, stage: Stage[Any]) -> str:
         with contextlib.suppress(OSError):

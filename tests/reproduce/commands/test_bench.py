@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from reproduce import neighbours
-from reproduce.commands import bench, cli
+from reproduce.commands import bench, bench_train, cli
 from reproduce.errors import UserError
 
 SMALL = {"neighbours": (400,), "evaluate": (40, 300), "rerank": (40, 300)}
@@ -102,10 +102,22 @@ def test_a_forced_kernel_leaves_the_choice_as_it_was() -> None:
 def test_a_training_step_is_compared_with_one_on_constant_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "STEPS", 1)
-    found = bench.bench("train", [(2,)], repeats=1, out=tmp_path)
-    assert [record["contender"] for record in found["records"]] == list(bench.CONTENDERS["train"])
+    monkeypatch.setattr(bench_train, "STEPS", 1)
+    monkeypatch.setenv(bench_train.NET, "methods.blocks.backbones:Narrow")
+    found = bench.bench("train", [(2, 32)], repeats=1, out=tmp_path)
+    ways = {name for name, how in bench_train.WAYS.items() if torch.cuda.is_available() or not how.get("gpu")}
+    others = set(bench.CONTENDERS["train"]) - set(bench_train.WAYS)
+    assert {record["contender"] for record in found["records"]} == ways | others
     assert all(record["wall_s"] > 0 for record in found["records"])
+    [differences] = found["differences"]
+    assert differences["largest difference of three losses, constant tensors"] == 0
+    assert differences["largest difference of three losses, constant tensors in the default layout"] < 1e-3
+
+
+def test_unknown_net_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(bench_train.NET, "torchvision.models:resnet51")
+    with pytest.raises(UserError, match="resnet51"):
+        bench_train.Setup.of((2,)).net()
 
 
 def test_a_benchmark_does_not_compute_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:

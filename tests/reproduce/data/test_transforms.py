@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from reproduce.data import transforms
 from reproduce.data.sampling import generator
 from reproduce.data.transforms import (
     COLUMNS,
@@ -134,6 +135,26 @@ def test_any_size_and_padding(size: tuple[int, int], pad: int, p: float, when: s
     recipe = Augment(pad=pad, erase=Erase(p=p, when=when))  # type: ignore[arg-type]
     output = augment(images, recipe, generator(seed))
     np.testing.assert_allclose(output.numpy(), slow(images, recipe, generator(seed)), rtol=0, atol=2e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    count=st.integers(1, 20),
+    pad=st.integers(0, 15),
+    p=st.sampled_from([0.0, 0.5, 1.0]),
+    colour=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_gpu_form_is_bit_equal(size: tuple[int, int], count: int, pad: int, p: float, colour: bool, seed: int) -> None:
+    images = pictures(count, *size)
+    recipe = Distort(pad=pad, erase=Erase(p=p), colour=Colour() if colour else None)
+    output = augment(images, recipe, generator(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "_shifted", transforms._gathered)
+        patch.setattr(transforms, "_fill_slices", transforms._fill_masked)
+        patch.setattr(transforms, "_CACHED", 1000)
+        assert torch.equal(augment(images, recipe, generator(seed)), output)
 
 
 DISTORTIONS = [

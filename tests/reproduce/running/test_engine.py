@@ -8,9 +8,10 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from demo_stages import After, Arithmetic, Descent, Number
@@ -19,6 +20,7 @@ from reproduce.errors import UserError
 from reproduce.running.engine import STOPPING, Engine, Job, Lease, Stopped, lease_folder, lease_gpus, visible_gpus
 from reproduce.running.processes import described
 from reproduce.running.runner import Site
+from reproduce.stage import Stage, parents
 
 
 def test_what_a_stage_needs_runs_before_it_and_once(engine: Callable[..., Engine]) -> None:
@@ -47,6 +49,40 @@ def test_what_only_a_stored_stage_needed_is_not_built(engine: Callable[..., Engi
     second = engine()
     second.submit([top])
     assert [job.status for job in second.jobs.values()] == ["cached"]
+
+
+def test_a_thousand_stages_do_not_look_at_each_other(
+    engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def counted(stage: Stage[object]) -> Iterator[Stage[object]]:
+        nonlocal looked
+        looked += 1
+        return parents(stage)
+
+    pool = engine(jobs=2)
+    monkeypatch.setattr("reproduce.running.engine.parents", counted)
+    monkeypatch.setattr(Engine, "_start", lambda pool, job, slot: SimpleNamespace(job=job, slot=slot))
+    ends = [Number(1000.0 + i, (Number(float(i)),)) for i in range(500)]
+    pool.submit(ends)
+    for _ in range(500):
+        pool._start_ready()
+        for child in [*pool._children]:
+            pool._children.remove(child)
+            pool._end(child.job, "done")
+    assert {job.status for job in pool.jobs.values()} == {"done"}
+    assert looked <= 2 * len(pool.jobs)
+
+
+def test_a_stage_submitted_after_its_upstream_failed_fails(engine: Callable[..., Engine]) -> None:
+    pool = engine()
+    bug = Number(trouble="bug")
+    pool.submit([bug])
+    pool.wait(bug)
+    later = Number(3.0, (Number(2.0, (bug,)), Number(4.0)))
+    pool.submit([later])
+    assert "a bug" in pool.wait(later).error
 
 
 def test_longest_first(engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
