@@ -86,6 +86,11 @@ class Case:
         )
 
     @property
+    def cells(self) -> int:
+        """Number of printed numbers that a run of it is compared with."""
+        return sum(value is not None for value in self.printed.values())
+
+    @property
     def names(self) -> set[str]:
         """The data sets needed to do all that the paper did."""
         return self.task.names | ({self.row.pretrained} if self.row.pretrained else set())

@@ -164,7 +164,7 @@ class Job:
 
     stage: Stage[Any]
     status: str = "waiting"
-    """"waiting", "running", "done", "cached" (already in the store) or "failed"."""
+    """"waiting", "queued" (for another node), "running", "done", "cached" (already in the store) or "failed"."""
     error: str = ""
     """Message for the user."""
     tail: str = ""
@@ -177,10 +177,12 @@ class Job:
     ended: float = 0.0
     priority: float = 0.0
     """Work of the stage and of its longest chain downstream; higher runs first."""
-    place: int = 0
+    turn: int = 0
     """Position in the queue, which decides between equal priorities."""
     missing: int = 0
     """Upstream stages that have not finished."""
+    place: str = ""
+    """Where it is queued or runs, if not here."""
 
     @property
     def finished(self) -> bool:
@@ -243,7 +245,7 @@ class Engine:
         job = self.jobs.get(stage.key)
         if is_new := job is None:
             status = "cached" if self.store.has(stage) else "waiting"
-            job = self.jobs[stage.key] = Job(stage, status, place=len(self.jobs))
+            job = self.jobs[stage.key] = Job(stage, status, turn=len(self.jobs))
         raised = stage.work + downstream > job.priority
         job.priority = max(job.priority, stage.work + downstream)
         if job.status == "waiting" and (is_new or raised):
@@ -307,7 +309,7 @@ class Engine:
         free = list(self._slots)
         for child in self._children:
             free.remove(child.slot)
-        first = heapq.nsmallest(len(free), self._ready.values(), key=lambda job: (-job.priority, job.place))
+        first = heapq.nsmallest(len(free), self._ready.values(), key=lambda job: (-job.priority, job.turn))
         for job, slot in zip(first, free, strict=False):
             del self._ready[job.stage.key]
             try:
@@ -392,7 +394,7 @@ class Engine:
                 self._ready[below.stage.key] = below
 
     def _fail_below(self, job: Job, cause: Job) -> None:
-        if job.status == "waiting":
+        if job.status in ("waiting", "queued"):
             self._ready.pop(job.stage.key, None)
             self._end(job, "failed", f"{cause.stage.name} failed, which it needs: {cause.error}", cause.tail)
 

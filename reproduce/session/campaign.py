@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +25,14 @@ from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
 from reproduce.papers.installed import RECORDED, SUITES, check_packages, suites_folder
 from reproduce.papers.records import ClaimRecord, FigureRecord, Record, Result, Spread
 from reproduce.papers.verdicts import SEEDS_FOR_A_REPRODUCTION
+from reproduce.running import slurm
+from reproduce.running.cluster import Cluster
 from reproduce.running.engine import Engine, Job, Lease, Stopped, heard, lease_gpus, visible_gpus
 from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
-from reproduce.session.planning import blocked, plan
+from reproduce.session.planning import Needed, blocked, plan, times, within
 from reproduce.session.setting import SCRATCH, Setting, data_root, given_folders
 from reproduce.session.trials import KINDS, ClaimTrial, FigureTrial, RowTrial, Trial, pooled
 from reproduce.stage import Stage
@@ -88,8 +93,12 @@ class Campaign:
         option = self.config.option
         self.suites = next((path.parent for path, _ in selected if path.parent.name == SUITES), selected[0][0].parent)
         self.seeds = _seeds(option.seeds)
-        leases = [] if option.plan else self._leases()
-        on_gpu = bool(leases) or (option.plan and option.gpus != 0 and bool(visible_gpus()))
+        self.slurm = _slurm(option)
+        if option.budget and not (option.plan and _budget(option.budget)):
+            raise UserError("--budget is for a plan: add --plan")
+        leases = [] if option.plan or self.slurm else self._leases()
+        on_gpu = bool(leases) or (option.plan and not self.slurm and option.gpus != 0 and bool(visible_gpus()))
+        on_gpu = on_gpu or bool(self.slurm and self.slurm.gpu)
         self.setting = _setting(option, on_gpu=on_gpu)
         self.out = Path(option.out)
         self.baselines = Path(option.baselines or self.suites.parent / RECORDED)
@@ -108,9 +117,11 @@ class Campaign:
             self._try(case)
         if option.plan:
             self._show_plan(on_gpu=on_gpu)
-            return
+            if not self.slurm:
+                return
         site = Site(
             self.store.root,
+            device="cuda:0" if self.slurm and on_gpu else "cpu",
             folders=self.setting.paths(),
             weights=self.setting.files,
             neighbours=option.neighbours,
@@ -119,12 +130,32 @@ class Campaign:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         live = sys.stdout.isatty() and reporter.isatty and reporter.verbosity >= 0
         self.display = Display(live, lambda line: self._say(reporter, line), reporter.ensure_newline)
-        self.engine = Engine(
-            site, leases=leases, jobs=jobs, logs=self.out / "logs", on_change=self.display.changed, grace=option.grace
-        )
+        stages = [stage for trial in (*self.rows.values(), *self._others()) for stage in trial.stages]
+        if self.slurm:
+            known = times(stages, self._earlier(), self.setting, on_gpu=on_gpu)
+            seconds = {key: time.seconds for key, time in known.items() if not time.projected}
+            choices = replace(self.slurm, seconds=seconds)
+            self.engine = Cluster(site, choices, logs=self.out / "logs", on_change=self.display.changed)
+        else:
+            self.engine = Engine(
+                site,
+                leases=leases,
+                jobs=jobs,
+                logs=self.out / "logs",
+                on_change=self.display.changed,
+                grace=option.grace,
+            )
+        self.engine.submit(stages)
+        if option.plan and isinstance(self.engine, Cluster):
+            for script in self.engine.scripts():
+                self._say(reporter, f"\n{script}")
+            return
         self._handlers = {number: signal.signal(number, self.engine.stop) for number in heard()}
-        self.engine.submit([stage for trial in (*self.rows.values(), *self._others()) for stage in trial.stages])
         self._introduce(reporter, leases, jobs)
+        if option.detach and isinstance(self.engine, Cluster):
+            new, before = self.engine.detach()
+            found = f", {before} were submitted before" if before else ""
+            self._say(reporter, f"{counted(new, 'job')} submitted{found}: the same command without --detach collects")
 
     def _try(self, case: AnyCase) -> None:
         if isinstance(case, Case):
@@ -189,6 +220,7 @@ class Campaign:
         cached = sum(job.status == "cached" for job in queued)
         on_gpus = f"{counted(len(leases), 'GPU')}, {counted(jobs, 'stage')} at once on each"
         where = on_gpus if leases else f"the CPU, {jobs} at once"
+        where = f"Slurm, at most {counted(self.slurm.max_jobs, 'job')} at once" if self.slurm else where
         where += "; neighbours by faiss" if self.config.option.neighbours == "faiss" else ""
         self._say(
             reporter,
@@ -211,16 +243,28 @@ class Campaign:
         stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
         self._say(reporter, f"{self._selected}: {stages}")
 
+    def _earlier(self) -> list[Result | FigureRecord]:
+        """Read what earlier runs recorded, in whose records stages have their times."""
+        here = self.out / "results"
+        earlier = [*self.recorded, *(records.read(here) if here.is_dir() else ())]
+        return [*earlier, *records.read_figures(self.baselines), *records.read_figures(self.out / "figures")]
+
     def _show_plan(self, *, on_gpu: bool) -> None:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         trials = [*self.rows.values(), *self._others()]
-        here = self.out / "results"
-        earlier = [*self.recorded, *(records.read(here) if here.is_dir() else ())]
-        drawn = [*records.read_figures(self.baselines), *records.read_figures(self.out / "figures")]
         needed = [(trial.noun, trial.stages) for trial in trials if not trial.blocked]
-        lines = list(plan(needed, self.store, self.setting, [*earlier, *drawn], on_gpu=on_gpu))
+        option, earlier = self.config.option, self._earlier()
+        lines = list(plan(needed, self.store, self.setting, earlier, on_gpu=on_gpu))
         distinct = counted(len(lines) - 1, "distinct stage")
         self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")
+        if option.budget:
+            rows = [
+                Needed(row.case.cells if row.case.world is None else 0, row.stages)
+                for row in self.rows.values()
+                if not row.blocked
+            ]
+            known = times((stage for row in rows for stage in row.stages), earlier, self.setting, on_gpu=on_gpu)
+            lines = list(within(rows, self.store, known, _budget(option.budget)))
         for line in lines:
             self._say(reporter, line)
         reasons = [(f"{trial.case.paper} {trial.case.id}", trial.blocked) for trial in trials if trial.blocked]
@@ -256,7 +300,9 @@ class Campaign:
             except KeyboardInterrupt:
                 self.stopped = True
                 done = sum(job.status in ("done", "cached") for job in engine.jobs.values())
-                pytest.exit(f"stopped: {done} of {len(engine.jobs)} stages kept; the same command goes on")
+                self.display.stop()
+                jobs = _leave_or_cancel(engine) if isinstance(engine, Cluster) else ""
+                pytest.exit(f"stopped: {done} of {len(engine.jobs)} stages kept{jobs}; the same command goes on")
             finally:
                 self.display.stop()
 
@@ -362,6 +408,67 @@ def case_of(item: pytest.Item) -> AnyCase | None:
     """Return the case of a test, or None for other tests."""
     case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
     return case if isinstance(case, (Case, ClaimCase, FigureCase)) else None
+
+
+def _budget(text: str) -> float:
+    """Convert a budget such as 200h, 90m or 2d to seconds.
+
+    Raises:
+        UserError: It is no such time.
+    """
+    units = {"m": 60.0, "h": 3600.0, "d": 86400.0}
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?[mhd]", text):
+        raise UserError(f"--budget {text}: give hours, minutes or days, such as 200h, 90m or 2d")
+    return float(text[:-1]) * units[text[-1]]
+
+
+def _leave_or_cancel(engine: Cluster) -> str:
+    """Ask once whether the jobs in Slurm's queue go on, and return what became of them; without a terminal they do."""
+    answer = ""
+    if engine.unfinished:
+        with contextlib.suppress(OSError, KeyboardInterrupt), Path("/dev/tty").open() as terminal:
+            if os.tcgetpgrp(terminal.fileno()) == os.getpgrp():
+                os.write(1, f"\n{counted(engine.unfinished, 'job')} in Slurm's queue: [l]eave or [c]ancel? ".encode())
+                answer = terminal.readline()
+    if answer.strip().lower().startswith("c"):
+        return f", {counted(engine.cancel(), 'job')} cancelled"
+    return f", {counted(engine.leave(), 'job')} left to run"
+
+
+def _slurm(option: Any) -> slurm.Slurm | None:
+    """Return the choices for Slurm, or None without --slurm.
+
+    Raises:
+        UserError: Options contradict each other, or Slurm is not here.
+    """
+    given = {
+        "--sbatch": option.sbatch,
+        "--prologue": option.prologue,
+        "--slurm-python": option.slurm_python,
+        "--max-jobs": option.max_jobs is not None,
+        "--detach": option.detach,
+    }
+    if not option.slurm:
+        if alone := [name for name, value in given.items() if value]:
+            raise UserError(f"{alone[0]} is for jobs of Slurm: add --slurm")
+        return None
+    for name, value in (("--gpus", option.gpus), ("--jobs", option.jobs)):
+        if value is not None:
+            raise UserError(f"{name} is for this machine: beside --slurm, give --sbatch gres=gpu:1 or --max-jobs")
+    if option.max_jobs is not None and option.max_jobs < 1:
+        raise UserError(f"--max-jobs {option.max_jobs}: give at least 1")
+    if option.detach and option.plan:
+        raise UserError("--plan submits nothing and --detach all: give one of them")
+    if not option.plan:
+        slurm.check_present()
+    try:
+        prologue = Path(option.prologue).read_text() if option.prologue else ""
+        python = tuple(shlex.split(option.slurm_python or ""))
+    except OSError as error:
+        raise UserError(f"--prologue {option.prologue} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"--slurm-python {option.slurm_python}: {error}") from None
+    return slurm.Slurm(slurm.check_options(option.sbatch), prologue, python, option.max_jobs or 50)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

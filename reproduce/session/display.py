@@ -84,7 +84,7 @@ def clock(seconds: float) -> str:
 def progress(job: Job) -> list[str]:
     """Describe a running job's progress: steps, last logged values, images per second, time left."""
     logged = job.progress
-    words: list[str] = []
+    words = [job.place] if job.place else []
     if logged.get("count"):
         words.append(f"{logged['unit']} {logged['done']}/{logged['count']}")
     for name, form in metrics.live().items():
@@ -110,13 +110,14 @@ def fitting(words: Sequence[str], room: int) -> list[str]:
     return kept
 
 
-def table(running: Sequence[Job], waiting: int, width: int) -> Table:
+def table(running: Sequence[Job], waiting: int, width: int, queued: Sequence[Job] = ()) -> Table:
     """Lay out the live lines, one for each running job.
 
     Args:
         running: The running jobs.
         waiting: Number of jobs that wait.
         width: Columns of the terminal; what does not fit is dropped or cut.
+        queued: Jobs that wait in the queue of a cluster.
     """
     from rich.table import Table
 
@@ -130,6 +131,8 @@ def table(running: Sequence[Job], waiting: int, width: int) -> Table:
     for job, seconds, name in zip(running, clocks, names, strict=True):
         shown = name if len(name) <= longest else f"{name[: longest - 1]}…"
         lines.add_row(seconds, shown, "  ".join(fitting(progress(job), left - longest - 2)))
+    for place, count in Counter(job.place.partition(",")[0] for job in queued).items():
+        lines.add_row("", f"{counted(count, 'stage')} {place}")
     if waiting:
         lines.add_row("", f"and {waiting} waiting")
     return lines
@@ -154,10 +157,13 @@ class Display:
         name = label(job.stage)
         if job.told:
             self._print(f"note    {name}: {job.told}")
+        elif job.status == "queued":
+            if not self._live_wanted:
+                self._print(f"queued  {name} ({job.place})")
         elif job.status == "running" and not job.progress:
             self._spoke[job.stage.key] = time.monotonic()
             if not self._live_wanted:
-                self._print(f"start   {name}")
+                self._print(f"start   {name} {job.place}".rstrip())
         elif job.status == "running" and not self._live_wanted:
             if time.monotonic() - self._spoke[job.stage.key] >= SPEAK_EVERY:
                 self._spoke[job.stage.key] = time.monotonic()
@@ -178,7 +184,8 @@ class Display:
             self._live = Live(transient=True, refresh_per_second=4)
             self._live.start()
         waiting = sum(job.status == "waiting" for job in engine.jobs.values())
-        self._live.update(table(engine.running(), waiting, self._live.console.width))
+        queued = [job for job in engine.jobs.values() if job.status == "queued"]
+        self._live.update(table(engine.running(), waiting, self._live.console.width, queued))
 
     def stop(self) -> None:
         """Clear the live lines."""

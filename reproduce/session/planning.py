@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reproduce.errors import UserError
 from reproduce.papers.records import FigureRecord, Result
@@ -14,7 +14,7 @@ from reproduce.running.runner import Store
 from reproduce.scales import SCALES, at_scale
 from reproduce.session.display import clock, counted, kind, label
 from reproduce.session.setting import Blocked, Setting
-from reproduce.stage import Stage, closure, rewrite
+from reproduce.stage import Stage, closure, parents, rewrite
 
 TRIAL = "trial"
 """Scale whose times are extrapolated to `paper`."""
@@ -71,16 +71,13 @@ def plan(
         earlier: Results and figures whose stages recorded their times.
         on_gpu: Whether the stages would run on GPUs; times recorded on the other kind of device are ignored.
     """
-    earlier = list(earlier)
-    took, tried = (_seconds(earlier, setting, scale, on_gpu=on_gpu) for scale in (setting.scale, TRIAL))
     users = [(noun, {stage.key for stage in closure(stages)}) for noun, stages in needed]
     expected, unknown, projected = 0.0, 0, 0
-    for stage in closure(stage for _, stages in needed for stage in stages):
-        of_its_kind = kind(stage)
-        seconds, here, guessed = took.get(of_its_kind), store.has(stage), False
-        if seconds is None and setting.scale == "paper" and of_its_kind in tried:
-            cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
-            seconds, guessed = tried[of_its_kind] * stage.work / cut.work, True
+    distinct = closure(stage for _, stages in needed for stage in stages)
+    known = times(distinct, earlier, setting, on_gpu=on_gpu)
+    for stage in distinct:
+        here = store.has(stage)
+        seconds, guessed = known.get(stage.key, (None, False))
         if not here:
             expected, unknown, projected = expected + (seconds or 0), unknown + (seconds is None), projected + guessed
         nouns = Counter(noun for noun, keys in users if stage.key in keys)
@@ -96,6 +93,125 @@ def plan(
     others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
     others += f", and {counted(unknown, 'stage')} that none of them timed{first}" if unknown else ""
     yield f"to run: {clock(expected)} of {kind_of_time}, as recorded runs took{others}"
+
+
+class Time(NamedTuple):
+    """How long a stage takes."""
+
+    seconds: float
+    """Of a GPU, or of a processor."""
+    projected: bool
+    """Whether they are projected from scale `trial`, by the stage's work."""
+
+
+def times(
+    stages: Iterable[Stage[Any]], earlier: Iterable[Result | FigureRecord], setting: Setting, *, on_gpu: bool
+) -> dict[str, Time]:
+    """Look up how long stages and all upstream ones took, by key; those that no run timed are left out."""
+    earlier = list(earlier)
+    took, tried = (_seconds(earlier, setting, scale, on_gpu=on_gpu) for scale in (setting.scale, TRIAL))
+    known: dict[str, Time] = {}
+    for stage in closure(stages):
+        own = kind(stage)
+        if own in took:
+            known[stage.key] = Time(took[own], projected=False)
+        elif setting.scale == "paper" and own in tried:
+            cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
+            known[stage.key] = Time(tried[own] * stage.work / cut.work, projected=True)
+    return known
+
+
+class Needed(NamedTuple):
+    """A row, and what it takes to decide its printed numbers."""
+
+    cells: int
+    """Printed numbers."""
+    stages: Sequence[Stage[Any]]
+    """Final stages."""
+
+
+class Chosen(NamedTuple):
+    """A step of a campaign."""
+
+    stages: list[Stage[Any]]
+    """Stages to add, upstream ones first."""
+    rows: int
+    """Rows that are complete after it."""
+    cells: int
+    """Their printed numbers."""
+
+
+def choose(
+    rows: Iterable[Needed], there: Collection[str], seconds: Mapping[str, float], budget: float
+) -> Iterator[Chosen]:
+    """Yield the steps that decide most printed numbers for each second that they add, while they fit.
+
+    This is greedy: a stage that several rows share counts fully for the first of them.
+
+    Args:
+        rows: Rows whose stages all have a time.
+        there: Keys of finished stages.
+        seconds: Times of stages, by key.
+        budget: Seconds for all steps.
+    """
+    there, left, spent, complete, cells = set(there), list(rows), 0.0, 0, 0
+    while left:
+        adds = [_missing(row.stages, there) for row in left]
+        costs = [sum(seconds[stage.key] for stage in own) for own in adds]
+        fitting = [place for place, cost in enumerate(costs) if spent + cost <= budget]
+        if not fitting:
+            return
+        best = max(fitting, key=lambda place: (not adds[place], left[place].cells / max(costs[place], 1e-9)))
+        there |= {stage.key for stage in adds[best]}
+        spent += costs[best]
+        done = [row for row in left if not _missing(row.stages, there)]
+        left = [row for row in left if _missing(row.stages, there)]
+        complete, cells = complete + len(done), cells + sum(row.cells for row in done)
+        yield Chosen(adds[best], complete, cells)
+
+
+def within(rows: Sequence[Needed], store: Store, known: Mapping[str, Time], budget: float) -> Iterator[str]:
+    """Yield a line for each stage that fits a budget, in the order of `choose`, then what they decide.
+
+    Rows with a stage that no run timed are counted, not ordered.
+
+    Args:
+        rows: Rows to choose from.
+        store: Store of finished stages.
+        known: Times of stages, by key.
+        budget: Seconds.
+    """
+    there = {stage.key for stage in closure(stage for row in rows for stage in row.stages) if store.has(stage)}
+    timed = [row for row in rows if all(stage.key in known for stage in _missing(row.stages, there))]
+    seconds = {key: time.seconds for key, time in known.items()}
+    run: list[Stage[Any]] = []
+    spent, step = 0.0, Chosen([], 0, 0)
+    for step in choose(timed, there, seconds, budget):
+        for stage in step.stages:
+            spent += seconds[stage.key]
+            decided = counted(step.cells, "cell") if stage is step.stages[-1] else ""
+            yield f"  {stage.key}  {clock(spent):>9}  {decided:>10}  {label(stage)}"
+        run += step.stages
+    projected = sum(known[stage.key].projected for stage in run)
+    guessed = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
+    cells = counted(sum(row.cells for row in rows), "cell")
+    yield (
+        f"within {clock(budget)}: {step.rows} of {counted(len(rows), 'row')} and {step.cells} of {cells}, "
+        f"by {counted(len(run), 'stage')} in {clock(spent)}{guessed}"
+    )
+    if late := len(timed) - step.rows:
+        yield f"{counted(late, 'row')} would not fit"
+    if unknown := len(rows) - len(timed):
+        yield f"{counted(unknown, 'row')} of unknown cost: some stage was never timed: run --scale trial first"
+
+
+def _missing(stages: Iterable[Stage[Any]], there: Collection[str]) -> list[Stage[Any]]:
+    """List the stages to run, upstream ones first; what only stored ones need is not run."""
+    ordered: dict[str, Stage[Any]] = {}
+    for stage in stages:
+        if stage.key not in there:
+            ordered |= {each.key: each for each in (*_missing(parents(stage), there), stage)}
+    return list(ordered.values())
 
 
 def blocked(trials: Iterable[tuple[str, Blocked]]) -> Iterator[str]:

@@ -115,7 +115,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds in which SIGTERM, SIGHUP and SIGUSR2 let trainings save their state and stop (default 25)",
     )
     group.addoption(
+        "--slurm",
+        action="store_true",
+        help="hand stages to Slurm (docs/cluster.md)",
+    )
+    group.addoption(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of sbatch, as it is, such as partition=gpu or gres=gpu:1",
+    )
+    group.addoption("--prologue", metavar="FILE", help="shell commands that each job runs first, such as module load")
+    group.addoption(
+        "--slurm-python", metavar="CMD", help="command that jobs run in place of this Python, such as a container's"
+    )
+    group.addoption("--max-jobs", type=int, metavar="N", help="jobs in Slurm's queue at once (default 50)")
+    group.addoption(
+        "--detach", action="store_true", help="submit all jobs and exit; the same command without it collects them"
+    )
+    group.addoption(
         "--plan", action="store_true", help="list the distinct stages of the selected cases without running them"
+    )
+    group.addoption(
+        "--budget",
+        metavar="200h",
+        help="with --plan: the stages that fit, in the order that decides most printed numbers an hour",
     )
 
 
@@ -185,8 +210,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Skip the tests under --plan."""
-    return True if session.config.option.plan else None
+    """Skip the tests under --plan and --detach."""
+    return True if session.config.option.plan or session.config.option.detach else None
 
 
 @pytest.fixture

@@ -117,6 +117,10 @@ class Descent(Stage[Training]):
     pause: float = 0.0
     version: ClassVar[int] = 1
 
+    @property
+    def work(self) -> float:
+        return 4.0 * self.epochs
+
     def run(self, env: Env) -> Training:
         import torch
 
@@ -160,6 +164,30 @@ class After(Stage[Scores]):
     def run(self, env: Env) -> Scores:
         env.get(self.training)
         return Number().run(env)
+
+
+@dataclass(frozen=True)
+class Following(Stage[Scores]):
+    """A training that continues another."""
+
+    before: Stage[Training]
+    seed: int = 1
+    work = 10.0
+
+    def run(self, env: Env) -> Scores:
+        env.get(self.before)
+        return Number().run(env)
+
+
+@dataclass(frozen=True)
+class Broken(Stage[Training]):
+    """A training that fails."""
+
+    seed: int = 1
+    work = 10.0
+
+    def run(self, env: Env) -> Training:
+        raise ValueError("a bug")
 
 
 @dataclass(frozen=True)
