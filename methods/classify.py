@@ -67,6 +67,10 @@ class Classify(Trained):
         return True
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.batch, None),)
+
+    @property
     def work(self) -> float:
         return 20_000.0 * self.epochs
 

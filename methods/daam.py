@@ -159,6 +159,10 @@ class Pretrain(Trained):
         return self.source
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.batch, self.bn_group),)
+
+    @property
     def work(self) -> float:
         return 1000.0 * self.epochs
 
@@ -278,6 +282,10 @@ class Adapt(Trained):
         """Reject a second attention where there is none, or nothing to attend to."""
         if self.individual and not (self.specific and self.init.attention):
             raise ValueError("an individual attention needs the specific branch, and a source model with an attention")
+
+    @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.source_batch + self.target_batch, self.bn_group or self.init.bn_group),)
 
     @property
     def work(self) -> float:

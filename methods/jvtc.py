@@ -327,6 +327,10 @@ class Adapt(Trained):
         return self.iterations * (self.batch + len(self.memory.views) * self.target_batch)
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.batch, self.bn_group), (self.target_batch * len(self.memory.views), self.bn_group))
+
+    @property
     def work(self) -> float:
         return float(self.epochs * self.images_an_epoch)
 

@@ -98,6 +98,10 @@ class Train(Trained):
         return self.domain
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.P * self.K, self.bn_group),)
+
+    @property
     def work(self) -> float:
         return 3000.0 * self.epochs
 

@@ -171,6 +171,10 @@ class Adapt(Trained):
         return self.source
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.batch, None),)
+
+    @property
     def work(self) -> float:
         return float(self.epochs * self.iterations * 2 * self.batch)
 

@@ -89,6 +89,10 @@ class Adapt(Trained):
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.P * self.K, self.bn_group),)
+
+    @property
     def work(self) -> float:
         return 4.0 * self.epochs * self.iterations * self.P * self.K
 

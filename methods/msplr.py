@@ -97,6 +97,10 @@ class Adapt(Trained):
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.P * self.K, getattr(self.init, "bn_group", None)),)
+
+    @property
     def work(self) -> float:
         return 1000.0 * self.steps * (self.frozen + self.epochs)
 

@@ -171,6 +171,10 @@ class Source(Trained):
         return self.domain
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.P * self.K, None),)
+
+    @property
     def work(self) -> float:
         return float(self.epochs * self.iterations * self.P * self.K)
 
@@ -339,6 +343,11 @@ class Adapt(Trained):
     @property
     def labelled(self) -> Any:
         return self.source
+
+    @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        group = getattr(self.init, "bn_group", None)
+        return (self.P * self.K, group), (self.P * self.K // self.shown * self.shown, group)
 
     @property
     def work(self) -> float:

@@ -148,6 +148,10 @@ class Adapt(Trained):
             raise ValueError("a memory of clusters has no slots for source classes: use Hybrid, or no source")
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.P * self.K, self.bn_group),)
+
+    @property
     def work(self) -> float:
         return float(self.epochs * self.iterations * self.P * self.K * (1 if self.source is None else 2))
 

@@ -205,6 +205,12 @@ class Pretrain(Trained):
         return self.iterations * (self.P * self.K + self.target_batch * passes)
 
     @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        images, seen = self.P * self.K, self.target_batch * (len(self.guest.views) if self.guest else 0)
+        counts = [images + seen] if self.joint else [images, seen]
+        return tuple((count, self.bn_group) for count in (*counts, self.target_batch * self.bn_target) if count)
+
+    @property
     def work(self) -> float:
         return float(self.epochs * self.images_an_epoch)
 

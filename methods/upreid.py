@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import LUPERSON, Augment, Colour, Erase, Reframe
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,11 +94,18 @@ class Pretrain(Trained):
     the eight GPUs."""
     precision: str = role("precision", "float32")
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
+    block: int | None = added(None)
+    """Consecutive images that stay near each other in the random order of a pass, so that a disk or file server reads
+    them in a row (`reproduce.data.sampling.shuffled_batches`); None to shuffle all."""
 
     def __post_init__(self) -> None:
         """Reject a number of patches that makes no pairs."""
         if self.M < 2 or self.M % 2:
             raise ValueError(f"M = {self.M} patches: give an even number, two for each stripe")
+
+    @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        return ((self.batch, self.bn_group),)
 
     @property
     def work(self) -> float:
@@ -124,7 +131,7 @@ class Pretrain(Trained):
         images, dtype = self.images(env.open(self.domain), env.device), dtype_of(self.precision)
         per_epoch = len(images) // self.batch
         count = self.epochs * per_epoch
-        batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=0, iterations=count)
+        batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=0, iterations=count, block=self.block)
         net = self.network(env).to(env.device).train()
         mean = deepcopy(net).requires_grad_(False)
         patches = self.M if self.lambda_p else 0

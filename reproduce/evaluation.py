@@ -314,6 +314,8 @@ class Trained(Stage[Training]):
     resample: Resample = "bicubic"
     """How images are resized to `input`; MMT's way, unless it is a field."""
 
+    divisible: ClassVar[bool] = True
+
     test_views: ClassVar[tuple[str, ...]] = ()
     """Other ways to test the network, for `Evaluate(view=...)`, such as with the fused features of two encoders."""
 
@@ -333,6 +335,25 @@ class Trained(Stage[Training]):
     def labelled(self) -> Any:
         """Return the domain whose labels it learns; None if it continues another training."""
         return None
+
+    @property
+    def passes(self) -> tuple[tuple[int, int | None], ...]:
+        """Return the passes through the network in training: images, and images per normalisation group, None for all.
+
+        Several devices divide the groups, or the images of the one group.
+        """
+        return ()
+
+    def undivided(self, ranks: int) -> str:
+        """Say why so many devices cannot share this training; empty if they can."""
+        if not self.passes:
+            return f"{self.name} does not say how its batches can be divided (`passes`)"
+        for images, group in self.passes:
+            groups = max(1, images // (group or images))
+            how = f"in {groups} groups of {group}" if groups > 1 else "together"
+            if (groups if groups > 1 else images) % ranks:
+                return f"{self.name} normalises {images} images {how}, which {ranks} GPUs do not divide"
+        return ""
 
     def images(self, dataset: Dataset, device: str) -> Images:
         """Load the training images of a domain in the network's input size."""

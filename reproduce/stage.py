@@ -81,6 +81,8 @@ class Stage(Generic[A]):
 
     version: ClassVar[int] = 1
     """Increase it when the same fields give different numbers."""
+    divisible: ClassVar[bool] = False
+    """Whether several devices can share it (`reproduce.ranks`)."""
 
     def run(self, env: Env) -> A:
         """Compute the artifact."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from methods.blocks.shares import in_shares
 from reproduce.data.sampling import normal, uniform
 from reproduce.errors import UserError
 from reproduce.weights import COUNTER, mismatch, named_tensors
@@ -94,10 +95,12 @@ class Backbone(nn.Module):
         self.channels = layers[3][2]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (B, 3, H, W) to (B, channels, h, w)."""
+        """Map images (B, 3, H, W) to (B, channels, h, w); ranks of a stage share them."""
+        return in_shares(self, self._maps, images)[0]
+
+    def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
-        return cast("torch.Tensor", maps)
+        return [self.layer4(self.layer3(self.layer2(self.layer1(maps))))]
 
 
 def _layer(inputs: int, blocks: int, width: int, outputs: int, stride: int, *, ibn: bool) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from methods.blocks.heads import Bodied
 from methods.blocks.pooling import GeM
+from methods.blocks.shares import in_shares
 from reproduce.data.sampling import normal
 
 if TYPE_CHECKING:
@@ -101,14 +102,17 @@ class MGN(Bodied):
 
     def granules(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Compute the maps of images (B, 3, H, W) that the heads see: three of (B, C, h, w), then stripes of them."""
-        body = self.backbone
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
-            shared = body.layer2(body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(images))))))
-            shared = body.layer3[0](shared)
-            whole = [body.layer4(body.layer3[1:](shared)), *(branch(shared) for branch in self.branches)]
-        whole = [maps.to(images.dtype) for maps in whole]
+            whole = [maps.to(images.dtype) for maps in in_shares(self, self._whole, images)]
         parts = [maps.chunk(stripes, 2) for maps, stripes in zip(whole, STRIPES, strict=True) if stripes > 1]
         return [*whole, *(part for each in parts for part in each)]
+
+    def _whole(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the maps of the three branches."""
+        body = self.backbone
+        shared = body.layer2(body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(images))))))
+        shared = body.layer3[0](shared)
+        return [body.layer4(body.layer3[1:](shared)), *(branch(shared) for branch in self.branches)]
 
     def forward(self, images: torch.Tensor) -> Granules | torch.Tensor:
         """Map images (B, 3, H, W) to `Granules` in training, to embeddings (B, 8 x width) in evaluation."""

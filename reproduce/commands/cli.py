@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from reproduce.commands.bench_train import NET, RESNET50
 from reproduce.data import catalogue
+from reproduce.dataset import Unlabelled
 from reproduce.errors import UserError
 from reproduce.papers import records
 from reproduce.papers.installed import RECORDED, check_packages, suites_folder
@@ -250,6 +251,14 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
         help="variant of the data set: train+val or train (msmt17), labelled or detected (cuhk03), ...",
     )
     verb.set_defaults(run=info)
+
+    verb = verbs.add_parser("pack", help="pack a folder of images without labels, such as LUPerson, into tar shards")
+    verb.add_argument("folder", type=Path, help="folder of images, at any depth")
+    verb.add_argument("into", type=Path, help="empty folder for the pack, or that of a killed packing, which goes on")
+    verb.add_argument(
+        "--shard-size", type=int, default=1024, metavar="MIB", help="images per shard, in MiB (default 1024)"
+    )
+    verb.set_defaults(run=pack)
 
     verb = verbs.add_parser("weights", help="convert a published file of ResNet-50 weights; no code in it is run")
     verb.add_argument(
@@ -557,6 +566,25 @@ def make(options: argparse.Namespace) -> None:
     pixels = draw(options.folder, options.domain, seed=options.world_seed, size=size, dials=Dials(), progress=_dots)
     print(f"\ndrew {options.domain} into {options.folder} (pixels {pixels[:12]})")
     print(f"next: reproduce data info {options.domain} {options.folder}")
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Pack a folder of images without labels."""
+    from reproduce.data.packing import pack as write
+    from reproduce.data.packs import pack_at
+    from reproduce.data.reading import read
+
+    if options.shard_size < 1:
+        raise UserError(f"--shard-size {options.shard_size}: give at least 1 MiB")
+    if options.into.resolve().is_relative_to(options.folder.resolve()):
+        raise UserError(f"{options.into} lies in {options.folder}: name a folder outside it")
+    if pack_at(options.folder):
+        raise UserError(f"{options.folder} is a pack already: give the folder of images")
+    whole = read(options.folder, "luperson")
+    assert isinstance(whole.train, Unlabelled)
+    contents = write(whole.train, whole.root, options.into, shard_bytes=options.shard_size << 20, progress=_dots)
+    print(f"\npacked {contents.images:,} images of {options.folder} into {counted(len(contents.shards), 'shard')}")
+    print(f"next: pytest suites/ --domain luperson={options.into}")
 
 
 def sheet(options: argparse.Namespace) -> None:

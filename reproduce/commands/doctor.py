@@ -18,6 +18,7 @@ from reproduce import weights
 from reproduce.data.catalogue import CATALOGUE, known, published, withdrawn
 from reproduce.data.layouts import find
 from reproduce.data.manifests import check_file, digest, recheck
+from reproduce.data.packs import file_of
 from reproduce.data.reading import describe, differences, oddities, read
 from reproduce.dataset import Dataset
 from reproduce.errors import UserError
@@ -103,7 +104,7 @@ def _decode(whole: Dataset) -> None:
     def fault(path: str) -> str:
         try:
             check_file(whole.root, path)
-            opened(whole.root / path)
+            opened(file_of(whole.root, path))
         except UserError as error:
             return str(error)
         return ""

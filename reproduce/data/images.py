@@ -14,6 +14,8 @@ from PIL import Image as Pil
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from reproduce import ranks
+from reproduce.data.packs import PackedImage, file_of
 from reproduce.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Images:
         """Set up the images without decoding any.
 
         Args:
-            root: folder that the images' paths are relative to.
+            root: folder or pack that the images' paths are relative to.
             images: the images that batches index.
             size: (height, width) in pixels; the aspect ratio of an image is not kept.
             device: device of the batches.
@@ -75,7 +77,7 @@ class Images:
         self._threads = threads
         shape = (len(images), 3, *size)
         budget = share * _budget(self._device) if budget_bytes is None else budget_bytes
-        self.resident = int(np.prod(shape)) <= budget
+        self.resident = ranks.all_have(int(np.prod(shape)) <= budget, self._device)
         self._store = torch.empty(shape if self.resident else 0, dtype=torch.uint8, device=self._device)
         self._stored = bytearray(len(images))
 
@@ -99,14 +101,15 @@ class Images:
             IndexError: an index is out of range.
         """
         source = iter(index_batches)
-        ahead: deque[tuple[list[int], dict[int, Future[NDArray[np.uint8]]]]] = deque()
+        ahead: deque[tuple[list[int], list[int], list[Future[NDArray[np.uint8]]]]] = deque()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         try:
             while True:
                 while len(ahead) <= AHEAD and (batch := next(source, None)) is not None:
                     indices = [self._checked(index) for index in batch]
-                    absent = dict.fromkeys(index for index in indices if not self._stored[index])
-                    ahead.append((indices, {index: pool.submit(self._decode, index) for index in absent}))
+                    absent = list(dict.fromkeys(index for index in indices if not self._stored[index]))
+                    own = ranks.dealt(absent)
+                    ahead.append((indices, absent, [pool.submit(self._decode, index) for index in own]))
                 if not ahead:
                     return
                 yield self._assemble(*ahead.popleft())
@@ -119,15 +122,19 @@ class Images:
         return int(index)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
-        return decode(self._root / self._images[index].path, self._size, self._resample)
+        return decode(file_of(self._root, self._images[index].path), self._size, self._resample)
 
-    def _assemble(self, indices: list[int], decoded: dict[int, Future[NDArray[np.uint8]]]) -> Tensor:
-        pixels = {index: future.result() for index, future in decoded.items()}
+    def _assemble(self, indices: list[int], absent: list[int], decoded: list[Future[NDArray[np.uint8]]]) -> Tensor:
+        """Make a batch of stored images and of the absent ones, of which this rank has decoded those dealt to it."""
+        pixels = ranks.collected(self._to_device([future.result() for future in decoded]), len(absent))
         if not self.resident:
-            return self._to_device([pixels[index] for index in indices])
-        if pixels:
-            self._store[torch.tensor(list(pixels), device=self._device)] = self._to_device(list(pixels.values()))
-            for index in pixels:
+            if absent == indices:
+                return pixels
+            place = {index: at for at, index in enumerate(absent)}
+            return pixels[torch.tensor([place[index] for index in indices], device=self._device)]
+        if absent:
+            self._store[torch.tensor(absent, device=self._device)] = pixels
+            for index in absent:
                 self._stored[index] = True
         return self._store[torch.tensor(indices, dtype=torch.long, device=self._device)]
 
@@ -139,11 +146,11 @@ class Images:
         return batch.to(self._device, non_blocking=pinned)
 
 
-def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") -> NDArray[np.uint8]:
+def decode(path: Path | PackedImage, size: tuple[int, int], resample: Resample = "bicubic") -> NDArray[np.uint8]:
     """Read an image file as RGB, as `opened` does, and resize it.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file, whatever its suffix.
+        path: a JPEG, PNG, BMP or WebP file, whatever its suffix, or one in a pack.
         size: (height, width) in pixels.
         resample: filter; it averages over all pixels if the image shrinks.
 
@@ -157,7 +164,7 @@ def decode(path: Path, size: tuple[int, int], resample: Resample = "bicubic") ->
     return np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1))
 
 
-def opened(path: Path) -> Pil.Image:
+def opened(path: Path | PackedImage) -> Pil.Image:
     """Read an image file as RGB.
 
     Grey images are repeated over the channels, palettes and CMYK are converted, transparency is dropped; the file's
@@ -173,12 +180,16 @@ def opened(path: Path) -> Pil.Image:
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return opaque.convert("RGB")
     except UnidentifiedImageError:
-        reason = "its content is something else" if path.stat().st_size else "it is empty"
+        reason = "its content is something else" if _size(path) else "it is empty"
     except OSError as error:
         reason = error.strerror or str(error)
     except (SyntaxError, ValueError, Pil.DecompressionBombError) as error:
         reason = str(error)
     raise UserError(f"{path} is not a readable image: {reason}; replace or remove it")
+
+
+def _size(path: Path | PackedImage) -> int:
+    return path.stat().st_size if isinstance(path, Path) else path.getbuffer().nbytes
 
 
 def encode(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reproduce.data.catalogue import CATALOGUE
+from reproduce.data.packs import check_ended, pack_at
 from reproduce.dataset import Image, Unlabelled
 from reproduce.errors import UserError
 
@@ -401,7 +402,10 @@ def _mat(path: Path, name: str) -> dict[str, Any]:
 
 
 def _unlabelled(root: Path) -> Unlabelled:
-    """List every image below a folder, at any depth, each folder once, without hidden files and folders."""
+    """List every image of a pack or below a folder, at any depth, each folder once, without hidden ones."""
+    if pack := pack_at(root):
+        return pack.images
+    check_ended(root)
     start = len(os.fspath(root)) + 1
     walked: set[tuple[int, int]] = set()
 

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from reproduce.data.packs import PackedImage, file_of, pack_at
 from reproduce.errors import UserError
 from reproduce.files import replacing, user_cache
 
@@ -156,8 +157,10 @@ def recheck(root: Path, *, cache: Path | None = None, threads: int = 4) -> list[
 
 
 def _paths(dataset: Dataset) -> Iterable[str]:
-    """The files of a dataset, each once, sorted."""
+    """The files of a dataset, each once, sorted; those of the pack if it is one."""
     if not dataset.labelled:
+        if pack := pack_at(dataset.root):
+            return pack.files
         return (image.path for image in dataset.train)
     return sorted({image.path for split in _splits(dataset).values() for image in split})
 
@@ -232,15 +235,19 @@ def check_file(root: Path, path: str) -> None:
     Raises:
         UserError: it cannot be read, or is no image.
     """
+    image = file_of(root, path)
+    if isinstance(image, PackedImage):
+        check_head(image, image.read(HEAD))
+        return
     _stamp(root, path)
     try:
-        with (root / path).open("rb") as file:
-            check_head(root / path, file.read(HEAD))
+        with image.open("rb") as file:
+            check_head(image, file.read(HEAD))
     except OSError as error:
-        raise _unreadable(root / path, error) from None
+        raise _unreadable(image, error) from None
 
 
-def check_head(path: Path, head: bytes) -> None:
+def check_head(path: Path | PackedImage, head: bytes) -> None:
     """Look at the first `HEAD` bytes of a file.
 
     Raises:
@@ -253,10 +260,11 @@ def check_head(path: Path, head: bytes) -> None:
 
 def _shallow(dataset: Dataset) -> Manifest:
     """Fingerprint an unlabelled set by the lines `path, size`, without reading its images."""
-    manifest = glance(dataset)
+    manifest, pack = glance(dataset), pack_at(dataset.root)
+    sizes = pack.sizes_of(dataset.train) if pack else manifest.stamps[::2]
     lines = hashlib.sha256()
-    for path, size in zip(_paths(dataset), manifest.stamps[::2], strict=True):
-        lines.update(f"{path}\0{size}\n".encode(errors="surrogateescape"))
+    for image, size in zip(dataset.train, sizes, strict=True):
+        lines.update(f"{image.path}\0{size}\n".encode(errors="surrogateescape"))
     return replace(manifest, digest=lines.hexdigest())
 
 

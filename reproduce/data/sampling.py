@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Ints: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 Batches: TypeAlias = "list[list[int]]"
+
+WINDOW = 16
+"""Blocks that are shuffled together by `shuffled_batches`."""
+
 T = TypeVar("T")
 
 
@@ -172,7 +176,9 @@ def camera_aware_batches(
     return _passes(one_pass, seed, ("camera-aware batches", epoch), iterations)
 
 
-def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None) -> ShuffledBatches:
+def shuffled_batches(
+    count: int, size: int, *, seed: int, epoch: int, iterations: int | None = None, block: int | None = None
+) -> ShuffledBatches:
     """Draw batches of the positions 0 .. count - 1, each at most once per pass; an incomplete last one is dropped.
 
     Args:
@@ -181,6 +187,8 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations
         seed: the draw depends on `seed` and `epoch` only.
         epoch: see `seed`.
         iterations: number of batches, over as many passes as needed; None for one pass.
+        block: consecutive positions that stay near each other, so that disks read them in a row: blocks come in random
+            order, and each `WINDOW` of them are shuffled together. None to shuffle all positions.
 
     Raises:
         UserError: there are fewer images than a batch needs.
@@ -190,9 +198,22 @@ def shuffled_batches(count: int, size: int, *, seed: int, epoch: int, iterations
 
     @lru_cache(2)  # batches are read ahead across the end of a pass
     def one_pass(number: int) -> Ints:
-        return numpy_generator(seed, "shuffled batches", epoch, number).permutation(count)
+        random = numpy_generator(seed, "shuffled batches", epoch, number)
+        return random.permutation(count) if block is None else _by_blocks(random, count, block)
 
     return ShuffledBatches(one_pass, count // size, size, range(count // size if iterations is None else iterations))
+
+
+def _by_blocks(random: np.random.Generator, count: int, block: int) -> Ints:
+    """Permute the positions 0 .. count - 1 as `shuffled_batches` does."""
+    import numpy as np
+
+    blocks = random.permutation(-(-count // block))
+    order = (blocks[:, None] * block + np.arange(block)).ravel()
+    order = order[order < count]
+    for window in np.split(order, range(WINDOW * block, count, WINDOW * block)):
+        random.shuffle(window)
+    return order
 
 
 class ShuffledBatches(Sequence[list[int]]):

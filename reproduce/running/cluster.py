@@ -194,7 +194,7 @@ class Cluster(Engine):
                         break
                 except (UserError, OSError) as error:
                     self._bundles.remove(bundle)
-                    self._fail(bundle, str(error))
+                    self._fail_all(bundle, str(error))
 
     def _startable(self, bundle: Bundle) -> bool:
         needed = [self.jobs.get(stage.key) for stage in specs.missing(bundle.build)]
@@ -315,7 +315,7 @@ class Cluster(Engine):
                 if specs.there(self.store, stage) if settled else self.store.has(stage):
                     self._end(self.jobs[stage.key], "done")
             if run.over is not None and time.monotonic() - run.over > self._lag:
-                self._fail(run.bundle, self._verdict(run), self._end_of_log(run))
+                self._fail_all(run.bundle, self._verdict(run), self._end_of_log(run))
             if all(self.jobs[stage.key].finished for stage in run.bundle.stages):
                 self._submitted.remove(run)
 
@@ -328,7 +328,7 @@ class Cluster(Engine):
                     if not self.jobs[stage.key].finished:
                         self.jobs[stage.key].place = f"on {node}"
             case "refused":
-                self._fail(run.bundle, message["error"])
+                self._fail_all(run.bundle, message["error"])
             case "done":
                 run.done.add(message["key"])
             case "failed" if job and not job.finished:
@@ -347,7 +347,7 @@ class Cluster(Engine):
                 if job.progress:
                     self._on_change(job)
 
-    def _fail(self, bundle: Bundle, error: str, tail: str = "") -> None:
+    def _fail_all(self, bundle: Bundle, error: str, tail: str = "") -> None:
         for stage in bundle.stages:
             if not self.jobs[stage.key].finished:
                 self._end(self.jobs[stage.key], "failed", error, tail)

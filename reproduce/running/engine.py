@@ -9,6 +9,7 @@ import heapq
 import multiprocessing as mp
 import os
 import resource
+import secrets
 import shutil
 import signal
 import stat
@@ -129,8 +130,8 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
     return gpus
 
 
-def lease_gpus(wanted: int | None, folder: Path | None = None) -> list[Lease]:
-    """Lease `wanted` of the visible devices, or all that are free.
+def lease_gpus(wanted: int | None, folder: Path | None = None, *, ranks: int = 1) -> list[Lease]:
+    """Lease `wanted` of the visible devices, or all that are free; a multiple of `ranks`, which share a training.
 
     Raises:
         UserError: Fewer devices are visible or free than wanted.
@@ -142,13 +143,21 @@ def lease_gpus(wanted: int | None, folder: Path | None = None) -> list[Lease]:
             f"--gpus {wanted} asks for more devices than are visible ({len(visible)}: {shown}): "
             f"give --gpus {len(visible)}"
         )
+    if ranks > 1 and wanted is not None and (wanted == 0 or wanted % ranks):
+        raise UserError(f"--gpus {wanted} is no multiple of --gpus-per-stage {ranks}: give {ranks}, {2 * ranks}, ...")
+    if ranks > len(visible) and ranks > 1:
+        shown = ", ".join(visible) or "none"
+        raise UserError(f"--gpus-per-stage {ranks} needs as many GPUs; visible are {len(visible)} ({shown})")
     leases: list[Lease] = []
     for gpu in visible:
         if wanted is not None and len(leases) == wanted:
             break
         if lease := Lease.take(gpu, folder or lease_folder()):
             leases.append(lease)
-    if len(leases) < (wanted if wanted is not None else min(1, len(visible))):
+    if wanted is None and len(leases) >= ranks:
+        while len(leases) % ranks:
+            leases.pop().release()
+    if len(leases) < (wanted if wanted is not None else min(ranks, len(visible))):
         free = len(leases)
         for lease in leases:
             lease.release()
@@ -198,14 +207,25 @@ class _Child:
     job: Job
     process: Any
     messages: Connection
-    slot: Lease | None
+    slot: tuple[Lease, ...]
+    """Its devices; none on the CPU."""
+    helpers: list[tuple[Any, Connection]] = field(default_factory=list)
+    """Living processes of the other ranks, with their messages."""
+    errors: list[tuple[float, str]] = field(default_factory=list)
+    """Errors of all ranks, with their times."""
+    lost: str = ""
+    """How one of the other ranks was killed."""
+
+    @property
+    def processes(self) -> list[Any]:
+        return [self.process, *(process for process, _ in self.helpers)]
 
 
 class Engine:
     """Run stages and their upstream stages. Work advances only inside `wait`, so there are no threads.
 
     Args:
-        site: Store, data folders, weights and threads; the device is set for each child.
+        site: Store, data folders, weights, threads, and the ranks of a training; the device is set for each child.
         leases: GPUs; without any, stages run on the CPU.
         jobs: Stages run in parallel, on each GPU or on the CPU.
         logs: Folder of the stages' logs.
@@ -223,12 +243,15 @@ class Engine:
         on_change: Callable[[Job], None] = lambda job: None,
         grace: float = 25.0,
     ) -> None:
+        if site.ranks > 1 and site.device != "cpu" and not leases and len(visible_gpus()) < site.ranks:
+            raise UserError(f"--gpus-per-stage {site.ranks}, but {len(visible_gpus())} GPUs are visible: ask for more")
         self.store = Store(site.store)
         self._grace = grace
         self._stopped: signal.Signals | None = None
         self.jobs: dict[str, Job] = {}
         self._site, self._leases, self._logs, self._on_change = site, list(leases), logs, on_change
-        self._slots: list[Lease | None] = [*self._leases] * jobs or [None] * jobs
+        shared = [tuple(self._leases[at : at + site.ranks]) for at in range(0, len(self._leases), site.ranks)]
+        self._slots: list[tuple[Lease, ...]] = shared * jobs or [()] * jobs
         self._children: list[_Child] = []
         self._ready: dict[str, Job] = {}
         self._below: dict[str, list[Job]] = {}
@@ -297,9 +320,9 @@ class Engine:
         raise Stopped(f"{why.name} ended this run{cut}: the same command goes on from the saved states")
 
     def _send(self, number: signal.Signals) -> None:
-        for child in self._children:
+        for process in (process for child in self._children for process in child.processes):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child.process.pid, number)
+                os.kill(process.pid, number)
 
     def running(self) -> list[Job]:
         """Return the jobs that have a process now."""
@@ -320,16 +343,34 @@ class Engine:
             job.status, job.started = "running", time.monotonic()
             self._on_change(job)
 
-    def _start(self, job: Job, slot: Lease | None) -> _Child:
-        site = self._site if slot is None else replace(self._site, device="cuda:0", gpu=slot.gpu)
+    def _start(self, job: Job, slot: tuple[Lease, ...]) -> _Child:
+        ranks = self._site.ranks if job.stage.divisible else 1
+        meeting = Path(_temporary_folder()) / f"ranks-{secrets.token_hex(8)}" if ranks > 1 else None
+        started: list[tuple[Any, Connection]] = []
+        try:
+            for rank in range(ranks):
+                site = replace(self._site, ranks=ranks, rank=rank, meeting=meeting)
+                started.append(self._start_rank(job, slot, site))
+        except (EOFError, OSError):
+            for process, _ in started:
+                process.kill()
+            raise
+        return _Child(job, *started[0], slot, started[1:])
+
+    def _start_rank(self, job: Job, slot: tuple[Lease, ...], site: Site) -> tuple[Any, Connection]:
+        lease = slot[site.rank] if slot else None
+        if lease:
+            site = replace(site, device="cuda:0", gpu=lease.gpu)
+        elif site.ranks > 1 and site.device != "cpu":  # a batch system has given this run its devices
+            site = replace(site, gpu=visible_gpus()[site.rank])
         receiving, sending = mp.Pipe(duplex=False)
         process = _fork_server().Process(
-            target=_child_main, args=(job.stage, site, slot, sending, self.log_of(job.stage)), daemon=True
+            target=_child_main, args=(job.stage, site, lease, sending, self.log_of(job.stage)), daemon=True
         )
         with _without_main():
             process.start()
         sending.close()
-        return _Child(job, process, receiving, slot)
+        return process, receiving
 
     def log_of(self, stage: Stage[Any]) -> Path:
         """Return the path of a stage's log."""
@@ -337,23 +378,51 @@ class Engine:
 
     def _listen(self, timeout: float) -> None:
         """Receive messages of children, and remove those that have ended."""
-        waitable = {child.messages: child for child in self._children} | {
-            child.process.sentinel: child for child in self._children
-        }
+        waitable: dict[Any, _Child] = {}
+        for child in self._children:
+            waitable |= dict.fromkeys((process.sentinel for process in child.processes), child)
+            waitable |= dict.fromkeys((child.messages, *(messages for _, messages in child.helpers)), child)
         for child in {id(waitable[it]): waitable[it] for it in connection.wait(list(waitable), timeout)}.values():
+            self._hear_helpers(child)
             ended = not child.process.is_alive()
+            if (child.errors or child.lost) and not ended and not child.messages.poll():
+                self._fail(child)
+                child.process.kill()
             with contextlib.suppress(EOFError, OSError):
                 while child.messages.poll():
                     self._take(child, child.messages.recv())
             if ended or child.job.finished:
                 self._remove(child)
 
+    def _hear_helpers(self, child: _Child) -> None:
+        """Collect the errors of ranks that help a stage, and forget those that have ended."""
+        for process, messages in list(child.helpers):
+            ended = not process.is_alive()
+            with contextlib.suppress(EOFError, OSError):
+                while messages.poll():
+                    message = messages.recv()
+                    if message["event"] == "failed":
+                        child.errors.append((message["at"], message["error"]))
+            if ended:
+                if process.exitcode:
+                    child.lost = f"one of its {self._site.ranks} processes {_ending(process.exitcode)}"
+                messages.close()
+                child.helpers.remove((process, messages))
+
+    def _fail(self, child: _Child) -> None:
+        """End a stage with the first error of its ranks, from which the others' follow."""
+        first = min(child.errors, default=(0.0, ""))[1]
+        lost = f" ({child.lost})" if first and child.lost else child.lost
+        self._end(child.job, "failed", f"{first}{lost}", self._tail(child.job.stage))
+
     def _take(self, child: _Child, message: dict[str, Any]) -> None:
         match message.pop("event"):
             case "done":
                 self._end(child.job, "done")
             case "failed":
-                self._end(child.job, "failed", message["error"], self._tail(child.job.stage))
+                self._hear_helpers(child)
+                child.errors.append((message["at"], message["error"]))
+                self._fail(child)
             case "began":
                 child.job.started = time.monotonic()
             case "told":
@@ -366,6 +435,10 @@ class Engine:
 
     def _remove(self, child: _Child) -> None:
         child.process.join(GRACE)
+        for process, messages in child.helpers:
+            process.kill()
+            process.join(GRACE)
+            messages.close()
         child.messages.close()
         self._children.remove(child)
         code = child.process.exitcode
@@ -373,14 +446,9 @@ class Engine:
             child.job.status = "waiting"
             self._ready[child.job.stage.key] = child.job
         elif not child.job.finished:
-            how = (
-                f"was killed by {signal.Signals(-code).name}"
-                if code is not None and code < 0
-                else f"ended with exit code {code}"
-            )
             hint = "; out of memory is the usual cause: try fewer --jobs" if code == -signal.SIGKILL else _limits()
             mend = "run the same command again to continue where it stopped"
-            message = f"the process of {child.job.stage.name} {how}{hint}; {mend}"
+            message = f"the process of {child.job.stage.name} {_ending(code)}{hint}; {mend}"
             self._end(child.job, "failed", message, self._tail(child.job.stage))
 
     def _end(self, job: Job, status: str, error: str = "", tail: str = "") -> None:
@@ -410,10 +478,11 @@ class Engine:
         self._send(signal.SIGCONT)
         deadline = time.monotonic() + (0 if self._stopped else GRACE)
         for child in self._children:
-            child.process.join(max(0.0, deadline - time.monotonic()))
-            if child.process.is_alive():
-                child.process.kill()
-                child.process.join(GRACE)
+            for process in child.processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+                if process.is_alive():
+                    process.kill()
+                    process.join(GRACE)
             child.messages.close()
         self._children.clear()
         for lease in self._leases:
@@ -489,6 +558,13 @@ def _private(name: str) -> Path:
     return folder
 
 
+def _ending(code: int | None) -> str:
+    """Say how a process ended."""
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
 def _limits() -> str:
     """Name a limit on memory that the shell has set, which libraries report in many ways; empty if there is none."""
     bytes_, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -534,10 +610,10 @@ def _child_main(stage: Stage[Any], site: Site, lease: Lease | None, messages: Co
         messages.send({"event": "done"})
     except UserError as error:
         print(f"{type(error).__name__}: {error}")
-        messages.send({"event": "failed", "error": str(error)})
+        messages.send({"event": "failed", "at": time.time(), "error": str(error)})
     except Exception as error:
         traceback.print_exc()
-        messages.send({"event": "failed", "error": f"{type(error).__name__}: {error}{_limits()}"})
+        messages.send({"event": "failed", "at": time.time(), "error": f"{type(error).__name__}: {error}{_limits()}"})
 
 
 def _keep_freed_memory() -> None:

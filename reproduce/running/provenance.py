@@ -63,13 +63,15 @@ class Provenance(Struct, kw_only=True, forbid_unknown_fields=True):
     """ISO time."""
     wall_s: float
     device_s: float
-    """Processor seconds; on a GPU, wall-clock seconds."""
+    """Processor seconds; on a GPU, wall-clock seconds, times the number of GPUs."""
     seed: int | None
     data: dict[str, str]
     """Digest of the images of each source."""
     resumed: bool
     neighbours: str = "torch"
     """Library that searched nearest neighbours."""
+    ranks: int = 1
+    """Devices that computed it together."""
 
 
 def is_checkout() -> bool:
@@ -107,7 +109,7 @@ def settle_arithmetic() -> None:
 
 
 def arithmetic(provenance: Provenance) -> str:
-    """Describe what decides a stage's rounding: processor or GPU, torch version, and another neighbour backend.
+    """Describe what decides a stage's rounding: processor or GPU, torch, another neighbour backend, several devices.
 
     Stages of equal arithmetic give equal bits; a record without instruction sets never equals one with them.
     """
@@ -119,6 +121,7 @@ def arithmetic(provenance: Provenance) -> str:
     torch = provenance.versions.get("torch")
     parts.append(f"torch {torch}" if torch else "")
     parts.append(f"neighbours by {provenance.neighbours}" if provenance.neighbours != "torch" else "")
+    parts.append(f"{provenance.ranks} devices together" if provenance.ranks > 1 else "")
     return ", ".join(filter(None, parts))
 
 

@@ -60,6 +60,11 @@ def anchors(state: object) -> Anchors:
     return fresh
 
 
+def tensors(state: object) -> list[Tensor]:
+    """The tensors of a state, those of modules and optimisers included, to be changed in place; arrays are copies."""
+    return _Packing(state, anchors(state)).tensors
+
+
 class Unreadable(UserError):
     """A saved state that is damaged."""
 

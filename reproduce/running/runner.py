@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -284,6 +285,12 @@ class Site:
     """Value of CUDA_VISIBLE_DEVICES in the stage's process; None leaves it unchanged."""
     neighbours: Backend = "torch"
     """Backend of neighbour search; see `reproduce.neighbours.using`."""
+    ranks: int = 1
+    """Processes that compute a stage together; see `reproduce.ranks`."""
+    rank: int = 0
+    """Number of this process among them. Rank 0 keeps state and artifact; the others only help."""
+    meeting: Path | None = None
+    """File where they find each other."""
 
 
 class StageEnv:
@@ -360,12 +367,15 @@ class StageEnv:
         if progress := load_last(folder, state, self.tell):
             start, self.history, self.spent = progress["done"], progress["history"], progress["spent"]
         self._last_log = time.monotonic()
+        keeps = self._site.rank == 0
         due = self._last_log + self._site.save_every
         self.progress(start, count, unit)
         for index in range(start, count):
+            if unit == "epoch":
+                self._align(state)
             yield index
             now, stopping = time.monotonic(), self._stopping()
-            if index + 1 < count and (stopping or now >= due):
+            if keeps and index + 1 < count and (stopping or now >= due):
                 spent = self.spent + now - self.began
                 save_next(folder, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
                 if stopping:
@@ -374,6 +384,14 @@ class StageEnv:
                 saved = time.monotonic()
                 due = saved + self._site.save_every * max(1.0, saved - now)
             self.progress(index + 1, count, unit)
+
+    def _align(self, state: object) -> None:
+        """Make the state of all ranks that of rank 0: a GPU's sums may differ in their last bits."""
+        if self._site.ranks > 1:
+            from reproduce.ranks import follow_first
+            from reproduce.running.resume import tensors
+
+            follow_first(tensors(state))
 
     def log(self, step: int, *, images: int = 0, **values: Any) -> None:
         if not self.history or self.history[-1]["step"] != step:
@@ -413,6 +431,8 @@ class StageEnv:
 def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], bool] = lambda: False) -> None:
     """Run one stage into the store, unless it is there already or another process finishes it first.
 
+    With `site.ranks`, as many processes call this, each with its `rank`; that of rank 0 decides when all are done.
+
     Args:
         stage: The stage.
         site: Where it runs.
@@ -420,6 +440,9 @@ def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], 
         stopping: Whether a training is to save its state and exit at its next epoch or step.
     """
     store = Store(site.store)
+    if site.rank:
+        _help(stage, store, site)
+        return
     with _alone(stage, store, report, stopping):
         if store.has(stage):
             return
@@ -427,7 +450,7 @@ def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], 
             env = StageEnv(stage, store, site, draft, report, stopping)
             started = datetime.now(UTC)
             processor = time.process_time()
-            with _on_the_same_images(stage, store, env), _neighbours_by(site.neighbours):
+            with _on_the_same_images(stage, store, env), _neighbours_by(site.neighbours), _together(site):
                 artifact = stage.run(env)
             provenance = Provenance(
                 **machine(),
@@ -436,16 +459,33 @@ def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], 
                 neighbours=site.neighbours,
                 started=started.isoformat(timespec="seconds"),
                 wall_s=env.seconds(time.monotonic() - env.began),
-                device_s=env.seconds(
+                device_s=site.ranks
+                * env.seconds(
                     time.process_time() - processor if site.device == "cpu" else time.monotonic() - env.began
                 ),
                 seed=getattr(stage, "seed", None),
                 data=env.data,
                 resumed=env.spent > 0,
+                ranks=site.ranks,
             )
             if not any(env.folder.iterdir()):
                 env.folder.rmdir()
             store.publish(stage, draft, artifact, env.history, provenance)
+
+
+def _help(stage: Stage[Any], store: Store, site: Site) -> None:
+    """Compute a stage together with rank 0, and keep nothing."""
+    with tempfile.TemporaryDirectory() as draft, _neighbours_by(site.neighbours), _together(site):
+        stage.run(StageEnv(stage, store, site, Path(draft), lambda _: None))
+
+
+def _together(site: Site) -> contextlib.AbstractContextManager[None]:
+    """Join the other ranks; a single one imports nothing."""
+    if site.ranks == 1:
+        return contextlib.nullcontext()
+    from reproduce.ranks import joined
+
+    return joined(site.rank, site.ranks, site.meeting, site.device)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ class Node(Struct):
     weights: dict[str, str]
     save_every: float
     neighbours: Literal["torch", "faiss"]
+    ranks: int
 
     def at(self, store: Path) -> Site:
         """Return the whole `Site`."""
@@ -54,6 +55,7 @@ class Node(Struct):
             weights={sha256: Path(file) for sha256, file in self.weights.items()},
             save_every=self.save_every,
             neighbours=self.neighbours,
+            ranks=self.ranks,
         )
 
 
@@ -115,6 +117,7 @@ def spec(build: Iterable[Stage[Any]], given: Iterable[Stage[Any]], store: Store,
             weights=used(site.weights),
             save_every=site.save_every,
             neighbours=site.neighbours,
+            ranks=site.ranks,
         ),
         source=_source_at_start(frozenset(_packages(needed))),
         versions=_versions() if same else {},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reproduce.errors import UserError
+from reproduce.evaluation import Trained
 from reproduce.files import check_writable, printable
 from reproduce.papers import records
 from reproduce.papers.cases import AnyCase, Case, ClaimCase, FigureCase
@@ -35,7 +36,7 @@ from reproduce.session.display import Display, claims_summary, counted, recorded
 from reproduce.session.planning import Needed, blocked, plan, times, within
 from reproduce.session.setting import SCRATCH, Setting, data_root, given_folders
 from reproduce.session.trials import KINDS, ClaimTrial, FigureTrial, RowTrial, Trial, pooled
-from reproduce.stage import Stage
+from reproduce.stage import Stage, closure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +116,7 @@ class Campaign:
         self.store = Store(root)
         for case in cases:
             self._try(case)
+        self._check_divisible()
         if option.plan:
             self._show_plan(on_gpu=on_gpu)
             if not self.slurm:
@@ -125,6 +127,7 @@ class Campaign:
             folders=self.setting.paths(),
             weights=self.setting.files,
             neighbours=option.neighbours,
+            ranks=option.gpus_per_stage,
         )
         jobs = option.jobs or (1 if leases else len(os.sched_getaffinity(0)))
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
@@ -207,7 +210,16 @@ class Campaign:
 
     def _leases(self) -> list[Lease]:
         wanted = self.config.option.gpus
-        return [] if wanted == 0 else lease_gpus(wanted)
+        ranks = max(1, self.config.option.gpus_per_stage)  # `_setting` refuses others
+        return [] if wanted == 0 and ranks == 1 else lease_gpus(wanted, ranks=ranks)
+
+    def _check_divisible(self) -> None:
+        """Refuse a number of GPUs that cannot share one of the trainings."""
+        ranks = self.config.option.gpus_per_stage
+        stages = closure(stage for trial in (*self.rows.values(), *self._others()) for stage in trial.stages)
+        for stage in stages if ranks > 1 else ():
+            if isinstance(stage, Trained) and not self.store.has(stage) and (why := stage.undivided(ranks)):
+                raise UserError(f"--gpus-per-stage {ranks}: {why}; give another number, or 1")
 
     def _say(self, reporter: Any, line: str) -> None:
         reporter.ensure_newline()
@@ -218,7 +230,9 @@ class Campaign:
         assert self.engine
         queued = list(self.engine.jobs.values())
         cached = sum(job.status == "cached" for job in queued)
+        together = self.config.option.gpus_per_stage
         on_gpus = f"{counted(len(leases), 'GPU')}, {counted(jobs, 'stage')} at once on each"
+        on_gpus += f", {together} of them for a training" if together > 1 else ""
         where = on_gpus if leases else f"the CPU, {jobs} at once"
         where = f"Slurm, at most {counted(self.slurm.max_jobs, 'job')} at once" if self.slurm else where
         where += "; neighbours by faiss" if self.config.option.neighbours == "faiss" else ""
@@ -468,7 +482,13 @@ def _slurm(option: Any) -> slurm.Slurm | None:
         raise UserError(f"--prologue {option.prologue} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"--slurm-python {option.slurm_python}: {error}") from None
-    return slurm.Slurm(slurm.check_options(option.sbatch), prologue, python, option.max_jobs or 50)
+    choices = slurm.Slurm(slurm.check_options(option.sbatch), prologue, python, option.max_jobs or 50)
+    if option.gpus_per_stage > 1 and not choices.gpu:
+        raise UserError(
+            f"--gpus-per-stage {option.gpus_per_stage} needs jobs with as many GPUs: "
+            f"give --sbatch gres=gpu:{option.gpus_per_stage}"
+        )
+    return choices
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -493,10 +513,10 @@ def _setting(option: Any, *, on_gpu: bool) -> Setting:
         raise UserError(
             f"--weights {option.weights} is no folder: give a folder of weights files, or the word {SCRATCH}"
         )
-    for name, least in (("jobs", 1), ("gpus", 0), ("rounds", 1), ("grace", 0)):
+    for name, least in (("jobs", 1), ("gpus", 0), ("gpus_per_stage", 1), ("rounds", 1), ("grace", 0)):
         value = getattr(option, name)
         if value is not None and value < least:
-            raise UserError(f"--{name} {value}: give at least {least}")
+            raise UserError(f"--{name.replace('_', '-')} {value}: give at least {least}")
     scale = option.scale or ("paper" if real else "small" if on_gpu else "smoke")
     return Setting(
         scale,

@@ -36,6 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gpus", type=int, metavar="N", help="lease N of the visible GPUs; 0 for the CPU (default: all visible)"
     )
     group.addoption(
+        "--gpus-per-stage",
+        type=int,
+        default=1,
+        metavar="G",
+        help="GPUs of this machine that share each training; affects speed, not the experiment (default 1)",
+    )
+    group.addoption(
         "--jobs",
         type=int,
         metavar="J",

@@ -314,3 +314,39 @@ class Learned(Untrained):
         if self.blind:
             net.weight.data[:, 1:] = 0
         return net
+
+
+@dataclass(frozen=True)
+class Shared(Stage[Training]):
+    """A little training whose every epoch adds up what its ranks have, and in which one of them may have trouble."""
+
+    divisible: ClassVar[bool] = True
+
+    epochs: int = 6
+    pause: float = 0.0
+    trouble: str = ""
+    """What happens to rank 1 in the second epoch: "user" or "other" errors, or it is "killed"."""
+
+    def run(self, env: Env) -> Training:
+        import torch
+
+        from reproduce import ranks
+
+        state = SimpleNamespace(total=torch.zeros(1, dtype=torch.float64))
+        for epoch in env.epochs(self.epochs, state):
+            time.sleep(self.pause)
+            if epoch == 1 and ranks.own() == 1:
+                self.fail()
+            own = torch.tensor([float(epoch + ranks.own())], dtype=torch.float64)
+            state.total = state.total + (ranks.summed(own) if ranks.count() > 1 else own)
+            env.log(epoch + 1, total=float(state.total))
+        return Training({"last": {"total": state.total}}, {"ranks": ranks.count()})
+
+    def fail(self) -> None:
+        """Have the trouble."""
+        if self.trouble == "user":
+            raise UserError("rank 1 found no images: copy them again")
+        if self.trouble == "other":
+            raise ValueError("rank 1 is confused")
+        if self.trouble == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)

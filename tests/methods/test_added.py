@@ -13,12 +13,14 @@ import reproduce
 from reproduce.stage import spec
 
 ADDED = {
+    ("methods.moco.Pretrain", "block"): None,
     ("methods.msplr.Adapt", "resample"): "bicubic",
     ("methods.rae.Adapt", "guest"): None,
     ("methods.supervised.Train", "resample"): "bicubic",
     ("methods.supervised.Train", "by_iteration"): None,
     ("methods.supervised.Train", "smoothed_over"): "all",
     ("methods.supervised.Train", "classifier_std"): 0.001,
+    ("methods.upreid.Pretrain", "block"): None,
     ("reproduce.clustering.TopP", "of"): None,
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from methods import moco, supervised
 from methods.blocks.momentum import follow
 from methods.blocks.schedules import cosine
+from reproduce.commands.cli import main
 from reproduce.data.domains import Domain
 from reproduce.data.images import Images
 from reproduce.data.reading import read
@@ -104,3 +105,20 @@ def test_killed_equals_uncut(
     setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
 ) -> None:
     killed_equals_uncut(setting.resolve(momentum_contrast(epochs=4, K=13)), setting.paths(), message, later)
+
+
+def test_pack_trains_like_its_folder(
+    tiny_domain: Path, tmp_path: Path, killed_equals_uncut: Callable[..., None]
+) -> None:
+    """The same key and bits, and no image is repeated or skipped after a kill."""
+    folder, packed = tiny_domain / "bounding_box_train", tmp_path / "pack"
+    assert main(["data", "pack", str(folder), str(packed), "--shard-size", "1"]) == 0
+    settings = [Setting("paper", {"luperson": place}, weights=SCRATCH) for place in (folder, packed)]
+    stage = momentum_contrast(domain=Domain("luperson"), epochs=3, block=2)
+    one, other = (setting.resolve(stage) for setting in settings)
+    assert one.key == other.key
+    first, second = (
+        run(stage, setting, tmp_path / f"store-{number}").checkpoints["last"] for number, setting in enumerate(settings)
+    )
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    killed_equals_uncut(other, settings[1].paths(), 2, 0.02)

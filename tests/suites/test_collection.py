@@ -74,6 +74,15 @@ def test_rows_that_build_on_each_other_share_their_stages(tmp_path: Path) -> Non
     assert " 2 cases " in raw
 
 
+def test_gpus_that_cannot_share_a_training_are_refused_by_name(tmp_path: Path) -> None:
+    options = ["-k", "sptd and table1 and m2d", "--plan", "--scale", "medium", "--store", str(tmp_path / "store")]
+    done = python("-m", "pytest", "suites", *options, "--gpus-per-stage", "3")
+    assert done.returncode == 4, done.stdout
+    assert "--gpus-per-stage 3: classify.Classify normalises 128 images together" in done.stderr + done.stdout
+    assert "which 3 GPUs do not divide; give another number, or 1" in done.stderr + done.stdout
+    assert python("-m", "pytest", "suites", *options, "--gpus-per-stage", "2").returncode == 0
+
+
 def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> None:
     """SPTD on m2d: the baseline and the full method are in three tables and in figures, and start MMT's networks."""
 

@@ -169,6 +169,12 @@ def test_only_needed_data_are_described(store: Store) -> None:
     assert spec.site.at(store.root).folders == {"d1" * 16: Path("/data/market")}
 
 
+def test_a_site_comes_back_from_its_description(store: Store, tmp_path: Path) -> None:
+    site = Site(store.root, "cuda:0", 3, save_every=7.0, neighbours="faiss", ranks=2)
+    specs.write(specs.spec([Number(1.0)], [], store, site, same=True), tmp_path / "job.json")
+    assert specs.read(tmp_path / "job.json").site.at(store.root) == site
+
+
 def test_closure_of_a_description_is_in_order(store: Store) -> None:
     stage = After(Descent())
     assert list(described(store, stage).stages) == [each.key for each in closure([stage])]

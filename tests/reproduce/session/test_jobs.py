@@ -153,6 +153,7 @@ def test_scripts_are_printed_without_slurm(demo: Path) -> None:
         (["--slurm", "--gpus", "1"], "--gpus is for this machine"),
         (["--slurm", "--jobs", "2"], "--jobs is for this machine"),
         (["--slurm", "--max-jobs", "0"], "--max-jobs 0: give at least 1"),
+        (["--slurm", "--plan", "--gpus-per-stage", "2"], "give --sbatch gres=gpu:2"),
         (["--slurm", "--plan", "--detach"], "give one of them"),
         (["--slurm", "--plan", "--sbatch", "output=x"], "--sbatch output=x"),
         (["--slurm", "--plan", "--prologue", "absent"], "--prologue absent cannot be read"),

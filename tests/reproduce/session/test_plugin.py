@@ -588,6 +588,8 @@ def test_junit_carries_verdicts_and_numbers(suites: Path) -> None:
     [
         (["-k", "no_such_case"], 5, "5 deselected"),
         (["--gpus", "1"], 4, "--gpus 1 asks for more devices than are visible"),
+        (["--gpus-per-stage", "2"], 4, "--gpus-per-stage 2 needs as many GPUs; visible are 0 (none)"),
+        (["--gpus-per-stage", "0"], 4, "--gpus-per-stage 0: give at least 1"),
         (["--domain", "nowhere=x"], 4, "give NAME=DIR, where NAME is one of market, duke"),
         (["--domain", "market"], 4, "give NAME=DIR"),
         (["--domain", "market=suites", "--domain", "market=suites"], 4, "given twice"),
