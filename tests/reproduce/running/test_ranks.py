@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 def test_a_stage_of_several_processes(shared: Callable[..., Engine]) -> None:
     pool = shared()
     stage = Shared()
-    pool.submit([stage, Descent()])
+    pool.submit([stage])
     pool._start_ready()
     pids = [process.pid for process in pool._children[0].processes]
     assert len(pids) == RANKS
@@ -57,6 +57,7 @@ def test_a_stage_of_several_processes(shared: Callable[..., Engine]) -> None:
     assert provenance.ranks == RANKS
     assert arithmetic(provenance) == f"{arithmetic(structs.replace(provenance, ranks=1))}, 3 devices together"
     assert len(pool.store.history(stage)) == 6
+    pool.submit([Descent()])
     assert pool.wait(Descent()).status == "done"
     assert pool.store.described(Descent()).provenance.ranks == 1, "it cannot be divided"
     assert not any(map(alive, pids))

@@ -108,6 +108,7 @@ def test_an_interrupted_run_asks_once_what_becomes_of_its_jobs(box: Box, demo: P
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(demo)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore it
         words = [sys.executable, "-m", "pytest", "suites/", "--slurm", "-p", "no:cacheprovider"]
         os.execvpe(words[0], words, environ())
     output = ""
