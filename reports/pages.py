@@ -124,7 +124,7 @@ class Printed:
             return ""
         share = f"{self.agreeing:,} of {self.compared:,} comparisons of the papers' numbers and statements agree"
         rest = f"{count(self.count, 'finding')}, {len(self.audit.grave)} of which change a conclusion"
-        return f"In print, {share}; the rest are {rest}."
+        return f"As printed, {share}; the other {self.compared - self.agreeing} make {rest}."
 
 
 @dataclass(frozen=True)
@@ -378,7 +378,7 @@ def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, 
         detail = "The figures show what networks make of pedestrians drawn by a program."
         badges.append(Badge("stand-in", ("stand-in data: not comparable with the paper",), detail))
     if drawn:
-        share = "Every number here was" if len(drawn) == total else f"{len(drawn)} of {total} cases were"
+        share = "All results here were" if len(drawn) == total else f"{len(drawn)} of {total} cases were"
         badges.append(
             Badge(
                 "stand-in",

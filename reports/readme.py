@@ -66,7 +66,7 @@ def printed_counts(papers: Mapping[str, Paper]) -> str:
         f"{len(papers)} papers ({words.listing([paper.name for paper in papers.values()])}) print {tables} tables. All "
         f"{numbers:,} numbers are stored as printed, misprints included, with the papers' figures and {claims} claims "
         f"in our own words. An audit compares them with each other: {agree:,} of {checked:,} comparisons agree, and "
-        f"the rest are {len(found.findings)} findings."
+        f"the other {checked - agree} make {len(found.findings)} findings."
     )
 
 
