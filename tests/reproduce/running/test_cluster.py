@@ -61,10 +61,12 @@ def bits(training: Any, pool: Engine) -> dict[str, Any]:
     return {name: weights.tolist() for name, weights in pool.store.load(training).checkpoints["last"].items()}
 
 
-def test_a_failure_stays_with_its_own_cases(cluster: Callable[..., Cluster]) -> None:
+def test_a_failure_stays_with_its_own_cases_and_a_cancelled_job_goes_on(
+    cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
     pool = cluster()
     bug, fine = Number(trouble="bug"), Number(2.0)
-    killed, cancelled = Number(1.0, trouble="killed"), After(Descent(epochs=300, pause=0.2))
+    killed, cancelled = Number(1.0, trouble="killed"), After(Descent(epochs=40, pause=0.3))
     below = Number(4.0, (Number(5.0, (bug,)),))
     pool.submit([bug, fine, killed, cancelled, below])
     training = pool.jobs[cancelled.training.key]
@@ -81,6 +83,14 @@ def test_a_failure_stays_with_its_own_cases(cluster: Callable[..., Cluster]) -> 
     assert "the state is saved" in found[cancelled].tail
     assert pool.unfinished == 0
     assert list(pool.store.scratch(cancelled.training).glob("state-*"))
+    again, unhurried = cluster(), Descent(epochs=40)
+    assert [job.status for job in finish(again, cancelled)] == ["done"]
+    assert again.store.described(cancelled.training).provenance.resumed
+    local = Engine(Site(tmp_path / "local"), logs=tmp_path / "local-logs")
+    local.submit([unhurried])
+    local.wait(unhurried)
+    assert bits(cancelled.training, again) == bits(unhurried, local)
+    local.close()
 
 
 def test_a_preempted_job_and_one_whose_node_is_lost_go_on(
