@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections import Counter
@@ -290,7 +291,7 @@ def _pictures(papers: Sequence[Paper]) -> list[Picture]:
 
 
 def _finding(cases: Sequence[Case], claims: Sequence[Claim]) -> str:
-    """Say what cases on published data and tried claims came to; empty if there are none."""
+    """Say what cases on published data and tried claims came to; if there are none, how cases on drawn data rank."""
     compared = Counter(case.verdict.word for case in cases if case.comparable)
     tried = [claim for claim in claims if claim.trials]
     outcomes = Counter(claim.verdict.word for claim in tried)
@@ -300,7 +301,28 @@ def _finding(cases: Sequence[Case], claims: Sequence[Claim]) -> str:
     if tried:
         drawn = cases and all(case.identity.on_stand_ins for case in cases)
         parts.append(_shares("claim", "tried on drawn stand-ins" if drawn else "tried", outcomes))
-    return " ".join(parts)
+    return " ".join(parts) or _ranking(cases)
+
+
+def _ranking(cases: Sequence[Case]) -> str:
+    """Say how many pairs of cases of a table have the printed order of mAP on drawn data; empty if there are none."""
+    columns: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for case in cases:
+        printed, mean = case.printed.get("mAP"), case.result.means.get("mAP")
+        if printed is not None and mean is not None and case.identity.on_stand_ins and case.identity.scale != "smoke":
+            place = (case.paper, case.table, case.column, case.task, case.identity.scale, case.identity.where)
+            columns.setdefault(place, []).append((printed, mean))
+    signs = [
+        (one[0] - other[0]) * (one[1] - other[1])
+        for column in columns.values()
+        for one, other in itertools.combinations(column, 2)
+        if one[0] != other[0]
+    ]
+    if not signs:
+        return ""
+    alike = sum(sign > 0 for sign in signs)
+    pairs = count(len(signs), "pair")
+    return f"On drawn stand-ins, {alike} of {pairs} of cases in one table rank by mAP as printed; no claim was tried."
 
 
 def _shares(noun: str, what: str, words: Counter[str]) -> str:

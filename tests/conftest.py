@@ -20,6 +20,9 @@ from reproduce.running.runner import Site
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage
 
+collect_ignore = ["importable"]
+"""Packages for tests; a suite among them would write its results into the checkout's `build`."""
+
 torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

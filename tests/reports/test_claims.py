@@ -168,6 +168,28 @@ def test_the_overview_names_decided_claims_first_contradicted_ones_above_all() -
     assert page.whole.finding == "Of 4 claims tried, 2 supported, 1 contradicted and 1 undecided."
 
 
+@pytest.mark.parametrize(
+    ("drawn", "measured", "scale", "expected"),
+    [
+        (True, (20.0, 30.0, 25.0), "small", "On drawn stand-ins, 1 of 2 pairs of cases in one table rank by mAP"),
+        (True, (20.0, 30.0, 35.0), "small", "On drawn stand-ins, 2 of 2 pairs"),
+        (True, (20.0, 30.0, 35.0), "smoke", ""),
+        (False, (20.0, 30.0, 35.0), "small", ""),
+    ],
+)
+def test_without_tried_claims_the_overview_tells_how_cases_rank(
+    drawn: bool, measured: tuple[float, ...], scale: str, expected: str
+) -> None:
+    """Printed are 40, 40 and 50, so that two of the three pairs are apart."""
+    identity = made.identity(scale=scale, data=made.DRAWN if drawn else {"duke": {"kind": "folder", "folder": "own"}})
+    results = [
+        made.result(value, row=row, identity=identity, printed={"mAP": printed})
+        for row, printed, value in zip("abc", (40.0, 40.0, 50.0), measured, strict=True)
+    ]
+    found = pages.page(results, {"demo": DEMO}, "x").whole.finding
+    assert found.startswith(expected) if expected else not found
+
+
 def test_claims_of_a_paper_share_an_axis_of_round_values() -> None:
     near, far = trial(), trial()
     far["claim"] = far["claim"] | {"id": "far"}
