@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 
@@ -116,7 +115,6 @@ METRICS: dict[str, Metric] = {
 """Metrics by name, in the order of pages and summaries."""
 
 
-@cache
 def names(**wanted: Any) -> tuple[str, ...]:
     """Return the names of the metrics with these attributes, as in `names(kind="retrieval", printed=True)`."""
     return tuple(
