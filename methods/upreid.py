@@ -32,7 +32,6 @@ from reproduce.stage import Env, added, role
 if TYPE_CHECKING:
     from torch import nn
 
-    from methods.blocks.moco import Encoder
     from methods.blocks.upreid import Distance
 
 VIEWS = Reframe(colour=Colour(p=0.0), erase=Erase(area=(0.02, 0.6), fill=(0, 0, 0)), pixels=LUPERSON)
@@ -120,7 +119,7 @@ class Pretrain(Trained):
     def run(self, env: Env) -> Training:
         import torch
 
-        from methods.blocks.moco import Queues, info_nce, shuffled
+        from methods.blocks.moco import Queues, encoder, info_nce, shuffled
         from methods.blocks.momentum import follow
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import cosine
@@ -132,7 +131,7 @@ class Pretrain(Trained):
         per_epoch = len(images) // self.batch
         count = self.epochs * per_epoch
         batches = shuffled_batches(len(images), self.batch, seed=self.seed, epoch=0, iterations=count, block=self.block)
-        net = self.network(env).to(env.device).train()
+        net = encoder(self, env).to(env.device).train()
         mean = deepcopy(net).requires_grad_(False)
         patches = self.M if self.lambda_p else 0
         queues = Queues(1 + patches, self.N, self.width).to(env.device, dtype)
@@ -179,16 +178,9 @@ class Pretrain(Trained):
 
         return Training({"last": snapshot(net)})
 
-    def network(self, env: Env | None = None) -> Encoder:
-        """Build the encoder; without `env` it lacks its initial weights, which are restored anyway."""
-        from methods.blocks.heads import body, in_precision
-        from methods.blocks.moco import Encoder
-        from methods.blocks.norm import group_batch_norm
-
-        net = group_batch_norm(Encoder(body(self, env), self.width, seed=self.seed), self.bn_group)
-        return in_precision(net, self.precision)
-
     def embedder(self, training: Training, at: str) -> nn.Module:
-        net = self.network()
+        from methods.blocks.moco import encoder
+
+        net = encoder(self)
         net.load_state_dict(training.checkpoints[at])
         return net.eval()

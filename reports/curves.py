@@ -217,12 +217,13 @@ def _panel(
         named = f" ({who}{label})" if label else ""
         marks = tuple(
             Mark(
-                round(place(point)[0], 1),
-                round(place(point)[1], 1),
+                round(x, 1),
+                round(y, 1),
                 f"{x_label} {shown(point[0])}: {_value(name, point[1])}{named}",
                 len(thin) <= FEW_POINTS or point == points[-1],
             )
             for point in _thin(points, MOST_MARKS)
+            for x, y in [place(point)]
         )
         lines.append(Line(path, DASHES[0 if who else style], style if who else 0, marks))
     x_values = [x_low] if x_low == x_high else [x_low, x_high]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from methods.blocks.contrast import Projection
-from methods.blocks.heads import Bodied, pool
+from methods.blocks.heads import Bodied, body, in_precision, pool
+from methods.blocks.norm import group_batch_norm
 from reproduce.data.sampling import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from methods.blocks.backbones import Backbone
+    from reproduce.stage import Env
 
 
 class Encoder(Bodied):
@@ -35,6 +37,12 @@ class Encoder(Bodied):
         """Map images (B, 3, H, W) to projections (B, width) of length 1; in evaluation to features (B, C)."""
         features = pool(self.maps(images))
         return F.normalize(self.head(features)) if self.training else features
+
+
+def encoder(recipe: Any, env: Env | None = None) -> Encoder:
+    """Build the encoder of a pre-training with its initial weights; arguments as for `methods.blocks.heads.network`."""
+    net = group_batch_norm(Encoder(body(recipe, env), recipe.width, seed=recipe.seed), recipe.bn_group)
+    return in_precision(net, recipe.precision)
 
 
 class Queues(nn.Module):

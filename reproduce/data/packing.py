@@ -19,7 +19,7 @@ from reproduce.data.manifests import HEAD, check_head
 from reproduce.data.packs import AGAIN, CONTENTS, FORMAT, Contents, Shard, lines, shard_name
 from reproduce.dataset import Unlabelled
 from reproduce.errors import UserError
-from reproduce.files import replacing
+from reproduce.files import replacing, sha256
 
 _AHEAD = 256
 """Images read from the folder at a time."""
@@ -108,7 +108,7 @@ def _kept(place: Path, wanted: list[tuple[str, int]], changed: int) -> Shard | N
     if not (tar.exists() and index.exists()):
         return None
     status = tar.stat()
-    shard = Shard(place.name, status.st_size, len(wanted), hashlib.sha256(index.read_bytes()).hexdigest())
+    shard = Shard(place.name, status.st_size, len(wanted), sha256(index))
     try:
         held = list(lines(index, shard.index))
     except ValueError:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.errors import UserError
-from reproduce.running import specs
+from reproduce.running import slurm, specs
 from reproduce.running.engine import Engine, Job, Stopped, heard, visible_gpus
 from reproduce.running.runner import STOPPED, Store
 from reproduce.running.slurm import is_training
@@ -174,25 +173,19 @@ def _go_on(report: Report, number: str, *, progressed: bool) -> str:
         if report.count("timeout") >= TIMEOUTS:
             return f"job {number} reached its time limit {TIMEOUTS + 1} times: {more}"
         report.say("timeout")
-    try:
-        done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True)
-    except OSError as error:
-        return f"job {number} was stopped, and cannot be requeued ({error}): run the same command again to continue"
-    if done.returncode:
-        says = done.stderr.strip()
-        return (
-            f"job {number} was stopped, and Slurm does not requeue it ({says}): run the same command again to continue"
-        )
-    return ""
+    done = slurm.run(["scontrol", "requeue", number])
+    if done.returncode == 0:
+        return ""
+    says = done.stderr.strip()
+    return f"job {number} was stopped, and Slurm does not requeue it ({says}): run the same command again to continue"
 
 
 def _seconds_left(number: str) -> float:
     """Ask Slurm how long a job may still run, in seconds; 0 if it does not answer."""
-    try:
-        words = ["squeue", "--noheader", f"--jobs={number}", "--Format=TimeLeft:|"]
-        return seconds(subprocess.run(words, capture_output=True, text=True).stdout.strip().rstrip("|"))
-    except (OSError, ValueError):
-        return 0.0
+    done = slurm.run(["squeue", "--noheader", f"--jobs={number}", "--Format=TimeLeft:|"])
+    with contextlib.suppress(ValueError):
+        return seconds(done.stdout.strip().rstrip("|"))
+    return 0.0
 
 
 def seconds(text: str) -> float:

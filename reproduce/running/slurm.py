@@ -228,7 +228,7 @@ def submit(command: Sequence[str]) -> str | None:
     Raises:
         UserError: Slurm refuses it.
     """
-    done = _run(command)
+    done = run(command)
     if done.returncode == 0:
         return done.stdout.split()[-1].partition(";")[0]
     says = done.stderr.strip()
@@ -241,7 +241,7 @@ def ask() -> dict[str, State] | None:
     """Ask Slurm for all jobs of this user, also ended ones, by id; None if it does not answer."""
     fields = ("JobID", "Name", "State", "Reason", "NodeList", "exit_code", "Command")
     form = ",".join(f"{name}:|" for name in fields)
-    done = _run(["squeue", "--me", "--states=all", "--noheader", f"--Format={form}"])
+    done = run(["squeue", "--me", "--states=all", "--noheader", f"--Format={form}"])
     if done.returncode:
         return None
     states = {}
@@ -254,10 +254,10 @@ def ask() -> dict[str, State] | None:
 def cancel(names: Iterable[str]) -> None:
     """Cancel this user's jobs of some names."""
     for name in names:
-        _run(["scancel", "--me", f"--name={name}"])
+        run(["scancel", "--me", f"--name={name}"])
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a command of Slurm; one that hangs or cannot be started has failed."""
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)

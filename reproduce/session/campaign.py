@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,7 @@ class Campaign:
         self.display = Display(live, lambda line: self._say(reporter, line), reporter.ensure_newline)
         stages = [stage for trial in (*self.rows.values(), *self._others()) for stage in trial.stages]
         if self.slurm:
-            known = times(stages, self._earlier(), self.setting, on_gpu=on_gpu)
+            known = times(stages, self._earlier, self.setting, on_gpu=on_gpu)
             seconds = {key: time.seconds for key, time in known.items() if not time.projected}
             choices = replace(self.slurm, seconds=seconds)
             self.engine = Cluster(site, choices, logs=self.out / "logs", on_change=self.display.changed)
@@ -257,6 +258,7 @@ class Campaign:
         stages = f"{counted(len(queued), 'stage')}, {cached} of them in the store {self.engine.store.root}"
         self._say(reporter, f"{self._selected}: {stages}")
 
+    @cached_property
     def _earlier(self) -> list[Result | FigureRecord]:
         """Read what earlier runs recorded, in whose records stages have their times."""
         here = self.out / "results"
@@ -267,7 +269,7 @@ class Campaign:
         reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
         trials = [*self.rows.values(), *self._others()]
         needed = [(trial.noun, trial.stages) for trial in trials if not trial.blocked]
-        option, earlier = self.config.option, self._earlier()
+        option, earlier = self.config.option, self._earlier
         lines = list(plan(needed, self.store, self.setting, earlier, on_gpu=on_gpu))
         distinct = counted(len(lines) - 1, "distinct stage")
         self._say(reporter, f"{self._selected} at scale {self.setting.scale}: {distinct}")

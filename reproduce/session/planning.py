@@ -154,20 +154,21 @@ def choose(
         seconds: Times of stages, by key.
         budget: Seconds for all steps.
     """
-    there, left, spent, complete, cells = set(there), list(rows), 0.0, 0, 0
+    left = [(row.cells, _missing(row.stages, there)) for row in rows]
+    spent, complete, cells = 0.0, 0, 0
     while left:
-        adds = [_missing(row.stages, there) for row in left]
-        costs = [sum(seconds[stage.key] for stage in own) for own in adds]
+        costs = [sum(seconds[stage.key] for stage in lacks) for _, lacks in left]
         fitting = [place for place, cost in enumerate(costs) if spent + cost <= budget]
         if not fitting:
             return
-        best = max(fitting, key=lambda place: (not adds[place], left[place].cells / max(costs[place], 1e-9)))
-        there |= {stage.key for stage in adds[best]}
-        spent += costs[best]
-        done = [row for row in left if not _missing(row.stages, there)]
-        left = [row for row in left if _missing(row.stages, there)]
-        complete, cells = complete + len(done), cells + sum(row.cells for row in done)
-        yield Chosen(adds[best], complete, cells)
+        best = max(fitting, key=lambda place: (not left[place][1], left[place][0] / max(costs[place], 1e-9)))
+        added, spent = left[best][1], spent + costs[best]
+        new = {stage.key for stage in added}
+        left = [(own, [stage for stage in lacks if stage.key not in new]) for own, lacks in left]
+        complete += sum(not lacks for _, lacks in left)
+        cells += sum(own for own, lacks in left if not lacks)
+        left = [(own, lacks) for own, lacks in left if lacks]
+        yield Chosen(added, complete, cells)
 
 
 def within(rows: Sequence[Needed], store: Store, known: Mapping[str, Time], budget: float) -> Iterator[str]:

@@ -12,6 +12,7 @@ from runs import history, momentum_contrast, run
 from torch.nn import functional as F
 
 from methods import moco, supervised
+from methods.blocks.moco import encoder
 from methods.blocks.momentum import follow
 from methods.blocks.schedules import cosine
 from reproduce.commands.cli import main
@@ -40,7 +41,7 @@ def test_training_equals_the_published_pseudocode(setting: Setting, tiny_domain:
     data = read(tiny_domain, "market")
     images = Images(data.root, data.train, stage.input)
     batches = shuffled_batches(len(images), 8, seed=1, epoch=0, iterations=8)
-    net = stage.network(None).train()
+    net = encoder(stage).train()
     mean, queue = deepcopy(net), torch.zeros(0, 16, dtype=torch.float64)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-4)
     for step, pixels in enumerate(images.batches(batches)):

@@ -11,6 +11,7 @@ from runs import history, intra_identity, momentum_contrast, run
 from torch.nn import functional as F
 
 from methods import upreid
+from methods.blocks.moco import encoder
 from methods.blocks.momentum import follow
 from methods.blocks.norm import larger_groups
 from methods.blocks.schedules import cosine
@@ -65,7 +66,7 @@ def test_training_equals_the_equations(mirrored: bool, setting: Setting, tiny_do
     data = read(tiny_domain, "market")
     images = Images(data.root, data.train, stage.input)
     batches = shuffled_batches(len(images), 8, seed=1, epoch=0, iterations=4)
-    net = stage.network(None).train()
+    net = encoder(stage).train()
     mean, queues = deepcopy(net), [torch.zeros(0, 16, dtype=torch.float64) for _ in range(5)]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1 * cosine(0, end=0), momentum=0.9, weight_decay=1e-4)
 

@@ -209,7 +209,7 @@ def test_a_job_that_runs_out_of_time_goes_on_five_times_while_it_gets_somewhere(
         words.append(command)
         return subprocess.CompletedProcess(command, 0, f"{left}|\n", "")
 
-    monkeypatch.setattr(job.subprocess, "run", answer)
+    monkeypatch.setattr(slurm.subprocess, "run", answer)
     why = job._go_on(report, "7", progressed=progressed)
     assert says in why
     assert bool(why) == bool(says)
@@ -219,7 +219,7 @@ def test_a_job_that_runs_out_of_time_goes_on_five_times_while_it_gets_somewhere(
 
 def test_a_job_that_slurm_does_not_requeue_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done = subprocess.CompletedProcess([], 1, "1-00:00:00|", "Requested operation is presently disabled")
-    monkeypatch.setattr(job.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: done)
     assert "presently disabled" in job._go_on(job.Report(tmp_path, "7", 0), "7", progressed=True)
 
 
