@@ -122,7 +122,7 @@ def times(
 
 
 class Needed(NamedTuple):
-    """A row, and what it takes to decide its printed numbers."""
+    """A case, and what it takes to decide its printed numbers."""
 
     cells: int
     """Printed numbers."""
@@ -135,26 +135,26 @@ class Chosen(NamedTuple):
 
     stages: list[Stage[Any]]
     """Stages to add, upstream ones first."""
-    rows: int
-    """Rows that are complete after it."""
+    cases: int
+    """Cases that are complete after it."""
     cells: int
     """Their printed numbers."""
 
 
 def choose(
-    rows: Iterable[Needed], there: Collection[str], seconds: Mapping[str, float], budget: float
+    cases: Iterable[Needed], there: Collection[str], seconds: Mapping[str, float], budget: float
 ) -> Iterator[Chosen]:
     """Yield the steps that decide most printed numbers for each second that they add, while they fit.
 
-    This is greedy: a stage that several rows share counts fully for the first of them.
+    This is greedy: a stage that several cases share counts fully for the first of them.
 
     Args:
-        rows: Rows whose stages all have a time.
+        cases: Cases whose stages all have a time.
         there: Keys of finished stages.
         seconds: Times of stages, by key.
         budget: Seconds for all steps.
     """
-    left = [(row.cells, _missing(row.stages, there)) for row in rows]
+    left = [(case.cells, _missing(case.stages, there)) for case in cases]
     spent, complete, cells = 0.0, 0, 0
     while left:
         costs = [sum(seconds[stage.key] for stage in lacks) for _, lacks in left]
@@ -171,19 +171,19 @@ def choose(
         yield Chosen(added, complete, cells)
 
 
-def within(rows: Sequence[Needed], store: Store, known: Mapping[str, Time], budget: float) -> Iterator[str]:
+def within(cases: Sequence[Needed], store: Store, known: Mapping[str, Time], budget: float) -> Iterator[str]:
     """Yield a line for each stage that fits a budget, in the order of `choose`, then what they decide.
 
-    Rows with a stage that no run timed are counted, not ordered.
+    Cases with a stage that no run timed are counted, not ordered.
 
     Args:
-        rows: Rows to choose from.
+        cases: Cases to choose from.
         store: Store of finished stages.
         known: Times of stages, by key.
         budget: Seconds.
     """
-    there = {stage.key for stage in closure(stage for row in rows for stage in row.stages) if store.has(stage)}
-    timed = [row for row in rows if all(stage.key in known for stage in _missing(row.stages, there))]
+    there = {stage.key for stage in closure(stage for case in cases for stage in case.stages) if store.has(stage)}
+    timed = [case for case in cases if all(stage.key in known for stage in _missing(case.stages, there))]
     seconds = {key: time.seconds for key, time in known.items()}
     run: list[Stage[Any]] = []
     spent, step = 0.0, Chosen([], 0, 0)
@@ -195,15 +195,15 @@ def within(rows: Sequence[Needed], store: Store, known: Mapping[str, Time], budg
         run += step.stages
     projected = sum(known[stage.key].projected for stage in run)
     guessed = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
-    cells = counted(sum(row.cells for row in rows), "cell")
+    cells = counted(sum(case.cells for case in cases), "cell")
     yield (
-        f"within {clock(budget)}: {step.rows} of {counted(len(rows), 'row')} and {step.cells} of {cells}, "
+        f"within {clock(budget)}: {step.cases} of {counted(len(cases), 'case')} and {step.cells} of {cells}, "
         f"by {counted(len(run), 'stage')} in {clock(spent)}{guessed}"
     )
-    if late := len(timed) - step.rows:
-        yield f"{counted(late, 'row')} would not fit"
-    if unknown := len(rows) - len(timed):
-        yield f"{counted(unknown, 'row')} of unknown cost: some stage was never timed: run --scale trial first"
+    if late := len(timed) - step.cases:
+        yield f"{counted(late, 'case')} would not fit"
+    if unknown := len(cases) - len(timed):
+        yield f"{counted(unknown, 'case')} of unknown cost: some stage was never timed: run --scale trial first"
 
 
 def _missing(stages: Iterable[Stage[Any]], there: Collection[str]) -> list[Stage[Any]]:

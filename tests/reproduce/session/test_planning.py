@@ -36,7 +36,7 @@ SECONDS = {SOURCE.key: 10.0, DIRECT.key: 1.0, ADAPTED.key: 20.0, LONG.key: 100.0
 def test_most_cells_an_hour_come_first() -> None:
     steps = list(choose(ROWS, (), SECONDS, 1000))
     assert [step.stages for step in steps] == [[SOURCE], [DIRECT], [ADAPTED], [LONG]]
-    assert [(step.rows, step.cells) for step in steps] == [(1, 3), (2, 4), (3, 8), (4, 10)]
+    assert [(step.cases, step.cells) for step in steps] == [(1, 3), (2, 4), (3, 8), (4, 10)]
 
 
 def test_finished_stages_cost_nothing() -> None:
@@ -78,7 +78,7 @@ def test_a_budget_is_kept_and_each_step_is_the_best_one(campaign: tuple[list[Nee
         there |= {stage.key for stage in step.stages}
         spent += cost
         complete = [row for row in rows if {stage.key for stage in closure(row.stages)} <= there]
-        assert (step.rows, step.cells) == (len(complete), sum(row.cells for row in complete))
+        assert (step.cases, step.cells) == (len(complete), sum(row.cells for row in complete))
     assert spent <= budget
     for row in rows:
         left = {stage.key for stage in closure(row.stages)} - there
@@ -109,10 +109,10 @@ def test_unknown_costs_are_counted_and_projections_named(tmp_path: Path) -> None
     known = {key: Time(value, projected=key == DIRECT.key) for key, value in SECONDS.items() if key != LONG.key}
     *_, total, late, unknown = within(ROWS, Store(tmp_path / "store"), known, 15)
     assert total == (
-        "within 0:15: 2 of 4 rows and 4 of 10 cells, by 2 stages in 0:11 (projected from scale trial for 1 stage)"
+        "within 0:15: 2 of 4 cases and 4 of 10 cells, by 2 stages in 0:11 (projected from scale trial for 1 stage)"
     )
-    assert late == "1 row would not fit"
-    assert unknown.startswith("1 row of unknown cost: some stage was never timed")
+    assert late == "1 case would not fit"
+    assert unknown.startswith("1 case of unknown cost: some stage was never timed")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("200h", 720_000.0), ("90m", 5400.0), ("1.5d", 129_600.0)])
