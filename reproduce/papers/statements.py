@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from reproduce import metrics
 from reproduce.papers.findings import (
     EFFECTS,
+    GRAVEST,
     Cell,
     Finding,
     Papers,
@@ -372,18 +373,31 @@ def _shift(paper: Paper, cell: Cell, name: str, fits: float, members: Sequence[_
         f"{it.wrong[0].stated:+}, by the table {it.wrong[0].got:+.1f}"
         for it in members
     )
+    fallen = "; ".join(_fallen(it) for it in members if it.finding.effect == GRAVEST)
     metric = metric_name(name)
     return Finding(
         rule="constant shift",
         effect=min((it.finding.effect for it in members), key=list(EFFECTS).index),
         about=f"shift: {cell.id} {name}",
         says=f"{len(members)} stated gains are off by the same {abs(printed - fits):.1f}: they fit {metric} {fits} for "
-        f"{cell.label} on {cell.column.label}, where the table prints {printed}. Stated: {lines}.",
+        f"{cell.label} on {cell.column.label}, where the table prints {printed}. Stated: {lines}."
+        + (f" By the table {fallen}." if fallen else ""),
         places=(cell.place([name]), *(in_text(paper, claim) for claim in claims)),
         quotes=_quotes(claims),
         why=_shared_sentences([claim.why for claim in claims]),
         count=len(members),
     )
+
+
+def _fallen(it: _Failed) -> str:
+    """Say where the table puts a row that the text puts elsewhere."""
+    left, right = (cell_at(it.paper, id).label for id in (it.claim.left, it.claim.right[0]))
+    wrong = it.wrong[0]
+    return f"{left} is {_stands(wrong.got)} {right}, not {_stands(wrong.stated)} it"
+
+
+def _stands(lead: float) -> str:
+    return f"{lead:.1f} above" if lead > 0 else f"{-lead:.1f} below" if lead < 0 else "level with"
 
 
 def _shared_sentences(texts: Sequence[str]) -> tuple[str, ...]:

@@ -222,7 +222,20 @@ def test_gains_that_fit_another_number_are_one_finding() -> None:
     (finding,) = found(toy("a", [{"row": ROWS}], claims))
     assert (finding.rule, finding.count, finding.about) == ("constant shift", 3, "shift: 1/best/m2d mAP")
     assert "off by the same 7.0: they fit mAP 53.0 for Best" in finding.says
+    assert "By the table" not in finding.says, "each lead is more than half as large as stated"
     assert len(found(toy("a", [{"row": ROWS}], claims[:2]))) == 2, "two may fit by chance"
+
+
+def test_a_shift_tells_which_conclusion_falls() -> None:
+    stated = {"next": 22.0, "third": 31.0, "last": 39.0}  # of 72.0, not 60.0
+    claims = [gain("1/best/m2d", f"1/{name}/m2d", {"mAP": value}) for name, value in stated.items()]
+    (finding,) = found(toy("a", [{"row": ROWS}], claims))
+    assert finding.says.endswith("By the table Best is 10.0 above Next, not 22.0 above it."), "less than half is left"
+    stated = {"third": 7.0, "last": 15.0}  # of 48.0
+    behind = [gain("1/best/m2d", f"1/{name}/m2d", {"mAP": value}) for name, value in stated.items()]
+    behind.append(gain("1/next/m2d", "1/best/m2d", {"mAP": 2.0}))
+    (finding,) = found(toy("a", [{"row": ROWS}], behind))
+    assert finding.says.endswith("By the table Next is 10.0 below Best, not 2.0 above it.")
 
 
 def test_a_gain_of_another_row_over_the_same_one() -> None:
