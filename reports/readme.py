@@ -13,6 +13,7 @@ from reports.grids import grid
 from reports.words import sentence
 from reproduce.errors import UserError
 from reproduce.papers.audit import audit
+from reproduce.papers.tables import is_task
 
 if TYPE_CHECKING:
     from reports.cases import Case
@@ -128,7 +129,8 @@ def _folded(cases: Sequence[Case]) -> list[list[Case]]:
 
 def _where(case: Case, places: str) -> list[str]:
     collapsed = f" ({len(case.collapsed)} collapsed)" if case.collapsed else ""
-    texts = (f"{case.paper}, {places}", case.label, case.task, f"{len(case.measured)}{collapsed}")
+    task = case.task if is_task(case.column) else f"{case.task}, {case.column_label}"
+    texts = (f"{case.paper}, {places}", case.label, task, f"{len(case.measured)}{collapsed}")
     return [words.markdown(text) for text in texts]
 
 

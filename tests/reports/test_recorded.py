@@ -41,6 +41,14 @@ def test_the_readme_shows_them(tmp_path: Path) -> None:
     assert not changed, "renew it: reproduce report reports/results --readme README.md"
 
 
+def test_lines_of_the_readme_can_be_told_apart() -> None:
+    """A table whose columns are methods, such as UP-ReID's 1b, has several of one row and task."""
+    lines = [line.split("|")[1:4] for line in readme_table(RECORDED, read_all(ROOT / "suites")).splitlines()]
+    named = [tuple(line) for line in lines if len(line) == 3 and "Table" in line[0]]
+    assert any(", MGN" in task for _, _, task in named)
+    assert len(set(named)) == len(named)
+
+
 def test_the_report_says_that_duke_was_withdrawn(tmp_path: Path) -> None:
     for path in render(RECORDED, read_all(ROOT / "suites"), tmp_path):
         assert "withdrawn" in path.read_text().lower()
