@@ -30,6 +30,9 @@ Labels: TypeAlias = Mapping[tuple[str, str], str]
 UNTRIED = {"value": "it repeats a printed number, which the verdict of its row decides"}
 """Reasons why claims of a kind have no case of their own."""
 
+ANOTHER = "another world"
+"""A drawn world with another seed."""
+
 WIDTH, HEIGHT, EDGE = 300, 20, 12
 """Size of the drawing of an interval, in user units."""
 
@@ -221,7 +224,7 @@ def _world(name: str, identity: Identity) -> str:
     if name.startswith("no-"):
         return f"{name.removeprefix('no-')} dial at 0"
     if name:
-        return "another world"
+        return ANOTHER
     return "the world asked for" if identity.on_stand_ins else "the data asked for"
 
 

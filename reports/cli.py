@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
     for path in pages:
         print(path)
     if options.readme is not None:
-        changed = update_readme(options.readme, readme_table(results, papers), printed_counts(papers))
+        changed = update_readme(options.readme, readme_table(results, papers, claims), printed_counts(papers))
         print(f"{options.readme} {'renewed' if changed else 'is up to date'}")
     return 0
 

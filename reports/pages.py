@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from reports.cases import Case, per_seed
-from reports.claims import Claim, tally
+from reports.claims import ANOTHER, Claim, tally
 from reports.figures import Figure
 from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
@@ -301,6 +301,9 @@ def _finding(cases: Sequence[Case], claims: Sequence[Claim]) -> str:
     if tried:
         drawn = cases and all(case.identity.on_stand_ins for case in cases)
         parts.append(_shares("claim", "tried on drawn stand-ins" if drawn else "tried", outcomes))
+        again = [trial.verdict.word for claim in tried for trial in claim.trials if trial.world == ANOTHER]
+        if again:
+            parts.append(_shares("claim", "tried in a second drawn world", Counter(again)))
     return " ".join(parts) or _ranking(cases)
 
 

@@ -17,16 +17,20 @@ from reproduce.papers.tables import is_task
 
 if TYPE_CHECKING:
     from reports.cases import Case
-    from reproduce.papers.records import Result
+    from reproduce.papers.records import ClaimRecord, Result
     from reproduce.papers.tables import Paper
 
 
-def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
-    """Format results as Markdown tables for a README, comparable ones first and the others apart."""
-    page = pages.page(results, papers, "")
+def readme_table(results: Sequence[Result], papers: Mapping[str, Paper], claims: Sequence[ClaimRecord] = ()) -> str:
+    """Format results as Markdown tables for a README, comparable ones first and the others apart.
+
+    If claims were tried, a sentence before the tables counts their verdicts. A case in several drawn worlds, as claims
+    need them, is shown in the first one alone.
+    """
+    page = pages.page(results, papers, "", claims)
     cases = [case for paper in page.papers for table in paper.tables for case in table.cases if case.measured]
     compared = [case for case in cases if case.comparable]
-    parts = []
+    parts = [page.whole.finding] if any(claim.trials for paper in page.papers for claim in paper.claims) else []
     if compared:
         head = (
             "paper",
@@ -41,11 +45,18 @@ def readme_table(results: Sequence[Result], papers: Mapping[str, Paper]) -> str:
         )
         parts.append(grid(head, [_compared_line(case) for case in compared], left=3))
     settings: dict[str, list[Case]] = {}
+    drawn: set[tuple[str, ...]] = set()
     for paper in page.papers:
         for table in paper.tables:
             for setting in table.settings:
-                members = [cell.case for row in setting.rows for cell in row.cells if cell.case]
-                settings.setdefault(setting.title, []).extend(c for c in members if c.measured and not c.comparable)
+                members = settings.setdefault(setting.title, [])
+                for case in (cell.case for row in setting.rows for cell in row.cells if cell.case):
+                    place = (case.paper, case.table, case.row, case.column, case.identity.scale)
+                    again = case.identity.on_stand_ins and place in drawn
+                    if case.measured and not case.comparable and not again:
+                        members.append(case)
+                    if case.identity.on_stand_ins:
+                        drawn.add(place)
     for setting_title, members in settings.items():
         if members:
             why = ", ".join(dict.fromkeys(reason for case in members for reason in case.reasons))

@@ -13,6 +13,7 @@ import pytest
 
 from reports import cli, pages
 from reports.claims import WIDTH, read_claims, tally
+from reports.readme import readme_table
 from reports.render import render
 from reproduce.papers.cases import STANDINGS, ClaimCase, coverage
 from reproduce.papers.export import claims_page
@@ -166,6 +167,7 @@ def test_the_overview_names_decided_claims_first_contradicted_ones_above_all() -
     assert [claim.verdict.word for _, claim in page.decided] == ["contradicted", "supported", "supported"]
     assert [claim.verdict.word for _, claim in page.open] == ["undecided"]
     assert page.whole.finding == "Of 4 claims tried, 2 supported, 1 contradicted and 1 undecided."
+    assert readme_table([], {"demo": DEMO}, list(map(made.kept, records))) == page.whole.finding
 
 
 @pytest.mark.parametrize(

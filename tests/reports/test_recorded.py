@@ -7,11 +7,12 @@ from pathlib import Path
 from reports.readme import printed_counts, readme_table, update_readme
 from reports.render import render
 from reproduce.data.world import WORLD_VERSION
-from reproduce.papers.records import path_of, read
+from reproduce.papers.records import path_of, read, read_claims
 from reproduce.papers.tables import read_all
 
 ROOT = Path(__file__).parents[2]
 RECORDED = read(ROOT / "reports" / "results")
+CLAIMS = read_claims(ROOT / "reports" / "results")
 
 
 def test_recorded_results_are_whole_and_of_this_world() -> None:
@@ -37,7 +38,7 @@ def test_the_readme_shows_them(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text())
     papers = read_all(ROOT / "suites")
-    changed = update_readme(copy, readme_table(RECORDED, papers), printed_counts(papers))
+    changed = update_readme(copy, readme_table(RECORDED, papers, CLAIMS), printed_counts(papers))
     assert not changed, "renew it: reproduce report reports/results --readme README.md"
 
 

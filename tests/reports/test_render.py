@@ -1151,6 +1151,14 @@ def test_readme_table(tmp_path: Path) -> None:
     assert text.count("**Not comparable with the papers: ") == 2
     assert all("verdict" not in table[0] for table in rest)
     assert table_of([], PAPERS) == "No results yet."
+    second = [copy.deepcopy(record) for record in stand_ins()]
+    for record in second:
+        for entry in record["identity"]["data"].values():
+            entry["seed"] = 2
+    assert table_of(stand_ins() + second + comparable() + omniglot(), PAPERS) == text, "second worlds are for claims"
+    assert table_of(second, PAPERS).count("| Direct Transfer |") == table_of(stand_ins(), PAPERS).count(
+        "| Direct Transfer |"
+    )
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n\n<!-- results -->\nold\n<!-- /results -->\n\nafter\n")
     assert update_readme(readme, text)
