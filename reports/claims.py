@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reports.identity import Identity
-from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, unique
+from reports.words import NOTHING, Verdict, arrows, claim_verdict, listing, signed, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
@@ -137,6 +137,13 @@ class Claim:
     def verdict(self) -> Verdict:
         """Verdict of the first trial."""
         return self.trials[0].verdict if self.trials else claim_verdict("not tried")
+
+    @property
+    def elsewhere(self) -> str:
+        """What further drawn worlds say, if it is something else; else empty."""
+        words = dict.fromkeys(trial.verdict.word for trial in self.trials[1:] if trial.world == ANOTHER)
+        others = [word for word in words if word != self.verdict.word]
+        return f"{listing(others)} in a second drawn world" if others else ""
 
 
 def read_claims(

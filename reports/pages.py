@@ -124,7 +124,8 @@ class Printed:
         if not self.count:
             return ""
         share = f"{self.agreeing:,} of {self.compared:,} comparisons of the papers' numbers and statements agree"
-        rest = f"{count(self.count, 'finding')}, {len(self.audit.grave)} of which change a conclusion"
+        grave = len(self.audit.grave)
+        rest = f"{count(self.count, 'finding')}, {grave} of which {'changes' if grave == 1 else 'change'} a conclusion"
         return f"As printed, {share}; the other {self.compared - self.agreeing} make {rest}."
 
 

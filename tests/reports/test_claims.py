@@ -153,6 +153,9 @@ def test_the_overview_counts_each_claim_once(tmp_path: Path) -> None:
     overview = plain((folder / "index.html").read_text())
     assert "The claim tried on drawn stand-ins is undecided." in overview
     assert "1 not decided ? undecided DEMO: CN adds 7.5 mAP." in overview
+    assert "CN adds 7.5 mAP. supported in a second drawn world" in overview
+    ((_, same),) = pages.page([], {"demo": DEMO}, "x", map(made.kept, [trial("world2"), trial()])).open
+    assert same.elsewhere == ""
     assert "claims about what the papers ran 2 of 3 ? undecided 1 – not tried 2" in plain(
         (folder / "demo.html").read_text()
     )
