@@ -136,6 +136,8 @@ class StageEntry(Kept, kw_only=True, omit_defaults=True):
     """Logged values, one entry per step."""
     kind: str = ""
     """Label without training seeds and drawn worlds, on which its time depends."""
+    work: float = 0.0
+    """Images that it passed through a network (`Stage.work`); 0 if unknown."""
 
 
 class Elsewhere(Kept, kw_only=True):

@@ -34,7 +34,7 @@ from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
 from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
-from reproduce.session.planning import Needed, blocked, plan, times, within
+from reproduce.session.planning import OTHERS, Needed, blocked, plan, times, within
 from reproduce.session.setting import SCRATCH, Setting, data_root, given_folders
 from reproduce.session.trials import KINDS, ClaimTrial, FigureTrial, RowTrial, Trial, pooled
 from reproduce.stage import Stage, closure
@@ -280,7 +280,8 @@ class Campaign:
                 if not row.blocked
             ]
             known = times((stage for row in rows for stage in row.stages), earlier, self.setting, on_gpu=on_gpu)
-            lines = list(within(rows, self.store, known, _budget(option.budget)))
+            sure = {key: time for key, time in known.items() if time.projected != OTHERS}
+            lines = list(within(rows, self.store, sure, _budget(option.budget)))
         for line in lines:
             self._say(reporter, line)
         reasons = [(f"{trial.case.paper} {trial.case.id}", trial.blocked) for trial in trials if trial.blocked]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reproduce.errors import UserError
-from reproduce.papers.records import FigureRecord, Result
+from reproduce.papers.records import FigureRecord, Result, StageEntry
 from reproduce.running.runner import Store
 from reproduce.scales import SCALES, at_scale
 from reproduce.session.display import clock, counted, kind, label
@@ -18,6 +18,9 @@ from reproduce.stage import Stage, closure, parents, rewrite
 
 TRIAL = "trial"
 """Scale whose times are extrapolated to `paper`."""
+
+OTHERS = "other stages"
+"""What times are projected from for stages of a kind that no run timed."""
 
 SHOWN = 3
 """Cases that the plan names for each reason that blocks some."""
@@ -72,27 +75,29 @@ def plan(
         on_gpu: Whether the stages would run on GPUs; times recorded on the other kind of device are ignored.
     """
     users = [(noun, {stage.key for stage in closure(stages)}) for noun, stages in needed]
-    expected, unknown, projected = 0.0, 0, 0
+    expected: list[Time] = []
+    unknown = 0
     distinct = closure(stage for _, stages in needed for stage in stages)
     known = times(distinct, earlier, setting, on_gpu=on_gpu)
     for stage in distinct:
-        here = store.has(stage)
-        seconds, guessed = known.get(stage.key, (None, False))
-        if not here:
-            expected, unknown, projected = expected + (seconds or 0), unknown + (seconds is None), projected + guessed
+        here, time = store.has(stage), known.get(stage.key)
+        if not here and time:
+            expected.append(time)
+        unknown += not (here or time)
         nouns = Counter(noun for noun, keys in users if stage.key in keys)
         noun = next(noun for noun in NOUNS if nouns[noun])
-        time = clock(seconds) if seconds is not None else "?"
+        takes = ("~" if time.projected else "") + clock(time.seconds) if time else "?"
         where = "in store" if here else "to run"
-        yield f"  {stage.key}  {where:8}  {time:>7}  {counted(nouns[noun], noun):7}  {label(stage)}"
+        yield f"  {stage.key}  {where:8}  {takes:>8}  {counted(nouns[noun], noun):7}  {label(stage)}"
     first = ": run --scale trial first" if setting.scale == "paper" else ""
     if unknown and not expected:
         yield f"to run: {counted(unknown, 'stage')} that no recorded run timed{first}"
         return
-    kind_of_time = "GPU time" if on_gpu else f"processor time ({expected:,.0f} core-seconds)"
-    others = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
+    total = sum(time.seconds for time in expected)
+    kind_of_time = "GPU time" if on_gpu else f"processor time ({total:,.0f} core-seconds)"
+    others = _projections(expected)
     others += f", and {counted(unknown, 'stage')} that none of them timed{first}" if unknown else ""
-    yield f"to run: {clock(expected)} of {kind_of_time}, as recorded runs took{others}"
+    yield f"to run: {clock(total)} of {kind_of_time}, as recorded runs took{others}"
 
 
 class Time(NamedTuple):
@@ -100,24 +105,41 @@ class Time(NamedTuple):
 
     seconds: float
     """Of a GPU, or of a processor."""
-    projected: bool
-    """Whether they are projected from scale `trial`, by the stage's work."""
+    projected: str = ""
+    """What they are projected from by its work: `TRIAL` or `OTHERS`; empty if stages of its kind were timed."""
+
+
+def _projections(known: Iterable[Time]) -> str:
+    """Say in parentheses how many times are projected, and from what; empty if none is."""
+    counts = Counter(time.projected for time in known)
+    names = {TRIAL: f"scale {TRIAL}", OTHERS: OTHERS}
+    parts = [f"from {names[source]} for {counted(counts[source], 'stage')}" for source in names if counts[source]]
+    return f" (projected {' and '.join(parts)})" if parts else ""
 
 
 def times(
     stages: Iterable[Stage[Any]], earlier: Iterable[Result | FigureRecord], setting: Setting, *, on_gpu: bool
 ) -> dict[str, Time]:
-    """Look up how long stages and all upstream ones took, by key; those that no run timed are left out."""
+    """Look up how long stages and all upstream ones took, by key.
+
+    The time of a stage whose kind was never timed is projected by its work: at `paper` from the same kind at `trial`,
+    else from stages of the same name, else from all that train. Those without any of these are left out.
+    """
     earlier = list(earlier)
-    took, tried = (_seconds(earlier, setting, scale, on_gpu=on_gpu) for scale in (setting.scale, TRIAL))
+    timed, at_trial = (list(_timed(earlier, setting, scale, on_gpu=on_gpu)) for scale in (setting.scale, TRIAL))
+    took, tried = ({own: statistics.median(each) for own, each in _by_kind(them)} for them in (timed, at_trial))
+    rates = _rates([*timed, *at_trial] if setting.scale == "paper" else timed)
     known: dict[str, Time] = {}
     for stage in closure(stages):
         own = kind(stage)
+        rate = rates.get(stage.name) or (rates.get("") if stage.work > 1 else None)
         if own in took:
-            known[stage.key] = Time(took[own], projected=False)
+            known[stage.key] = Time(took[own])
         elif setting.scale == "paper" and own in tried:
             cut = rewrite(stage, by_role=at_scale(SCALES[TRIAL]))
-            known[stage.key] = Time(tried[own] * stage.work / cut.work, projected=True)
+            known[stage.key] = Time(tried[own] * stage.work / cut.work, TRIAL)
+        elif rate:
+            known[stage.key] = Time(rate * stage.work, OTHERS)
     return known
 
 
@@ -193,8 +215,7 @@ def within(cases: Sequence[Needed], store: Store, known: Mapping[str, Time], bud
             decided = counted(step.cells, "cell") if stage is step.stages[-1] else ""
             yield f"  {stage.key}  {clock(spent):>9}  {decided:>10}  {label(stage)}"
         run += step.stages
-    projected = sum(known[stage.key].projected for stage in run)
-    guessed = f" (projected from scale {TRIAL} for {counted(projected, 'stage')})" if projected else ""
+    guessed = _projections(known[stage.key] for stage in run)
     cells = counted(sum(case.cells for case in cases), "cell")
     yield (
         f"within {clock(budget)}: {step.cases} of {counted(len(cases), 'case')} and {step.cells} of {cells}, "
@@ -229,20 +250,35 @@ def blocked(trials: Iterable[tuple[str, Blocked]]) -> Iterator[str]:
         yield f"  blocked({want})  {counted(len(cases), 'case')}: {text} [{shown}]"
 
 
-def _seconds(
+def _timed(
     earlier: Iterable[Result | FigureRecord], setting: Setting, scale: str, *, on_gpu: bool
-) -> dict[str, float]:
-    """Compute the median processor or GPU seconds of each kind of stage at a scale.
-
-    Only runs with this setting's subset, precision and rounds count.
-    """
+) -> Iterator[StageEntry]:
+    """Yield the stages of recorded runs at a scale with this setting's subset, precision and rounds."""
     own = setting.identity([])
-    seconds: dict[str, list[float]] = {}
     for record in earlier:
         identity = record.identity
         settings = [(it.subset, it.precision, it.rounds) for it in (identity, own)]
         if identity.scale == scale and settings[0] == settings[1]:
             for stage in record.stages:
                 if (stage.provenance.device != "cpu") == on_gpu:
-                    seconds.setdefault(stage.kind, []).append(stage.provenance.device_s)
-    return {kind: statistics.median(several) for kind, several in seconds.items()}
+                    yield stage
+
+
+def _by_kind(entries: Iterable[StageEntry]) -> Iterable[tuple[str, list[float]]]:
+    seconds: dict[str, list[float]] = {}
+    for entry in entries:
+        seconds.setdefault(entry.kind, []).append(entry.provenance.device_s)
+    return seconds.items()
+
+
+def _rates(entries: Iterable[StageEntry]) -> dict[str, float]:
+    """Compute the median seconds per work of the stages of each name and, under "", of the names that train."""
+    ratios: dict[str, list[float]] = {}
+    trains = set()
+    for entry in entries:
+        if entry.work:
+            ratios.setdefault(entry.name, []).append(entry.provenance.device_s / entry.work)
+            if entry.work > 1:
+                trains.add(entry.name)
+    rates = {name: statistics.median(several) for name, several in ratios.items()}
+    return rates | ({"": statistics.median(rates[name] for name in trains)} if trains else {})

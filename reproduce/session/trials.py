@@ -439,6 +439,7 @@ def _entry(stage: Stage[Any], store: Store, *, histories: bool) -> StageEntry:
         name=stage.name,
         label=label(stage),
         kind=kind(stage),
+        work=stage.work,
         seed=described.provenance.seed,
         spec=described.spec,
         provenance=described.provenance,

@@ -5,14 +5,19 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from reproduce.errors import UserError
+from reproduce.papers.records import StageEntry
 from reproduce.running.runner import Store
 from reproduce.session.campaign import _budget
-from reproduce.session.planning import Needed, Time, choose, within
+from reproduce.session.display import kind
+from reproduce.session.planning import OTHERS, TRIAL, Needed, Time, choose, plan, times, within
+from reproduce.session.setting import Setting
 from reproduce.stage import Env, Stage, closure
 
 
@@ -106,13 +111,60 @@ def test_no_selection_beats_all_rows_if_they_fit(campaign: tuple[list[Needed], d
 
 
 def test_unknown_costs_are_counted_and_projections_named(tmp_path: Path) -> None:
-    known = {key: Time(value, projected=key == DIRECT.key) for key, value in SECONDS.items() if key != LONG.key}
+    known = {key: Time(value, TRIAL if key == DIRECT.key else "") for key, value in SECONDS.items() if key != LONG.key}
     *_, total, late, unknown = within(ROWS, Store(tmp_path / "store"), known, 15)
     assert total == (
         "within 0:15: 2 of 4 cases and 4 of 10 cells, by 2 stages in 0:11 (projected from scale trial for 1 stage)"
     )
     assert late == "1 case would not fit"
     assert unknown.startswith("1 case of unknown cost: some stage was never timed")
+
+
+@dataclass(frozen=True)
+class Long(Stage[Any]):
+    """A training."""
+
+    epochs: int
+
+    @property
+    def work(self) -> float:
+        return self.epochs * 100.0
+
+    @property
+    def detail(self) -> str:
+        return f"{self.epochs} epochs"
+
+    def run(self, env: Env) -> Any:
+        raise NotImplementedError
+
+
+class Longer(Long):
+    """A training of another name."""
+
+
+def took(seconds: float, stage: Stage[Any], **changes: Any) -> StageEntry:
+    """The entry of a stage in a record."""
+    where = made.provenance(device_s=seconds, **changes)
+    return made.stage(stage.key, name=stage.name, kind=kind(stage), work=stage.work, provenance=where)
+
+
+def test_what_was_never_timed_is_projected_by_its_work(tmp_path: Path) -> None:
+    """Stages of the same name take 0.1 s for each unit of work, and those that train 0.2 s; one test takes 3 s."""
+    test = Part(1)
+    stages = [took(10, Long(1)), took(20, Long(2)), took(3, test), took(500, Long(3), device="cuda:0")]
+    named_else = made.stage("x", name="toy.Else", kind="toy.Else", work=10.0, provenance=made.provenance(device_s=3.0))
+    earlier = [made.result(stages=[*stages, named_else], identity=made.identity(weights="drawn objects"))]
+    setting = Setting("small")
+    wanted = [Long(2), Long(3), Longer(3), test]
+    known = times(wanted, earlier, setting, on_gpu=False)
+    assert [known[stage.key] for stage in wanted] == [Time(20), Time(30, OTHERS), Time(60, OTHERS), Time(3)]
+    assert times([Longer(1)], earlier, Setting("medium"), on_gpu=False) == {}
+    old = [made.result(stages=[structs.replace(stage, work=0.0) for stage in stages])]
+    assert set(times(wanted, old, setting, on_gpu=False)) == {Long(2).key, test.key}, "records without work"
+    *lines, total = plan([("case", wanted)], Store(tmp_path / "store"), setting, earlier, on_gpu=False)
+    assert [line.split()[3] for line in lines] == ["0:20", "~0:30", "~1:00", "0:03"]
+    took_so_long = "1:53 of processor time (113 core-seconds), as recorded runs took"
+    assert total == f"to run: {took_so_long} (projected from other stages for 2 stages)"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("200h", 720_000.0), ("90m", 5400.0), ("1.5d", 129_600.0)])
