@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reports.identity import Identity
-from reports.words import NOTHING, Verdict, arrows, claim_verdict, listing, signed, unique
+from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
 from reproduce.papers.tables import full_label
+from reproduce.wording import listing
 
 if TYPE_CHECKING:
     from collections import Counter

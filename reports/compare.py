@@ -13,12 +13,13 @@ from reports.cases import Case
 from reports.files import write
 from reports.pages import unknown
 from reports.templating import environment
-from reports.words import MINUS, NOTHING, count, percent, signed
+from reports.words import MINUS, NOTHING, percent, signed
 from reproduce.metrics import title as metric_title
 from reproduce.papers import baselines
 from reproduce.papers.records import Beside, Result
 from reproduce.papers.tables import Paper
 from reproduce.papers.verdicts import ROUNDING
+from reproduce.wording import counted
 
 OUTCOMES = {
     "drifted": "outside its band: a run fails",
@@ -71,7 +72,7 @@ class Comparison:
         """The counts."""
         found = [pair.outcome for pair in self.pairs]
         parts = [f"{found.count(outcome)} {outcome}" for outcome in OUTCOMES if outcome in found]
-        shared = f"{count(len(self.pairs), 'case')} in both" + (f": {', '.join(parts)}" if parts else "")
+        shared = f"{counted(len(self.pairs), 'case')} in both" + (f": {', '.join(parts)}" if parts else "")
         return f"{shared}; {len(self.new)} new, {len(self.vanished)} vanished."
 
     @property

@@ -12,11 +12,12 @@ from reports.cases import Case
 from reports.curves import Panel, Point, chart, sweep
 from reports.identity import setting_words
 from reports.pictures import Picture, pictures
-from reports.words import is_number, listing, unique
+from reports.words import is_number, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.records import FigureRecord, Shown
 from reproduce.papers.tables import Figure as Described
 from reproduce.papers.tables import Paper
+from reproduce.wording import listing
 
 GRIDS = {"text": "the paper's text", "ours": "our choice", "": ""}
 """Who names the epochs or rounds at which curves are compared."""

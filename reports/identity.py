@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from reports.words import NOTHING, flatten, listing, scalar
+from reports.words import NOTHING, flatten, scalar
 from reproduce.data.catalogue import CATALOGUE
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.records import Identity as Kept
 from reproduce.papers.tables import Task, is_task
+from reproduce.wording import listing
 
 DIGEST_SHOWN = 12
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reports.words import listing, percent
+from reports.words import percent
 from reproduce import metrics
 from reproduce.data.catalogue import letters
 from reproduce.metrics import title
 from reproduce.papers.tables import UNLABELLED, Number, Paper, full_label
+from reproduce.wording import listing
 
 if TYPE_CHECKING:
     from reports.cases import Case

@@ -19,7 +19,7 @@ from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
 from reports.pictures import Picture, distinct
 from reports.tables import Paper, filled
-from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, count, duration, listing, unique
+from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, duration, unique
 from reproduce.data.catalogue import CATALOGUE
 from reproduce.metrics import title as metric_title
 from reproduce.papers.audit import DATED, VERSION, Audit, audit
@@ -29,6 +29,7 @@ from reproduce.papers.findings import EFFECTS
 from reproduce.papers.records import ClaimRecord, FigureRecord, Result
 from reproduce.papers.reported import NOBODY, Collection
 from reproduce.papers.tables import Paper as Described
+from reproduce.wording import counted, listing
 
 DECIDED = ("contradicted", "supported")
 """Verdicts on claims that an overview names first."""
@@ -125,7 +126,9 @@ class Printed:
             return ""
         share = f"{self.agreeing:,} of {self.compared:,} comparisons of the papers' numbers and statements agree"
         grave = len(self.audit.grave)
-        rest = f"{count(self.count, 'finding')}, {grave} of which {'changes' if grave == 1 else 'change'} a conclusion"
+        rest = (
+            f"{counted(self.count, 'finding')}, {grave} of which {'changes' if grave == 1 else 'change'} a conclusion"
+        )
         return f"As printed, {share}; the other {self.compared - self.agreeing} make {rest}."
 
 
@@ -325,7 +328,7 @@ def _ranking(cases: Sequence[Case]) -> str:
     if not signs:
         return ""
     alike = sum(sign > 0 for sign in signs)
-    pairs = count(len(signs), "pair")
+    pairs = counted(len(signs), "pair")
     return f"On drawn stand-ins, {alike} of {pairs} of cases in one table rank by mAP as printed; no claim was tried."
 
 
@@ -336,7 +339,7 @@ def _shares(noun: str, what: str, words: Counter[str]) -> str:
     if words.total() == 1:
         return f"The {noun} {what} is {each[0]}."
     shares = f"all are {each[0]}" if len(each) == 1 else listing([f"{words[word]} {word}" for word in each])
-    return f"Of {count(words.total(), noun)} {what}, {shares}."
+    return f"Of {counted(words.total(), noun)} {what}, {shares}."
 
 
 def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
@@ -350,8 +353,8 @@ def _sentence(cases: Sequence[Case], papers: Sequence[Paper]) -> str:
     scales += sorted({identity.scale for identity in identities} - set(SCALES) - {""})
     known = {*(seed for case in cases for seed in case.seeds), *(it.seed for it in pictures if it.seed)}
     seeds = sorted(known, key=lambda seed: (len(seed), seed))
-    shown = [f"{count(len(cases), 'case')} from {count(tables, 'table')}"] if cases else []
-    shown += [count(drawn, "figure")] if drawn else []
+    shown = [f"{counted(len(cases), 'case')} from {counted(tables, 'table')}"] if cases else []
+    shown += [counted(drawn, "figure")] if drawn else []
     parts = [f"{listing(shown)} of {listing([paper.short for paper in papers])}"]
     if scales:
         parts.append(f"at scale {listing(scales)}")
@@ -384,7 +387,7 @@ def _machine(measured: Sequence[Case | Picture]) -> str:
         parts.append(days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}")
     if stages:
         together = duration(sum(record.wall_s for record in records))
-        parts.append(f"{count(len(stages), 'stage')}, {together} of stage time")
+        parts.append(f"{counted(len(stages), 'stage')}, {together} of stage time")
     return " · ".join(parts)
 
 
@@ -423,7 +426,7 @@ def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, 
         Badge(
             "partial",
             (f"{reason or 'other conditions'}: not comparable with the paper",),
-            f"{count(number, 'case')} of {total}.",
+            f"{counted(number, 'case')} of {total}.",
         )
         for reason, number in sorted(reasons.items())
     ]

@@ -15,7 +15,8 @@ from msgspec import structs
 
 from reports.identity import Identity, folders_of, setting_words
 from reports.stages import StageLine, provenance, stage_lines
-from reports.words import MINUS, NOTHING, arrows, count, percent, scalar, sentence
+from reports.words import MINUS, NOTHING, arrows, percent, scalar, sentence
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -401,10 +402,10 @@ def _plane(network: str, row: Mapping[str, Any], people: Sequence[int]) -> Plane
         network,
         silhouette,
         tuple(
-            Marks("".join(paths), person % COLOURS, f"identity {person + 1}: {count(len(paths), 'image')}")
+            Marks("".join(paths), person % COLOURS, f"identity {person + 1}: {counted(len(paths), 'image')}")
             for person, paths in sorted(placed.items())
         ),
-        f"{network}: {count(len(points), 'image')} of {len(placed)} identities in the plane, silhouette {silhouette}",
+        f"{network}: {counted(len(points), 'image')} of {len(placed)} identities in the plane, silhouette {silhouette}",
     )
 
 

@@ -14,6 +14,7 @@ from reports.words import sentence
 from reproduce.errors import UserError
 from reproduce.papers.audit import audit
 from reproduce.papers.tables import is_task
+from reproduce.wording import listing
 
 if TYPE_CHECKING:
     from reports.cases import Case
@@ -75,7 +76,7 @@ def printed_counts(papers: Mapping[str, Paper]) -> str:
     found = audit(papers)
     checked, agree = (sum(getattr(tally, name) for tally in found.tallies) for name in ("checked", "agree"))
     return (
-        f"{len(papers)} papers ({words.listing([paper.name for paper in papers.values()])}) print {tables} tables. All "
+        f"{len(papers)} papers ({listing([paper.name for paper in papers.values()])}) print {tables} tables. All "
         f"{numbers:,} numbers are stored as printed, misprints included, with the papers' figures and {claims} claims "
         f"in our own words. An audit compares them with each other: {agree:,} of {checked:,} comparisons agree, and "
         f"the other {checked - agree} make {len(found.findings)} findings."
@@ -152,6 +153,6 @@ def _compared_line(case: Case) -> list[str]:
 
 def _apart_line(same: Sequence[Case]) -> list[str]:
     case = same[0]
-    places = f"Tables {words.listing([one.table for one in same])}" if len(same) > 1 else case.place
+    places = f"Tables {listing([one.table for one in same])}" if len(same) > 1 else case.place
     printed = [words.percent(case.printed.get(name)) for name in ("mAP", "rank1")]
     return [*_where(case, places), case.text("mAP"), case.text("rank1"), "", *printed]

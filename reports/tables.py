@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reports.claims import Claim, read_claims
 from reports.figures import Figure, figures
 from reports.identity import folders_of, setting_words
-from reports.words import NOTHING, Spread, arrows, difference, listing, percent, spread, unique
+from reports.words import NOTHING, Spread, arrows, difference, percent, spread, unique
 from reproduce import metrics
 from reproduce.metrics import METRICS, title
 from reproduce.papers.export import printed_source
@@ -20,6 +20,7 @@ from reproduce.papers.tables import Paper as Described
 from reproduce.papers.tables import Row as DescribedRow
 from reproduce.papers.tables import Table as DescribedTable
 from reproduce.papers.tables import full_label
+from reproduce.wording import listing
 
 if TYPE_CHECKING:
     from reports.cases import Case

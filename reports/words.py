@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -169,16 +169,6 @@ def sentence(text: str) -> str:
     """Add a capital and a full stop; `mAP` stays `mAP`."""
     first = text[:1] if text[1:2].isupper() else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
-
-
-def listing(words: Sequence[str]) -> str:
-    """Join words: `a`, `a and b`, `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 case`, `1,020 cases`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def scalar(value: object) -> str:

@@ -23,7 +23,7 @@ from reproduce.papers import records
 from reproduce.papers.installed import RECORDED, check_packages, suites_folder
 from reproduce.papers.tables import read_all
 from reproduce.scales import SCALES, stand_in_size
-from reproduce.session.display import counted
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     from reproduce.running.runner import Store

@@ -26,8 +26,8 @@ from reproduce.papers.cases import Case, Suite
 from reproduce.papers.tables import Paper
 from reproduce.running.engine import visible_gpus
 from reproduce.scales import SCALES, WEIGHTS, at_scale, started
-from reproduce.session.display import counted
 from reproduce.stage import Stage, closure, rewrite
+from reproduce.wording import counted
 
 LINES, WIDTH = 40, 100
 """Size of a screen."""

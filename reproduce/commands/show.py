@@ -14,7 +14,8 @@ from reproduce.papers.reported import Collection, Report
 from reproduce.papers.reported import spread as spread_of_reports
 from reproduce.papers.tables import Column, Paper, Row, Table, full_label
 from reproduce.papers.verdicts import SEEDS_FOR_A_REPRODUCTION, reasons_against
-from reproduce.session.display import ROOMY, counted, spread
+from reproduce.session.display import ROOMY, spread
+from reproduce.wording import counted
 
 Line = tuple[str, list[str], str]
 """Origin of numbers, the numbers as text, and a remark."""

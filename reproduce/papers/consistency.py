@@ -21,13 +21,13 @@ from reproduce.papers.findings import (
     cell_at,
     cells,
     in_text,
-    listing,
     method,
     metric_name,
     odd_one,
     shown,
 )
 from reproduce.papers.tables import Number, Paper, domains
+from reproduce.wording import listing
 
 OUTLIER = 4.0
 """Robust standard deviations from which a cell is implausible among all rows on a data set."""

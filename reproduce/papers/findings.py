@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reproduce.metrics import METRICS
@@ -199,8 +199,3 @@ def odd_one(values: Mapping[str, object]) -> str:
     counted = Counter(map(repr, values.values()))
     alone = [name for name, value in values.items() if counted[repr(value)] == 1]
     return alone[0] if len(values) >= 3 and len(counted) == 2 and len(alone) == 1 else ""
-
-
-def listing(names: Sequence[str]) -> str:
-    """Join names as a sentence does."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

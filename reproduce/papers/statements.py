@@ -19,10 +19,10 @@ from reproduce.papers.findings import (
     agrees,
     cell_at,
     in_text,
-    listing,
     metric_name,
 )
 from reproduce.papers.tables import Claim, Paper
+from reproduce.wording import listing
 
 SHIFTED = 3
 """Fewest statements that fit one other number for a cell."""

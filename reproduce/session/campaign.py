@@ -33,11 +33,12 @@ from reproduce.running.engine import Engine, Job, Lease, Stopped, heard, lease_g
 from reproduce.running.provenance import ROOT, is_checkout
 from reproduce.running.runner import Site, Store
 from reproduce.scales import SCALES
-from reproduce.session.display import Display, claims_summary, counted, recorded_summary, summary
+from reproduce.session.display import Display, claims_summary, recorded_summary, summary
 from reproduce.session.planning import OTHERS, Needed, blocked, plan, times, within
 from reproduce.session.setting import SCRATCH, Setting, data_root, given_folders
 from reproduce.session.trials import KINDS, ClaimTrial, FigureTrial, RowTrial, Trial, pooled
 from reproduce.stage import Stage, closure
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np

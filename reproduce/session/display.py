@@ -16,6 +16,7 @@ from reproduce.papers.baselines import describe
 from reproduce.papers.records import ClaimRecord, Result
 from reproduce.running.engine import Engine, Job
 from reproduce.stage import Stage, walk
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,11 +68,6 @@ def _words(stage: Stage[Any], *, bare: bool = False) -> list[str]:
 
 def _detail(source: Source, *, bare: bool) -> str:
     return "" if bare and source.drawn else source.detail
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 case`, `2 cases`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def clock(seconds: float) -> str:

@@ -12,9 +12,10 @@ from reproduce.errors import UserError
 from reproduce.papers.records import FigureRecord, Result, StageEntry
 from reproduce.running.runner import Store
 from reproduce.scales import SCALES, at_scale
-from reproduce.session.display import clock, counted, kind, label
+from reproduce.session.display import clock, kind, label
 from reproduce.session.setting import Blocked, Setting
 from reproduce.stage import Stage, closure, parents, rewrite
+from reproduce.wording import counted
 
 TRIAL = "trial"
 """Scale whose times are extrapolated to `paper`."""

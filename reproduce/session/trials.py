@@ -32,9 +32,10 @@ from reproduce.papers.records import (
 )
 from reproduce.running.engine import Job
 from reproduce.running.runner import Store
-from reproduce.session.display import counted, kind, label
+from reproduce.session.display import kind, label
 from reproduce.session.setting import Blocked, Setting
 from reproduce.stage import Stage, closure
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np

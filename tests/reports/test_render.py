@@ -1070,7 +1070,6 @@ def test_numbers_as_text() -> None:
         "3 h 05 min",
         "–",
     ]
-    assert words.listing(["a", "b", "c"]) == "a, b and c"
 
 
 def test_markdown_text() -> None:
