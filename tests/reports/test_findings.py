@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -71,9 +72,48 @@ def _outcome(record: ClaimRecord) -> str:
     return f"{record.verdict}: {name} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 
-@pytest.mark.parametrize("paper", ["msplr"])
+@pytest.mark.parametrize("paper", ["msplr", "sptd"])
 def test_the_page_shows_what_became_of_the_claims(paper: str) -> None:
     assert tried(paper) in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{tried(paper)}"
+
+
+def pretrained() -> str:
+    """SPTD's pre-trained networks on the target: mAP by seed beside the printed one, and with its own statistics."""
+    lines = ["| pre-trained with | task | mAP by seed | with statistics of the target | printed |", "|---" * 5 + "|"]
+    for table, row in (
+        ("6", "baseline"),
+        ("5", "sptd-idx"),
+        *(("6", f"sptd-{'+'.join(('rf', 're', 'cd', 'rc')[:number])}") for number in range(1, 5)),
+        ("7", "simclr"),
+    ):
+        for task in ("m2d", "d2m"):
+            for it in RECORDED:
+                if (it.case.paper, it.case.table, it.case.row, it.case.column) == ("sptd", table, row, task):
+                    by_seed = (
+                        ", ".join(f"{seed[name]:.1f}" for seed in it.measured.values()) for name in ("mAP", "renewed")
+                    )
+                    label = it.case.label.removeprefix("Pre-training: ")
+                    lines.append(f"| {label} | {task} | {' | '.join(by_seed)} | {it.printed['mAP']} |")
+    return "\n".join(lines)
+
+
+def fine_tuned() -> str:
+    """What MMT makes of SPTD's networks, tables 1 and 2: mAP by seed beside the printed one."""
+    lines = ["| fine-tuned | task | mAP by seed | clusters | purity, % | printed |", "|---" * 6 + "|"]
+    for table, row in ((table, row) for table in "12" for row in ("mmt-dbscan", "sptd-dbscan", "sptd-kmeans")):
+        for it in RECORDED:
+            if (it.case.paper, it.case.table, it.case.row) == ("sptd", table, row):
+                by_seed = (
+                    ", ".join(f"{seed[name]:{form}}" for seed in it.measured.values())
+                    for name, form in (("mAP", ".1f"), ("clusters", ".0f"), ("purity", ".0f"))
+                )
+                lines.append(f"| {it.case.label} | {it.case.task} | {' | '.join(by_seed)} | {it.printed['mAP']} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("block", [pretrained, fine_tuned])
+def test_the_page_shows_what_became_of_pretraining(block: Callable[[], str]) -> None:
+    assert block() in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{block()}"
 
 
 def judges() -> str:
