@@ -13,6 +13,7 @@ from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, uniqu
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
+from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import full_label
 from reproduce.wording import listing
 
@@ -88,7 +89,7 @@ class Trial:
     """Scale and data, in words."""
     verdict: Verdict
     second: tuple[str, ...]
-    """Qualifications of the verdict, such as "smaller than stated"."""
+    """Qualifications of the verdict, such as "smaller than stated" or "contradicted if tried alone"."""
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     p: str
@@ -219,7 +220,7 @@ def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels) -> Tr
         world=_world(record.world, identity),
         where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
         verdict=claim_verdict(record.verdict),
-        second=tuple(record.second),
+        second=(*record.second, *([f"{alone} if tried alone"] if (alone := on_its_own(record)) else [])),
         reasons=tuple(record.reasons),
         comparisons=tuple(_comparison(entry, span, labels) for entry in record.compared),
         p=_p(record),

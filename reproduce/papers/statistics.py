@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from reproduce.metrics import METRICS
-from reproduce.papers.records import Comparison
+from reproduce.papers.records import ClaimRecord, Comparison
 from reproduce.papers.tables import Claim
 
 if TYPE_CHECKING:
@@ -298,6 +298,15 @@ def verdict(direction: str, p_adjusted: float, seeds: int) -> tuple[str, list[st
     if p_adjusted >= ALPHA:
         return "undecided", [f"p = {p_adjusted:.2g} after Holm's correction"]
     return direction, []
+
+
+def on_its_own(record: ClaimRecord) -> str:
+    """Return the verdict that an undecided claim would have without Holm's correction; empty if still undecided."""
+    corrected = record.p is not None and record.p < ALPHA <= (record.p_adjusted or 0.0)
+    if record.verdict != "undecided" or not corrected or len(record.reasons) != 1:
+        return ""
+    ways = {(one.difference > 0) == ((one.stated or 0) >= 0) for one in record.compared}
+    return "supported" if ways == {True} else "contradicted"
 
 
 def beside_stated(compared: Sequence[Compared]) -> str:

@@ -18,6 +18,7 @@ from reports.render import render
 from reproduce.papers.cases import STANDINGS, ClaimCase, coverage
 from reproduce.papers.export import claims_page
 from reproduce.papers.records import write
+from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import read_all
 from reproduce.session.planning import collected
 
@@ -112,6 +113,30 @@ def shown(tmp_path: Path, records: list[dict[str, Any]]) -> tuple[Path, str]:
 
 def plain(source: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", source.split("</style>")[-1]).split())
+
+
+@pytest.mark.parametrize(
+    ("stated", "difference", "changes", "alone"),
+    [
+        (7.5, -3.2, {}, "contradicted"),
+        (7.5, 3.2, {}, "supported"),
+        (None, 3.2, {}, "supported"),
+        (-7.5, -3.2, {}, "supported"),
+        (7.5, -3.2, {"p": 0.2}, ""),
+        (7.5, -3.2, {"p_adjusted": 0.04, "verdict": "contradicted"}, ""),
+        (7.5, -3.2, {"reasons": ["p = 0.14 after Holm's correction", "drawn weights"]}, ""),
+    ],
+)
+def test_what_the_correction_leaves_undecided_says_how_it_would_be_decided_alone(
+    tmp_path: Path, stated: float | None, difference: float, changes: dict[str, Any], alone: str
+) -> None:
+    record = trial(p=0.012, p_adjusted=0.14)
+    record["compared"][0] |= {"stated": stated, "difference": difference}
+    folder, markdown = shown(tmp_path, [record | changes])
+    assert on_its_own(made.kept(record | changes)) == alone
+    for text in (plain((folder / "demo.html").read_text()), markdown):
+        assert text.count("if tried alone") == text.count(f"{alone} if tried alone")
+        assert ("if tried alone" in text) == bool(alone)
 
 
 def test_a_claim_is_shown_in_every_world_the_one_asked_for_first(tmp_path: Path) -> None:

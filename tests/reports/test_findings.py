@@ -11,6 +11,7 @@ import pytest
 from reproduce.data.world import CAUSES
 from reproduce.metrics import METRICS
 from reproduce.papers.records import ClaimRecord, Numbers, read, read_claims
+from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import is_task, read_all
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +69,10 @@ def tried(paper: str) -> str:
 
 def _outcome(record: ClaimRecord) -> str:
     one = next((it for it in record.compared if it.metric == "mAP"), record.compared[0])
-    name = METRICS[one.metric].short
-    return f"{record.verdict}: {name} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
+    name = METRICS[one.metric].short or METRICS[one.metric].title
+    alone = on_its_own(record)
+    verdict = f"{record.verdict} (alone: {alone})" if alone else record.verdict
+    return f"{verdict}: {name} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 
 @pytest.mark.parametrize("paper", ["msplr", "sptd"])
