@@ -215,12 +215,12 @@ def _claim(
 
 
 def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels) -> Trial:
-    identity = Identity(record.identity)
+    identity, alone = Identity(record.identity), on_its_own(record)
     return Trial(
         world=_world(record.world, identity),
         where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
         verdict=claim_verdict(record.verdict),
-        second=(*record.second, *([f"{alone} if tried alone"] if (alone := on_its_own(record)) else [])),
+        second=tuple(filter(None, (*record.second, alone and f"{alone} if tried alone"))),
         reasons=tuple(record.reasons),
         comparisons=tuple(_comparison(entry, span, labels) for entry in record.compared),
         p=_p(record),

@@ -15,6 +15,7 @@ from reports.grids import grid
 from reports.readme import replaced
 from reproduce.commands.bench_train import RESNET50, STEPS
 from reproduce.errors import UserError
+from reproduce.wording import counted
 
 Report: TypeAlias = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ def described(machine: Mapping[str, Any]) -> str:
                 low,
                 f"held back by {held}" if held else "",
                 " ".join(machine["instructions"]),
-                f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}",
+                counted(machine["threads"], "thread"),
                 f"torch {machine['versions'].get('torch', '?')}",
             ),
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reproduce.metrics import METRICS
 from reproduce.papers.records import ClaimRecord, Comparison
 from reproduce.papers.tables import Claim
+from reproduce.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -186,6 +187,11 @@ def _bootstrap(samples: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[fl
     return float(low), float(high)
 
 
+def way(stated: float | None) -> int:
+    """Return 1 if a claim that states this difference puts the left cell higher, -1 if lower; None is an order."""
+    return -1 if stated is not None and stated < 0 else 1
+
+
 @dataclass(frozen=True)
 class Compared:
     """One comparison of a claim: a cell on the right, in one metric."""
@@ -204,8 +210,8 @@ class Compared:
 
     @property
     def way(self) -> int:
-        """1 if the claim puts the left cell higher, -1 if it puts it lower."""
-        return -1 if self.stated is not None and self.stated < 0 else 1
+        """The way that the claim states."""
+        return way(self.stated)
 
     @property
     def size(self) -> str:
@@ -294,19 +300,20 @@ def holm(p_values: Sequence[float], family: int) -> list[float]:
 def verdict(direction: str, p_adjusted: float, seeds: int) -> tuple[str, list[str]]:
     """Return supported, contradicted or undecided, and the reasons if undecided."""
     if seeds < FEWEST_SEEDS:
-        return "undecided", [f"{seeds} seed{'s' * (seeds != 1)}: nothing is decided below {FEWEST_SEEDS}"]
+        return "undecided", [f"{counted(seeds, 'seed')}: nothing is decided below {FEWEST_SEEDS}"]
     if p_adjusted >= ALPHA:
         return "undecided", [f"p = {p_adjusted:.2g} after Holm's correction"]
     return direction, []
 
 
 def on_its_own(record: ClaimRecord) -> str:
-    """Return the verdict that an undecided claim would have without Holm's correction; empty if still undecided."""
-    corrected = record.p is not None and record.p < ALPHA <= (record.p_adjusted or 0.0)
-    if record.verdict != "undecided" or not corrected or len(record.reasons) != 1:
+    """Return the verdict that a claim left undecided by Holm's correction alone would have without it, or nothing."""
+    sole = record.verdict == "undecided" and len(record.reasons) == 1
+    if record.p is None or not sole or (record.p_adjusted or 0) < ALPHA:
         return ""
-    ways = {(one.difference > 0) == ((one.stated or 0) >= 0) for one in record.compared}
-    return "supported" if ways == {True} else "contradicted"
+    holds = all(one.difference * way(one.stated) > 0 for one in record.compared)
+    alone, reasons = verdict("supported" if holds else "contradicted", record.p, len(record.seeds))
+    return "" if reasons else alone
 
 
 def beside_stated(compared: Sequence[Compared]) -> str:

@@ -125,6 +125,7 @@ def plain(source: str) -> str:
         (7.5, -3.2, {"p": 0.2}, ""),
         (7.5, -3.2, {"p_adjusted": 0.04, "verdict": "contradicted"}, ""),
         (7.5, -3.2, {"reasons": ["p = 0.14 after Holm's correction", "drawn weights"]}, ""),
+        (7.5, -3.2, {"seeds": [1, 2], "reasons": ["2 seeds: nothing is decided below 3"]}, ""),
     ],
 )
 def test_what_the_correction_leaves_undecided_says_how_it_would_be_decided_alone(

@@ -10,7 +10,7 @@ import pytest
 
 from reproduce.data.world import CAUSES
 from reproduce.metrics import METRICS
-from reproduce.papers.records import ClaimRecord, Numbers, read, read_claims
+from reproduce.papers.records import ClaimRecord, Numbers, Result, read, read_claims
 from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import is_task, read_all
 
@@ -21,11 +21,23 @@ RECORDED = [
 ]
 
 
+def recorded(*place: str) -> list[Result]:
+    """The results of a row: paper, table, row, column."""
+    return [it for it in RECORDED if (it.case.paper, it.case.table, it.case.row, it.case.column) == place]
+
+
 def measured(*place: str) -> dict[str, Numbers]:
-    """The numbers of a row by seed: paper, table, row, column."""
-    cells = [(result.case, result.measured) for result in RECORDED]
-    (numbers,) = [it for cell, it in cells if (cell.paper, cell.table, cell.row, cell.column) == place]
-    return numbers
+    """The numbers of a row by seed."""
+    (result,) = recorded(*place)
+    return result.measured
+
+
+def by_seed(found: dict[str, Numbers], name: str, form: str = ".1f") -> str:
+    return ", ".join(format(one[name], form) for one in found.values())
+
+
+def shown(text: str, page: str = "findings.md") -> None:
+    assert text in (ROOT / "docs" / page).read_text(), f"the page should hold:\n{text}"
 
 
 def block(column: str) -> str:
@@ -34,14 +46,14 @@ def block(column: str) -> str:
     lines = [
         "| row | mAP by seed | to direct transfer | clusters | images kept, % | purity, % |",
         "|---|---|---|---|---|---|",
-        f"| direct transfer | {', '.join(format(one['mAP'], '.1f') for one in direct.values())} | | | | |",
+        f"| direct transfer | {by_seed(direct, 'mAP')} | | | | |",
     ]
     for row, label in ROWS.items():
         found = measured("msplr", "3", row, column)
         values = [
-            ", ".join(f"{found[seed]['mAP']:.1f}" for seed in direct),
+            by_seed(found, "mAP"),
             ", ".join(f"{found[seed]['mAP'] - direct[seed]['mAP']:+.1f}" for seed in direct),
-            *(", ".join(f"{found[seed][name]:.0f}" for seed in direct) for name in ("clusters", "portion", "purity")),
+            *(by_seed(found, name, ".0f") for name in ("clusters", "portion", "purity")),
         ]
         lines.append(f"| {label} | {' | '.join(values)} |")
     return "\n".join(lines)
@@ -49,7 +61,7 @@ def block(column: str) -> str:
 
 @pytest.mark.parametrize("column", ["m2d", "d2m"])
 def test_the_page_shows_what_was_recorded(column: str) -> None:
-    assert block(column) in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{block(column)}"
+    shown(block(column))
 
 
 def tried(paper: str) -> str:
@@ -77,46 +89,37 @@ def _outcome(record: ClaimRecord) -> str:
 
 @pytest.mark.parametrize("paper", ["msplr", "sptd"])
 def test_the_page_shows_what_became_of_the_claims(paper: str) -> None:
-    assert tried(paper) in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{tried(paper)}"
+    shown(tried(paper))
 
 
 def pretrained() -> str:
     """SPTD's pre-trained networks on the target: mAP by seed beside the printed one, and with its own statistics."""
     lines = ["| pre-trained with | task | mAP by seed | with statistics of the target | printed |", "|---" * 5 + "|"]
-    for table, row in (
-        ("6", "baseline"),
-        ("5", "sptd-idx"),
-        *(("6", f"sptd-{'+'.join(('rf', 're', 'cd', 'rc')[:number])}") for number in range(1, 5)),
-        ("7", "simclr"),
-    ):
-        for task in ("m2d", "d2m"):
-            for it in RECORDED:
-                if (it.case.paper, it.case.table, it.case.row, it.case.column) == ("sptd", table, row, task):
-                    by_seed = (
-                        ", ".join(f"{seed[name]:.1f}" for seed in it.measured.values()) for name in ("mAP", "renewed")
-                    )
-                    label = it.case.label.removeprefix("Pre-training: ")
-                    lines.append(f"| {label} | {task} | {' | '.join(by_seed)} | {it.printed['mAP']} |")
+    parts = ("rf", "re", "cd", "rc")
+    rows = [("6", "baseline"), ("5", "sptd-idx"), *(("6", f"sptd-{'+'.join(parts[:end])}") for end in range(1, 5))]
+    for table, row in (*rows, ("7", "simclr")):
+        for it in (*recorded("sptd", table, row, "m2d"), *recorded("sptd", table, row, "d2m")):
+            values = f"{by_seed(it.measured, 'mAP')} | {by_seed(it.measured, 'renewed')}"
+            label = it.case.label.removeprefix("Pre-training: ")
+            lines.append(f"| {label} | {it.case.task} | {values} | {it.printed['mAP']} |")
     return "\n".join(lines)
 
 
 def fine_tuned() -> str:
     """What MMT makes of SPTD's networks, tables 1 and 2: mAP by seed beside the printed one."""
     lines = ["| fine-tuned | task | mAP by seed | clusters | purity, % | printed |", "|---" * 6 + "|"]
-    for table, row in ((table, row) for table in "12" for row in ("mmt-dbscan", "sptd-dbscan", "sptd-kmeans")):
-        for it in RECORDED:
-            if (it.case.paper, it.case.table, it.case.row) == ("sptd", table, row):
-                by_seed = (
-                    ", ".join(f"{seed[name]:{form}}" for seed in it.measured.values())
-                    for name, form in (("mAP", ".1f"), ("clusters", ".0f"), ("purity", ".0f"))
-                )
-                lines.append(f"| {it.case.label} | {it.case.task} | {' | '.join(by_seed)} | {it.printed['mAP']} |")
+    for table, column in (("1", "m2d"), ("2", "d2m")):
+        for row in ("mmt-dbscan", "sptd-dbscan", "sptd-kmeans"):
+            for it in recorded("sptd", table, row, column):
+                labels = f"{by_seed(it.measured, 'clusters', '.0f')} | {by_seed(it.measured, 'purity', '.0f')}"
+                numbers = f"{by_seed(it.measured, 'mAP')} | {labels} | {it.printed['mAP']}"
+                lines.append(f"| {it.case.label} | {column} | {numbers} |")
     return "\n".join(lines)
 
 
 @pytest.mark.parametrize("block", [pretrained, fine_tuned])
 def test_the_page_shows_what_became_of_pretraining(block: Callable[[], str]) -> None:
-    assert block() in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{block()}"
+    shown(block())
 
 
 def judges() -> str:
@@ -129,14 +132,13 @@ def judges() -> str:
         ("SpCL", "2", "u2m"),
         ("SpCL", "2", "x2m"),
     ):
-        (it,) = (it for it in RECORDED if (it.case.paper, it.case.table, it.case.column) == ("upreid", table, column))
-        values = ", ".join(f"{seed['mAP']:.1f}" for seed in it.measured.values())
-        lines.append(f"| {name} | {it.case.task} | {values} | {it.printed['mAP']} |")
+        (it,) = recorded("upreid", table, "insup", column)
+        lines.append(f"| {name} | {it.case.task} | {by_seed(it.measured, 'mAP')} | {it.printed['mAP']} |")
     return "\n".join(lines)
 
 
 def test_the_page_shows_what_pretrained_weights_are_judged_by() -> None:
-    assert judges() in (ROOT / "docs" / "findings.md").read_text(), f"the page should hold:\n{judges()}"
+    shown(judges())
 
 
 def spreads() -> str:
@@ -155,5 +157,4 @@ def spreads() -> str:
 
 
 def test_the_calibration_page_shows_how_far_seeds_spread() -> None:
-    page = (ROOT / "docs" / "calibration.md").read_text()
-    assert spreads() in page, f"the page should hold:\n{spreads()}"
+    shown(spreads(), "calibration.md")
