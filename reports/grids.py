@@ -90,6 +90,14 @@ def measured_lines(setting: Setting) -> str:
     return _legend(setting) + grid(["row", *_headings(setting), "seeds of each task"], lines)
 
 
+def renewed_lines(setting: Setting) -> str:
+    lines = [
+        [words.markdown(found.row), words.markdown(found.task), found.trained.text, found.renewed.text]
+        for found in setting.renewed
+    ]
+    return grid(["row", "on", "as trained", "target’s statistics"], lines, left=2)
+
+
 def printed_lines(setting: Setting, table: Table) -> str:
     lines = []
     for row in setting.rows:

@@ -98,6 +98,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Renewed:
+    """mAP with batch statistics of the target's training images, which adapts and is never judged."""
+
+    row: str
+    task: str
+    trained: Spread
+    """With the statistics of training."""
+    renewed: Spread
+
+
+@dataclass(frozen=True)
 class Setting:
     """A table filled by runs of one scale on one set of data."""
 
@@ -107,8 +118,8 @@ class Setting:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...] = ()
     """The table's columns, titled by the user's folders where it was run on them."""
-    renewed: str = ""
-    """Sentence about mAP with batch statistics of the target's training images, which is never judged; may be empty."""
+    first: bool = True
+    """Whether it is the first of its table, which also names the rows that were not run."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -118,7 +129,13 @@ class Setting:
 
     @property
     def executed(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.kind != "quoted")
+        return tuple(row for row in self.rows if row.kind == "run" or (self.first and row.kind != "quoted"))
+
+    @property
+    def renewed(self) -> tuple[Renewed, ...]:
+        pairs = [(row.label, cell.case) for row in self.rows for cell in row.cells if cell.case]
+        found = [(label, case.column_label, case.spread("mAP"), case.spread("renewed")) for label, case in pairs]
+        return tuple(Renewed(row, task, one, two) for row, task, one, two in found if one and two)
 
 
 @dataclass(frozen=True)
@@ -317,7 +334,10 @@ def _table(paper: str, table: DescribedTable, cases: Sequence[Case], reported: C
         caption=arrows(table.caption),
         columns=columns,
         notes=notes,
-        settings=tuple(_setting(group, columns, table, marks, beside) for group in _together(cases)),
+        settings=tuple(
+            replace(_setting(group, columns, table, marks, beside), first=number == 0)
+            for number, group in enumerate(_together(cases))
+        ),
         cases=tuple(cases),
     )
 
@@ -403,7 +423,7 @@ def _setting(
         replace(column, label=f"{name} ({column.id})" if named.count(name) > 1 else name) if name else column
         for column, name in zip(columns, named, strict=True)
     )
-    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled, _renewed(shown))
+    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled)
 
 
 def _sources(row: DescribedRow, table: DescribedTable) -> str:
@@ -411,20 +431,6 @@ def _sources(row: DescribedRow, table: DescribedTable) -> str:
     if not table.sources or not row.printed:
         return ""
     return f", source {' and '.join(dict.fromkeys(printed_source(row, column) for column in table.columns))}"
-
-
-def _renewed(rows: Sequence[Row]) -> str:
-    pairs = [
-        (f"{row.label}, {cell.case.column_label}", cell.case.spread("mAP"), cell.case.spread("renewed"))
-        for row in rows
-        for cell in row.cells
-        if cell.case
-    ]
-    texts = [f"{name} {after.text} (as trained {before.text})" for name, before, after in pairs if before and after]
-    if not texts:
-        return ""
-    of = "batch statistics of the target\u2019s training images, which adapts and is not judged"
-    return f"mAP with {of}: {'; '.join(texts)}."
 
 
 def _cell(row: DescribedRow, column: Column, cases: Mapping[tuple[str, str], Case]) -> Cell:

@@ -39,6 +39,7 @@ def environment() -> jinja2.Environment:
         "slug": words.slug,
         "beside_lines": grids.beside_lines,
         "measured_lines": grids.measured_lines,
+        "renewed_lines": grids.renewed_lines,
         "printed_lines": grids.printed_lines,
         "claim_lines": grids.claim_lines,
         "rank_lines": grids.rank_lines,

@@ -192,7 +192,7 @@ def _claim(paper: str, claim: Claim, covered: Coverage) -> str:
         case _:
             notes = ["no case can test it"]
     if claim.cause:
-        notes.append(f"the cause it names: {claim.cause}, if the cause matters")
+        notes.append(f"the cause it names: {claim.cause}")
     if claim.why:
         notes.append(claim.why.rstrip("."))
     quote = f" \u201c{claim.quote}\u201d" if claim.quote else ""

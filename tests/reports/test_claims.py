@@ -148,7 +148,7 @@ def test_a_claim_is_shown_in_every_world_the_one_asked_for_first(tmp_path: Path)
     for word in ("? undecided", "✓ supported", "≠ contradicted", "−3.2 (−9.9 to +3.5)", "1: −2.0, 2: −4.1, 3: −3.5"):
         assert word in text.replace("( ", "(")
         assert word in markdown
-    cause = "the cause it names: camera, if the cause matters"
+    cause = "the cause it names: camera"
     for word in ("+7.5", "Table 3, + CS, m2d", cause, "adjusted 0.840", "1 cluster was left"):
         assert word in text
     assert "test_claims[gainno-camera]" in text
