@@ -116,10 +116,10 @@ class Setting:
     compared: bool
     reasons: str
     rows: tuple[Row, ...]
-    columns: tuple[Column, ...] = ()
+    columns: tuple[Column, ...]
     """The table's columns, titled by the user's folders where it was run on them."""
-    first: bool = True
-    """Whether it is the first of its table, which also names the rows that were not run."""
+    first: bool
+    """Whether it is the first of its table, which also names the rows that were not run and shows what is printed."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -335,7 +335,7 @@ def _table(paper: str, table: DescribedTable, cases: Sequence[Case], reported: C
         columns=columns,
         notes=notes,
         settings=tuple(
-            replace(_setting(group, columns, table, marks, beside), first=number == 0)
+            _setting(group, columns, table, marks, beside, first=not number)
             for number, group in enumerate(_together(cases))
         ),
         cases=tuple(cases),
@@ -404,6 +404,8 @@ def _setting(
     table: DescribedTable,
     marks: Mapping[str, str],
     reported: Mapping[tuple[str, str], tuple[str, ...]],
+    *,
+    first: bool,
 ) -> Setting:
     by_cell = {(case.cell.row, case.cell.column): case for case in cases}
     compared = any(case.comparable for case in cases)
@@ -423,7 +425,7 @@ def _setting(
         replace(column, label=f"{name} ({column.id})" if named.count(name) > 1 else name) if name else column
         for column, name in zip(columns, named, strict=True)
     )
-    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled)
+    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled, first)
 
 
 def _sources(row: DescribedRow, table: DescribedTable) -> str:

@@ -67,14 +67,13 @@ def test_the_page_shows_what_was_recorded(column: str) -> None:
 def tried(paper: str) -> str:
     """A paper's claims, with verdict, difference and 95 % interval in each world; mAP if it is compared."""
     records = [it for it in read_claims(ROOT / "reports" / "results") if it.claim.paper == paper]
-    lines = ["| claim | world 1 | world 2 | without its cause: a dial at 0 |", "|---" * 4 + "|"]
+    lines = ["| claim | world 1 | world 2 | with the dial of its cause at 0 |", "|---" * 4 + "|"]
     for id in dict.fromkeys(claim.id for claim in read_all(ROOT / "suites")[paper].claims):
         by_world = {it.world: it for it in records if it.claim.id == id}
         if by_world:
-            worlds = ("", "world2", next((f"no-{cause}" for cause in CAUSES if f"no-{cause}" in by_world), "none"))
-            texts = [_outcome(by_world[world]) if world in by_world else "" for world in worlds]
-            cause = f"{worlds[2].removeprefix('no-')}, " if texts[2] else ""
-            lines.append(f"| {by_world[''].claim.says} | {texts[0]} | {texts[1]} | {cause}{texts[2]} |")
+            texts = [_outcome(by_world[world]) if world in by_world else "" for world in ("", "world2")]
+            dials = [f"{it}, {_outcome(by_world[f'no-{it}'])}" for it in CAUSES if f"no-{it}" in by_world]
+            lines.append(f"| {by_world[''].claim.says} | {' | '.join(texts)} | {'; '.join(dials)} |")
     return "\n".join(lines)
 
 
