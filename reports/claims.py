@@ -13,7 +13,7 @@ from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, uniqu
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
-from reproduce.papers.statistics import on_its_own
+from reproduce.papers.statistics import beside_verdict
 from reproduce.papers.tables import full_label
 from reproduce.wording import listing
 
@@ -215,12 +215,12 @@ def _claim(
 
 
 def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels) -> Trial:
-    identity, alone = Identity(record.identity), on_its_own(record)
+    identity = Identity(record.identity)
     return Trial(
         world=_world(record.world, identity),
         where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
         verdict=claim_verdict(record.verdict),
-        second=tuple(filter(None, (*record.second, alone and f"{alone} if tried alone"))),
+        second=beside_verdict(record),
         reasons=tuple(record.reasons),
         comparisons=tuple(_comparison(entry, span, labels) for entry in record.compared),
         p=_p(record),

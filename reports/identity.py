@@ -206,17 +206,16 @@ def setting_words(identities: Sequence[Identity]) -> str:
 def data_words(identities: Sequence[Identity]) -> str:
     """Describe the images in a few words."""
     found: dict[str, set[str]] = {}
-    worlds: set[str] = set()
+    worlds: set[tuple[str, str, tuple[str, ...]]] = set()
     for identity in identities:
         for domain, kind in identity.kinds.items():
             found.setdefault(kind, set()).add(domain)
             if kind == "stand-in":
                 entry = identity.data[domain]
-                drawn = (f"world {scalar(entry.get('world'))}", f"world seed {scalar(entry.get('seed'))}")
-                worlds.add(", ".join((*drawn, *identity.turned)))
+                worlds.add((scalar(entry.get("world")), scalar(entry.get("seed")), identity.turned))
     parts = []
     if "stand-in" in found:
-        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({'; '.join(sorted(worlds))})")
+        parts.append(f"drawn stand-ins for {listing(sorted(found['stand-in']))} ({_worlds(worlds)})")
     if "folder" in found:
         own = {
             f"{identity.data[domain].get('folder') or 'a folder'} as {domain}"
@@ -232,4 +231,21 @@ def data_words(identities: Sequence[Identity]) -> str:
     others = {name for kind in found.keys() - {"stand-in", "folder", "real", "made"} for name in found[kind]}
     if others:
         parts.append(f"other images ({listing(sorted(others))})")
+    return "; ".join(parts)
+
+
+def _worlds(found: Iterable[tuple[str, str, tuple[str, ...]]]) -> str:
+    """Name drawn worlds, given as (version, seed, turned dials), each version and seed once for all of its dials."""
+    seeds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for version, seed, turned in sorted(found):
+        seeds.setdefault((version, turned), []).append(seed)
+    dials: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (version, turned), drawn in seeds.items():
+        dials.setdefault((version, tuple(drawn)), []).append(", ".join(turned))
+    parts = []
+    for (version, several), variants in dials.items():
+        world = f"world {version}, world seed{'s' * (len(several) > 1)} {listing(several)}"
+        parts += [world] * ("" in variants)
+        if others := [variant for variant in variants if variant]:
+            parts.append(f"{world}, {' or '.join(others)}")
     return "; ".join(parts)

@@ -316,6 +316,12 @@ def on_its_own(record: ClaimRecord) -> str:
     return "" if reasons else alone
 
 
+def beside_verdict(record: ClaimRecord) -> tuple[str, ...]:
+    """Return what stands beside a claim's verdict: second verdicts, then the one that it would have if tried alone."""
+    alone = on_its_own(record)
+    return (*record.second, *([f"{alone} if tried alone"] if alone else []))
+
+
 def beside_stated(compared: Sequence[Compared]) -> str:
     """Summarise the sizes of comparisons, such as "smaller than stated"; empty if none excludes the stated size."""
     sizes = sorted({one.size for one in compared} - {""})

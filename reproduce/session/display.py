@@ -14,6 +14,7 @@ from reproduce.data.sources import ImageStage, Source
 from reproduce.metrics import METRICS
 from reproduce.papers.baselines import describe
 from reproduce.papers.records import ClaimRecord, Result
+from reproduce.papers.statistics import beside_verdict
 from reproduce.running.engine import Engine, Job
 from reproduce.stage import Stage, walk
 from reproduce.wording import counted
@@ -268,7 +269,7 @@ def claims_summary(tried: list[ClaimRecord], width: int, *, colour: bool) -> str
         table.add_column(head, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for record in tried:
         name = f"{record.claim.paper} {record.claim.id} {record.world}".strip()
-        first = {"name": name, "verdict": ", ".join([record.verdict, *record.second])}
+        first = {"name": name, "verdict": ", ".join([record.verdict, *beside_verdict(record)])}
         for gap in record.compared:
             stated = "" if gap.stated is None else f"{gap.stated:+.1f}"
             measured = f"{gap.difference:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"

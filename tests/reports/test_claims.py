@@ -20,6 +20,7 @@ from reproduce.papers.export import claims_page
 from reproduce.papers.records import write
 from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import read_all
+from reproduce.session.display import claims_summary
 from reproduce.session.planning import collected
 
 HOSTILE = """<script>alert("1 & 2")</script> | 'quoted' `code` *star*"""
@@ -134,8 +135,9 @@ def test_what_the_correction_leaves_undecided_says_how_it_would_be_decided_alone
     record = trial(p=0.012, p_adjusted=0.14)
     record["compared"][0] |= {"stated": stated, "difference": difference}
     folder, markdown = shown(tmp_path, [record | changes])
-    assert on_its_own(made.kept(record | changes)) == alone
-    for text in (plain((folder / "demo.html").read_text()), markdown):
+    kept = made.kept(record | changes)
+    assert on_its_own(kept) == alone
+    for text in (plain((folder / "demo.html").read_text()), markdown, claims_summary([kept], 200, colour=False)):
         assert text.count("if tried alone") == text.count(f"{alone} if tried alone")
         assert ("if tried alone" in text) == bool(alone)
 

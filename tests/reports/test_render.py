@@ -21,6 +21,7 @@ import pytest
 from reports import cli, curves, pages, words
 from reports import render as rendering
 from reports.cases import Case
+from reports.identity import Identity, data_words
 from reports.readme import readme_table, update_readme
 from reports.templating import environment
 from reproduce.errors import UserError
@@ -817,6 +818,26 @@ def test_runs_that_do_not_belong_together_get_their_own_table(tmp_path: Path) ->
         assert where in reader.text
         assert f"({where})" in markdown
     assert "The same case in other settings" in reader.text
+
+
+def test_a_page_names_each_world_once_for_all_of_its_dials() -> None:
+    def described(*worlds: tuple[int, str]) -> str:
+        other = {"weights": "scratch", "selection": "last", "bn_group": None, "subset": None}
+        data = [
+            {"market": {**STAND_IN, "world": 4, "seed": seed, "dials": DIALS | ({dial: 0.0} if dial else {})}}
+            for seed, dial in worlds
+        ]
+        return data_words([Identity(records.Identity(scale="small", data=each, **other)) for each in data])
+
+    assert described((1, "")) == "drawn stand-ins for market (world 4, world seed 1)"
+    assert described((1, ""), (2, ""), (1, "")) == "drawn stand-ins for market (world 4, world seeds 1 and 2)"
+    assert described((1, ""), (1, "camera"), (1, "pose"), (2, "")) == (
+        "drawn stand-ins for market (world 4, world seeds 1 and 2; "
+        "world 4, world seed 1, camera dial at 0 or pose dial at 0)"
+    )
+    assert described((1, ""), (1, "pose")) == (
+        "drawn stand-ins for market (world 4, world seed 1; world 4, world seed 1, pose dial at 0)"
+    )
 
 
 def test_cells_are_counted_once_and_against_the_authors_own_rows() -> None:
