@@ -14,7 +14,8 @@ Deviates:
     - Equations 12 and 15 are norms per image. Multiplied by the root of 98,304 / values they weigh the same at any
       input size, and are the printed ones at 256 x 128.
     - The decoder's three layers have strides 4, 2 and 2, whose product must be the encoder's: the paper names three
-      layers only, and three of stride 2 end at half the size. Widths and kernels are ours.
+      layers only, and three of stride 2 end at half the size. Widths and kernels are ours. Decoder and discriminators
+      start from N(0, 0.02), as AlignGAN's; the paper names no initial weights.
     - The encoder is trained on the source for 5,000 iterations first; the paper gives no number. Direct transfer and
       supervised training take all 20,000, as the whole model.
     - An epoch, after which images are labelled again, has 200 iterations; a pass over Market-1501 has 179, over
@@ -262,6 +263,7 @@ class Batch(NamedTuple):
 class Adapt(Trained):
     """Train on labelled source and clustered target images, with transfer of features and pixels and their fusion."""
 
+    version: ClassVar[int] = 2
     test_views: ClassVar[tuple[str, ...]] = ("fused",)
 
     init: Any

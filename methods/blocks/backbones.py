@@ -142,6 +142,10 @@ class Narrow(Backbone):
 
 NAMES = ("resnet50", "resnet50_ibn_a", "narrow", "narrow_ibn_a")
 
+GAN_STD = 0.02
+"""Standard deviation of the initial weights of generators, decoders and discriminators: DCGAN's (Radford et al., ICLR
+2016), CycleGAN's and AlignGAN's."""
+
 
 def build(
     name: str,
@@ -177,7 +181,7 @@ def build(
     return net.to(memory_format=torch.channels_last)
 
 
-def initialise(module: nn.Module, seed: int, *where: str) -> None:
+def initialise(module: nn.Module, seed: int, *where: str, std: float | None = None) -> None:
     """Set the initial weights of a network of convolutions, linear layers and normalisations.
 
     Every parameter has its own random stream, named after it, so neither the order of construction nor another module
@@ -189,20 +193,23 @@ def initialise(module: nn.Module, seed: int, *where: str) -> None:
         module: changed in place.
         seed: seeds the weights.
         where: distinguishes modules whose parameters have the same names, such as branches.
+        std: standard deviation of the weights of all convolutions, transposed ones too, in place of the above; their
+            biases are then 0.
 
     Raises:
         TypeError: a layer of another kind holds parameters.
     """
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)
     for name, part in module.named_modules():
-        if isinstance(part, (nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d)):
+        if isinstance(part, (nn.Linear, *(transposed if std is None else ()))):
             reach = part.weight[0].numel() ** -0.5
             for own, parameter in part.named_parameters(recurse=False):
                 drawn = uniform(parameter.shape, seed, "init", *where, f"{name}.{own}")
                 parameter.data = (reach * (2 * drawn - 1)).to(parameter)
-        elif isinstance(part, nn.Conv2d):
-            std = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size)))
+        elif isinstance(part, (nn.Conv2d, *transposed)):
+            spread = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size))) if std is None else std
             with torch.no_grad():
-                part.weight.copy_(std * normal(part.weight.shape, seed, "init", *where, f"{name}.weight"))
+                part.weight.copy_(spread * normal(part.weight.shape, seed, "init", *where, f"{name}.weight"))
                 if part.bias is not None:
                     part.bias.zero_()
         elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)):

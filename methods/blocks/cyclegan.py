@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from reproduce.data.sampling import normal
+from methods.blocks.backbones import GAN_STD, initialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Generator(nn.Sequential):
             nn.Conv2d(width, 3, 7, padding=3, padding_mode="reflect"),
             nn.Tanh(),
         )
-        _initialise(self, seed, name)
+        initialise(self, seed, name, std=GAN_STD)
 
 
 class Discriminator(nn.Sequential):
@@ -75,20 +75,12 @@ class Discriminator(nn.Sequential):
             norm = [nn.InstanceNorm2d(outputs)] if layers else []
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), *norm, nn.LeakyReLU(0.2)]
         super().__init__(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
-        _initialise(self, seed, name)
+        initialise(self, seed, name, std=GAN_STD)
 
 
 def _layer(inputs: int, outputs: int, kernel: int, *, padding: int, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
     return [convolution, nn.InstanceNorm2d(outputs)]
-
-
-@torch.no_grad()
-def _initialise(module: nn.Module, seed: int, name: str) -> None:
-    """Draw all weights from N(0, 0.02), as CycleGAN does; larger ones saturate the tanh. Biases start at 0."""
-    for own, parameter in module.named_parameters():
-        drawn = 0.02 * normal(parameter.shape, seed, "init", name, own)
-        parameter.copy_(drawn if own.endswith("weight") else torch.zeros_like(parameter))
 
 
 def least_squares(patches: torch.Tensor, real: bool) -> torch.Tensor:

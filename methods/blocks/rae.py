@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from methods.blocks.backbones import initialise
+from methods.blocks.backbones import GAN_STD, initialise
 from methods.blocks.dropout import Dropout
 from methods.blocks.losses import batch_hard_triplet, smoothed_cross_entropy
 from reproduce.data.sampling import normal
@@ -65,7 +65,7 @@ class Decoder(nn.Sequential):
             layers.append(nn.ConvTranspose2d(inputs, output, kernel, stride, padding, bias=last))
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(output), nn.ReLU(inplace=True)]
         super().__init__(*layers)
-        initialise(self, seed, "decoder")
+        initialise(self, seed, "decoder", std=GAN_STD)
         self.to(memory_format=torch.channels_last)
 
 
@@ -92,7 +92,7 @@ class Discriminator(nn.Module):
             height, width = -(-height // 2), -(-width // 2)
         self.layers = nn.Sequential(*layers)
         self.logit = nn.Linear(widths[-1] * height * width, 1)
-        initialise(self, seed, name)
+        initialise(self, seed, name, std=GAN_STD)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
