@@ -186,30 +186,30 @@ def initialise(module: nn.Module, seed: int, *where: str, std: float | None = No
 
     Every parameter has its own random stream, named after it, so neither the order of construction nor another module
     changes it. Convolutions, grouped ones too: normal, variance 2 / fan out (He et al., ICCV 2015, as torchvision's
-    ResNet); their biases 0. Linear layers and transposed convolutions: weights and biases uniform within the root of
-    1 / fan in, torch's default. Normalisations: 1, 0, and fresh running statistics.
+    ResNet); their biases 0. Linear layers: weights and biases uniform within the root of 1 / fan in, torch's default.
+    Normalisations: 1, 0, and fresh running statistics.
 
     Args:
         module: changed in place.
         seed: seeds the weights.
         where: distinguishes modules whose parameters have the same names, such as branches.
-        std: standard deviation of the weights of all convolutions, transposed ones too, in place of the above; their
-            biases are then 0.
+        std: standard deviation of the weights of all convolutions; transposed ones have no other.
 
     Raises:
         TypeError: a layer of another kind holds parameters.
     """
-    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+    convolutions = (nn.Conv2d,) if std is None else (nn.Conv2d, nn.ConvTranspose2d)
     for name, part in module.named_modules():
-        if isinstance(part, (nn.Linear, *(transposed if std is None else ()))):
+        if isinstance(part, nn.Linear):
             reach = part.weight[0].numel() ** -0.5
             for own, parameter in part.named_parameters(recurse=False):
                 drawn = uniform(parameter.shape, seed, "init", *where, f"{name}.{own}")
                 parameter.data = (reach * (2 * drawn - 1)).to(parameter)
-        elif isinstance(part, (nn.Conv2d, *transposed)):
-            spread = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size))) if std is None else std
+        elif isinstance(part, convolutions):
+            he = math.sqrt(2 / (part.out_channels * math.prod(part.kernel_size)))
             with torch.no_grad():
-                part.weight.copy_(spread * normal(part.weight.shape, seed, "init", *where, f"{name}.weight"))
+                drawn = normal(part.weight.shape, seed, "init", *where, f"{name}.weight")
+                part.weight.copy_((he if std is None else std) * drawn)
                 if part.bias is not None:
                     part.bias.zero_()
         elif isinstance(part, (_BatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)):

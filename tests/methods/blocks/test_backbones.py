@@ -142,8 +142,6 @@ def test_where_distinguishes_branches() -> None:
     [
         lambda: nn.Linear(50, 40),
         lambda: nn.Linear(50, 40, bias=False),
-        lambda: nn.ConvTranspose2d(24, 36, 4, 2, 1),
-        lambda: nn.ConvTranspose2d(24, 36, 4, 2, 1, groups=6),
     ],
 )
 def test_linear_layers_have_the_range_of_torch(layer: Callable[[], nn.Module]) -> None:
@@ -163,6 +161,21 @@ def test_grouped_convolutions_have_the_variance_of_torchvision() -> None:
     initialise(net, 1)
     expected = nn.init.kaiming_normal_(torch.empty_like(net[0].weight), mode="fan_out", nonlinearity="relu").std()
     assert net[0].weight.std().item() == pytest.approx(expected.item(), rel=0.1)
+
+
+def test_a_given_deviation_holds_for_all_convolutions_and_for_them_alone() -> None:
+    layers = [nn.Conv2d(16, 64, 3), nn.ConvTranspose2d(64, 32, 4, 2), nn.BatchNorm2d(32), nn.Linear(50, 40)]
+    net, other = nn.Sequential(*layers), nn.Sequential(*layers[:1], nn.Identity(), *layers[2:])
+    initialise(net, 1, std=0.02)
+    for layer in net[:2]:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.03)
+        assert not layer.bias.any()
+    linear = net[3].weight.clone()
+    initialise(other, 1)
+    assert torch.equal(other[3].weight, linear)
+    assert torch.equal(net[2].weight, torch.ones(32))
+    with pytest.raises(TypeError, match=r"initial weights of 1 \(ConvTranspose2d\)"):
+        initialise(net, 1)
 
 
 def test_initial_weights_have_the_variance_of_the_fan_out() -> None:

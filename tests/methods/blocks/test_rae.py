@@ -84,6 +84,14 @@ def test_parts_have_weights_of_their_own() -> None:
     assert not torch.equal(first[0], first[2])
 
 
+def test_decoder_and_discriminators_start_as_aligngans() -> None:
+    made = (Decoder(64, (48, 32), (2, 2, 2), seed=1), Discriminator(64, (48, 32, 32), (8, 8), seed=1, name="judge"))
+    for part in made:
+        weights = [it.weight for it in part.modules() if isinstance(it, (nn.Conv2d, nn.ConvTranspose2d))]
+        assert len(weights) == 3
+        assert all(weight.std().item() == pytest.approx(0.02, rel=0.1) for weight in weights)
+
+
 def test_fusion_equals_the_full_bilinear_form() -> None:
     """Check sum over positions of F1^T W_i F2, with W_i put together from U, V and Q, by loops in float64."""
     fusion = Fusion(4, 6, seed=1).double()
