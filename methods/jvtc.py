@@ -301,9 +301,9 @@ class Adapt(Trained):
     """Batches per epoch; a pass over Market-1501 has 101."""
     milestones: tuple[int, ...] = role("milestones", (40, 80))
     """Epochs, counted from 1, from which the learning rates are multiplied by 0.1."""
-    backbone_lr: float = role("rate", 0.01)
+    backbone_lr: float = role("lr", 0.01)
     """Learning rate of the backbone, by SGD with Nesterov's momentum of 0.9."""
-    head_lr: float = role("rate", 0.1)
+    head_lr: float = role("lr", 0.1)
     """Learning rate of embedding and classifier."""
     weight_decay: float = 5e-4
     """Weight decay of SGD."""
