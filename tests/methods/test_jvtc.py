@@ -119,12 +119,18 @@ def test_labels_are_renewed_from_a_tenth_and_joint_from_three_tenths() -> None:
     assert asked == [(epoch, epoch >= 30) for epoch in range(10, 101, 5)]
 
 
-@pytest.mark.parametrize(("scale", "begins", "every"), [("smoke", 2, 2), ("small", 3, 2), ("paper", 10, 5)])
-def test_scales_cut_the_clock_of_the_memory_too(scale: str, begins: int, every: int) -> None:
+@pytest.mark.parametrize(
+    ("scale", "begins", "every", "rates"),
+    [("smoke", 2, 2, (0.1, 1.0)), ("small", 3, 2, (0.1, 1.0)), ("paper", 10, 5, (0.01, 0.1))],
+)
+def test_scales_cut_the_clock_of_the_memory_too(
+    scale: str, begins: int, every: int, rates: tuple[float, float]
+) -> None:
     stage = rewrite(jvtc.Adapt(MARKET, DUKE), lambda value: value, at_scale(SCALES[scale]))
     assert (stage.memory.begins, stage.memory.every) == (begins, every)
     assert stage.memory.epochs == stage.epochs
-    assert (stage.memory.most, stage.backbone_lr) == (0.8, 0.01)
+    assert stage.memory.most == 0.8
+    assert (stage.backbone_lr, stage.head_lr) == rates
 
 
 def test_global_loss_starts_with_the_first_clusters() -> None:
