@@ -129,13 +129,13 @@ class Pretrain(Trained):
     """How images are resized to `input`; bilinear in the code of ECN and SSG."""
     batch: int = role("images", 32)
     """Images per batch."""
-    epochs: int = role("epochs", 260)
+    epochs: int = role("slow epochs", 260)
     """Epochs in total; those of an iteration, since the paper gives no number."""
-    milestones: tuple[int, ...] = role("milestones", MILESTONES)
+    milestones: tuple[int, ...] = role("slow milestones", MILESTONES)
     """Epochs, counted from 1, from which the learning rates are multiplied by 0.1."""
-    base_lr: float = role("lr", 3e-5)
+    base_lr: float = role("slow lr", 3e-5)
     """Learning rate of the backbone (SGD); 1.5e-4 as printed."""
-    lr: float = role("lr", 1.5e-4)
+    lr: float = role("slow lr", 1.5e-4)
     """Learning rate of all other layers; 3e-5 as printed."""
     momentum: float = 0.9
     """Momentum of SGD."""
@@ -251,17 +251,17 @@ class Adapt(Trained):
     """Whether eps is set again in every step, not only in the first."""
     steps: int = role("rounds", 6)
     """Rounds of clustering and training, the paper's iterations."""
-    epochs: int = role("epochs", 260)
+    epochs: int = role("slow epochs", 260)
     """Epochs of a step."""
-    milestones: tuple[int, ...] = role("milestones", MILESTONES)
+    milestones: tuple[int, ...] = role("slow milestones", MILESTONES)
     """Epochs of a step, counted from 1, from which the learning rates are multiplied by 0.1."""
     source_batch: int = role("images", 16)
     """Source images per batch."""
     target_batch: int = role("images", 16)
     """Target images per batch."""
-    base_lr: float = role("lr", 3e-5)
+    base_lr: float = role("slow lr", 3e-5)
     """Learning rate of the backbone (SGD, re-created at each step); 1.5e-4 as printed."""
-    lr: float = role("lr", 1.5e-4)
+    lr: float = role("slow lr", 1.5e-4)
     """Learning rate of all other layers; 3e-5 as printed."""
     momentum: float = 0.9
     """Momentum of SGD."""

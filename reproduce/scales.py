@@ -53,6 +53,10 @@ class Scale:
     """Factor on learning rates of a net that starts from weights."""
     from_nothing: float = 1.0
     """Factor on learning rates of a net that starts from scratch."""
+    slow_shorten: float = 1.0
+    """Factor on epochs and milestones of a slow recipe, besides `shorten`."""
+    slow_faster: float = 1.0
+    """Factor on its learning rates, besides `faster` or `from_nothing`."""
     narrow: bool = False
     """Whether the narrow net replaces the backbone; widths of heads and projections are then divided by 16, but not
     below 32."""
@@ -122,6 +126,8 @@ SCALES = {
         shrink=4,
         faster=FASTER,
         from_nothing=10.0,
+        slow_shorten=0.3,
+        slow_faster=100.0,
         narrow=True,
         ids=14,
         tested=4,
@@ -152,6 +158,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
       owner's field with the role "images") and at least one.
     - "channels" belong to a network on pixels, such as an image translator; they shrink like the sides of its images
       wherever the backbone is narrow.
+    - "slow epochs", "slow milestones" and "slow lr" belong to a recipe of many times more and smaller steps than
+      others, which is shortened further and takes larger steps in return.
     - A "rate" is the learning rate of a part that starts from scratch at all scales, such as a decoder or
       discriminator, and is not scaled.
 
@@ -162,8 +170,11 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
     def cut(value: int) -> int:
         return value if scale.longest is None else min(value, scale.longest)
 
-    def shortened(value: int) -> int:
-        return cut(max(1, round(value * scale.shorten)))
+    def shortened(value: int, factor: float = scale.shorten) -> int:
+        return cut(max(1, round(value * factor)))
+
+    def milestones(value: Any, factor: float = scale.shorten) -> Any:
+        return tuple(round(epoch * factor) for epoch in value) if isinstance(value, tuple) else round(value * factor)
 
     def images(value: int) -> int:
         return value if scale.batch is None else min(value, 4 * scale.batch)
@@ -210,18 +221,17 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
 
         return count
 
+    slow = scale.shorten * scale.slow_shorten
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
+        "slow epochs": lambda value: shortened(value, slow),
+        "slow milestones": lambda value: milestones(value, slow),
         ROUNDS: cut,
         "iterations": counted(1 / (scale.ids * scale.shorten)),
         "updates": counted(1 / scale.ids),
         "updates of epochs": counted(scale.shorten / scale.ids),
         "period": lambda value: max(round(value * scale.shorten), min(value, TEST_EVERY)),
-        "milestones": lambda value: (
-            tuple(round(epoch * scale.shorten) for epoch in value)
-            if isinstance(value, tuple)
-            else round(value * scale.shorten)
-        ),
+        "milestones": milestones,
         "input": lambda value: (value[0] // scale.shrink, value[1] // scale.shrink),
         "pixels": lambda value: round(value / scale.shrink),
         "backbone": lambda value: STEMS.get(value, value) if scale.narrow else value,
@@ -234,7 +244,12 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         PRECISION: lambda value: value,
     }
 
-    of_owner = {"queue": queue, "lr": lr, "momentum": momentum}
+    of_owner = {
+        "queue": queue,
+        "lr": lr,
+        "slow lr": lambda value, owner: lr(value, owner) * scale.slow_faster,
+        "momentum": momentum,
+    }
 
     def by_role(role: str, value: Any, owner: Any) -> Any:
         if role in of_owner:

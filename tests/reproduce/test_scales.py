@@ -95,6 +95,38 @@ def test_rates_from_scratch_stay(scale: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Patient:
+    """A recipe of many small steps."""
+
+    epochs: int = role("slow epochs", 260)
+    milestones: tuple[int, ...] = role("slow milestones", (61, 121, 181, 241))
+    lr: float = role("slow lr", 3e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale", "epochs", "milestones", "lr"),
+    [
+        ("smoke", 2, (61, 121, 181, 241), 3e-4),
+        ("small", 26, (6, 12, 18, 24), 3e-2),
+        ("medium", 130, (30, 60, 90, 120), 3e-5),
+        ("paper", 260, (61, 121, 181, 241), 3e-5),
+    ],
+)
+def test_slow_recipes_take_fewer_and_larger_steps(
+    scale: str, epochs: int, milestones: tuple[int, ...], lr: float
+) -> None:
+    stage = rewrite(Patient(), by_role=at_scale(SCALES[scale]))
+    assert (stage.epochs, stage.milestones) == (epochs, milestones)
+    assert stage.lr == pytest.approx(lr)
+
+
+def test_slow_recipes_have_the_other_factors_too() -> None:
+    scale = dataclasses.replace(TWO_RATES, slow_faster=5.0)
+    assert rewrite(Patient(lr=1.0), by_role=at_scale(scale)).lr == 15.0
+    assert rewrite(Patient(lr=1.0), by_role=at_scale(scale, scratch=True)).lr == 35.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Averaged:
     """A training with a mean net, its epochs counted in iterations."""
 

@@ -63,13 +63,13 @@ def test_a_point_of_a_sweep_at_the_row_s_value_is_the_row() -> None:
     assert sweeps["5"]["p"](TASK, 1, 6.4e-3).train.cluster == DBSCAN(TopP(6.4e-3, of=16522), 4)
 
 
-def test_daam_has_the_printed_schedule_at_paper_scale_and_a_third_at_small() -> None:
+def test_daam_has_the_printed_schedule_at_paper_scale_and_a_tenth_at_small() -> None:
     train = DAAM["ours"](TASK, 1).train
     assert (train.steps, train.epochs, train.input) == (6, 260, (384, 128))
     assert (train.init.batch, train.source_batch + train.target_batch) == (32, 32)
     small = Setting("small", weights=SCRATCH).resolve(train)
-    assert (small.steps, small.epochs, small.milestones, small.input) == (6, 87, (20, 40, 60, 80), (96, 32))
-    assert (small.base_lr, small.lr) == pytest.approx((3e-4, 1.5e-3))
+    assert (small.steps, small.epochs, small.milestones, small.input) == (6, 26, (6, 12, 18, 24), (96, 32))
+    assert (small.base_lr, small.lr) == pytest.approx((0.03, 0.15))
 
 
 @pytest.mark.parametrize("task", ["c2c", "m2m", "x2x", "t2t"])
