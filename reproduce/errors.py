@@ -8,4 +8,4 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """Training produced a non-finite number; the message names the step."""
+    """Training produced a number that is not finite, or a network that embeds images as zeros."""

@@ -9,7 +9,7 @@ from reproduce.artifacts import Scores, Training
 from reproduce.data.sources import Covered
 from reproduce.data.transforms import IMAGENET, Pixels
 from reproduce.dataset import JUNK, Sightings
-from reproduce.errors import UserError
+from reproduce.errors import Diverged, UserError
 from reproduce.stage import Env, Stage, added, closure
 
 if TYPE_CHECKING:
@@ -687,11 +687,22 @@ def embed(
     Returns:
         (N, D) on the images' device, with `flip` the sum over image and mirror image; of length 1 with `unit`, else as
         the network returns them.
+
+    Raises:
+        Diverged: with `unit`, an embedding is zero or not finite.
     """
     from torch.nn.functional import normalize
 
     embeddings = _passed(net, images, lambda inputs: net(inputs) + net(inputs.flip(3)) if flip else net(inputs), pixels)
-    return normalize(embeddings) if unit else embeddings
+    if not unit:
+        return embeddings
+    sound = embeddings.isfinite().all(1) & embeddings.any(1)
+    if lost := int((~sound).sum()):
+        raise Diverged(
+            f"embeddings of {lost:,} of {len(images):,} images are zero or not finite: "
+            "training diverged; lower its lr or look at its input images"
+        )
+    return normalize(embeddings)
 
 
 def _passed(

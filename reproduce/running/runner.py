@@ -319,6 +319,7 @@ class StageEnv:
         self.began = self._last_log = time.monotonic()
         self._shown = 0.0
         self._looped = False
+        self._restored = 0
 
     def get(self, stage: Stage[A]) -> A:
         if stage.key not in self._reachable:
@@ -366,6 +367,7 @@ class StageEnv:
         start, fresh = 0, anchors(state)
         if progress := load_last(folder, state, self.tell):
             start, self.history, self.spent = progress["done"], progress["history"], progress["spent"]
+            self._restored = start
         self._last_log = time.monotonic()
         keeps = self._site.rank == 0
         due = self._last_log + self._site.save_every
@@ -425,7 +427,8 @@ class StageEnv:
         now = time.monotonic()
         if done == count or now - self._shown >= SHOW_EVERY:
             self._shown = now
-            self._report({"event": "progress", "unit": unit, "done": done, "count": count})
+            counted = {"unit": unit, "restored": self._restored, "done": done, "count": count}
+            self._report({"event": "progress", **counted})
 
 
 def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], bool] = lambda: False) -> None:

@@ -89,8 +89,9 @@ def progress(job: Job) -> list[str]:
             words.append(form.format(logged[name]))
     if "images_per_s" in logged:
         words.append(f"{logged['images_per_s']:.0f} images/s")
-    if logged.get("done") and logged["done"] < logged["count"]:
-        words.append(f"{clock(job.seconds / logged['done'] * (logged['count'] - logged['done']))} left")
+    own = logged.get("done", 0) - logged.get("restored", 0)
+    if own and logged["done"] < logged["count"]:
+        words.append(f"{clock(job.seconds / own * (logged['count'] - logged['done']))} left")
     return words
 
 

@@ -30,13 +30,14 @@ from reproduce.data.reading import read
 from reproduce.data.standins import StandIn
 from reproduce.data.transforms import IMAGENET, LUPERSON, Pixels, normalise
 from reproduce.data.world import Size
-from reproduce.errors import UserError
+from reproduce.errors import Diverged, UserError
 from reproduce.evaluation import (
     Evaluate,
     OnSource,
     Rerank,
     Retrieval,
     Seen,
+    embed,
     evaluate_ranking,
     renew_statistics,
     source_models,
@@ -614,6 +615,18 @@ def test_renewed_statistics_are_those_of_the_images(drawn: tuple[StandIn, Any]) 
     assert not torch.equal(net.first.running_mean, kept), "training goes on as before"
     renew_statistics(net.eval(), images, batch=8)
     torch.testing.assert_close(net.first.running_mean, inputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_embeddings_without_direction_mean_that_training_diverged(drawn: tuple[StandIn, Any], value: float) -> None:
+    _, data = drawn
+    images = decoding.Images(data.root, data.train[:6], (64, 32), "cpu")
+    net = Normed().eval()
+    assert embed(net, images).norm(dim=1).tolist() == pytest.approx([1] * 6)
+    net.second.weight.data.fill_(value)
+    with pytest.raises(Diverged, match="embeddings of 6 of 6 images are zero or not finite: training diverged"):
+        embed(net, images)
+    assert embed(net, images, unit=False).shape == (6, 3)
 
 
 def test_source_models_of_an_evaluation(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:

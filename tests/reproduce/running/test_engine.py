@@ -202,6 +202,8 @@ def test_a_training_stops_at_its_next_epoch_and_goes_on(engine: Callable[..., En
     assert second.wait(After(stage)).status == "done"
     assert second.store.described(stage).provenance.resumed
     assert [entry["step"] for entry in second.store.history(stage)] == list(range(1, 9))
+    assert first.jobs[stage.key].progress["restored"] == 0
+    assert second.jobs[stage.key].progress["restored"] >= 2, "so that the time left counts the epochs of this run"
 
 
 def test_what_does_not_stop_within_the_grace_is_killed(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def test_progress_shows_epoch_loss_speed_and_time_left() -> None:
     job = Job(STAGE, "running", started=100.0, ended=110.0)
     job.progress = {"unit": "epoch", "done": 5, "count": 20, "loss": 1.23456, "mAP": 45.67, "images_per_s": 812.3}
     assert progress(job) == ["epoch 5/20", "loss 1.235", "mAP 45.7", "812 images/s", "0:30 left"]
+    job.progress |= {"restored": 4}
+    assert progress(job)[-1] == "2:30 left"
+    job.progress |= {"restored": 5}
+    assert progress(job)[-1] == "812 images/s"
     job.progress = {}
     assert progress(job) == []
     job.progress = {"clusters": 31.0, "portion": 56.94, "purity": 80.2, "outliers": 401.0}
