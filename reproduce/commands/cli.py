@@ -467,7 +467,7 @@ def _digests(options: argparse.Namespace) -> dict[str, str]:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """List or delete drafts and states of dead runs, and artifacts that no kept result names."""
+    """List or delete drafts and states of dead runs, and artifacts that no kept result or queued job names."""
     from reproduce.running.runner import Store
 
     if not (options.store / "store.json").exists():
@@ -491,7 +491,11 @@ def gc(options: argparse.Namespace) -> None:
 
 
 def _collect(store: Store, keep: Sequence[Path], *, delete: bool) -> None:
-    kept = {
+    from reproduce.running.cluster import queued
+
+    jobs = queued(store.root)
+    awaited = {key for job in jobs for key in job.stages}
+    kept = awaited | {
         stage.key
         for folder in keep
         for record in (
@@ -502,10 +506,13 @@ def _collect(store: Store, keep: Sequence[Path], *, delete: bool) -> None:
         for stage in record.stages
     }
     artifacts = [path.parent for path in sorted(store.root.glob("*/*/artifact.json")) if path.parent.name not in kept]
-    leftovers = sorted([*store.root.glob(".drafts/*"), *store.root.glob(".scratch/*")])
+    unfinished = sorted([*store.root.glob(".drafts/*"), *store.root.glob(".scratch/*")])
+    leftovers = [path for path in unfinished if path.name.partition("@")[0] not in awaited]
     building = {path.stem for path in store.root.glob(".locks/*.lock") if _held(store, path.stem)}
     if building and delete:  # by a run of a version that leaves no note
         raise UserError(f"a run is building stage {min(building)} in {store.root}: wait for its end")
+    if jobs:
+        print(f"{counted(len(jobs), 'job')} in a queue, or not collected from it yet: what they build and need stays")
     size = 0
     for folder in [*leftovers, *artifacts]:
         size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -368,3 +368,19 @@ class Cluster(Engine):
         with contextlib.suppress(OSError):
             return printable("\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:]))
         return ""
+
+
+def queued(root: Path) -> list[specs.Spec]:
+    """Read the descriptions of a store's jobs that are in Slurm's queue, or that were left there and not collected yet.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    folder = root.resolve() / specs.FOLDER
+    left = {note.with_suffix(".json") for note in folder.glob("*/[!.]*.left")}
+    states = (slurm.ask() or {}).values() if folder.is_dir() else ()
+    scripts = (state.script.resolve() for state in states if not state.over)
+    return [
+        specs.read(path)
+        for path in sorted(left | {script.with_suffix(".json") for script in scripts if script.is_relative_to(folder)})
+    ]

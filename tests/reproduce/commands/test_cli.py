@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import made
 import PIL.Image
 import pytest
 import trees
-from demo_stages import Number
+from demo_stages import After, Descent, Number
 
 from reproduce.commands.cli import main
 from reproduce.data import sheets
@@ -19,6 +20,7 @@ from reproduce.data.catalogue import drawn
 from reproduce.data.world import CAUSES
 from reproduce.errors import UserError
 from reproduce.papers import records
+from reproduce.running import slurm, specs
 from reproduce.running.engine import Engine
 from reproduce.running.runner import Site, Store, build
 
@@ -116,6 +118,41 @@ def test_gc_keeps_what_results_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert store.has(Number(2.0))
     assert main([*command, "--delete"]) == 0
     assert (store.has(Number(1.0)), store.has(Number(2.0)), store.scratch(Number(7.0)).exists()) == (True, False, False)
+
+
+def test_gc_keeps_what_jobs_in_a_queue_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether Slurm says that they are queued, or a run has noted that it left them."""
+    store, site = Store(tmp_path / "store"), Site(tmp_path / "store")
+    training, done = Descent(), Number(1.0)
+    (store.scratch(training)).mkdir(parents=True)
+    job = store.root / specs.FOLDER / "training" / "abcd.json"
+    described = specs.spec([After(training)], [], store, site, same=True)
+    job.parent.mkdir()
+    specs.write(described, job)
+    delete = ["gc", "--store", str(store.root), "--keep", "--delete"]
+
+    def kept() -> bool:
+        build(done, site, lambda _: None)
+        assert main(delete) == 0
+        assert not store.has(done)
+        says = "1 job in a queue, or not collected from it yet: what they build and need stays\n"
+        assert (capsys.readouterr().out.partition("unused")[0] == says) == store.scratch(training).exists()
+        return store.scratch(training).exists()
+
+    def answers(*states: slurm.State) -> None:
+        monkeypatch.setattr(slurm, "ask", lambda: {state.id: state for state in states})
+
+    noted = job.with_suffix(".left")
+    noted.write_text("4711")
+    assert kept()
+    noted.unlink()
+    pending = slurm.State("4711", "training", "PENDING", "Resources", "", "", job.with_suffix(".sh"))
+    answers(pending)
+    assert kept()
+    answers(replace(pending, script=tmp_path / "other.sh"), replace(pending, id="7", state="CANCELLED"))
+    assert not kept()
 
 
 def test_gc_deletes_nothing_while_a_run_uses_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
