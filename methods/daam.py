@@ -14,8 +14,9 @@ Deviates:
       pass over the target images that have a label. The paper says 32 images. The loss of equation 7 is the mean over
       all 32.
     - UDAP, which the paper follows, gives p = 1.6e-3, M = 4, k1 = 20 and k2 = 6; the paper does not name those of its
-      tables. Off the published data p is the share that gives an image as many neighbours. We set eps in the first
-      iteration, and cluster Jaccard distances alone, of features that are not normalised.
+      tables. On other data eps is the one that leaves most clusters, in each iteration; where p is swept, it is the
+      share that gives an image as many neighbours. A share sets eps in the first iteration. We cluster Jaccard
+      distances alone, of features that are not normalised.
     - Outliers of DBSCAN are left out of training until the next iteration, as in UDAP.
     - Centres of equation 4 are means of the members' features. Squared distances are at least 1 % of their mean, since
       an image at a centre would have an infinite weight. Weights stay fixed within an iteration.
@@ -234,7 +235,8 @@ class Adapt(Trained):
     target: Any
     """The domain to adapt to. Its training labels only measure purity."""
     cluster: DBSCAN
-    """DBSCAN on Jaccard distances; its rule `TopP` has the paper's p, its `min_samples` is M."""
+    """DBSCAN on Jaccard distances; its rule `TopP` has the paper's p, its `min_samples` is M. With `MostClusters` eps
+    is set again in every step."""
     loss: Smoothed | Soft = Soft()
     """How pseudo labels weigh clusters in the target's cross-entropy."""
     specific: bool = True
@@ -270,7 +272,8 @@ class Adapt(Trained):
     augment: Augment = AUGMENT
     """Augmentation of both domains' training images."""
     bn_group: int | None = None
-    """Images that share batch statistics, source images first; None for those of `init`."""
+    """Images that share batch statistics, source images first; None for those of `init`. Running statistics are those
+    of the first group, so with 16 of the source alone."""
     input: tuple[int, int] = role("input", (384, 128))
     """Height and width in pixels."""
     resample: Resample = "bilinear"
@@ -394,7 +397,7 @@ class Adapt(Trained):
         from reproduce.neighbours import jaccard_graph
 
         graph = jaccard_graph(features, self.k1, self.k2, variant="udap")
-        eps = self.cluster.radius(graph) if eps is None else eps
+        eps = self.cluster.radius(graph, before=eps)
         labels = replace(self.cluster, eps=eps).labels(graph)
         return PseudoLabels(features, labels, labels, eps)
 

@@ -10,8 +10,8 @@ Deviates:
       distance, reads eps from the upper triangle and follows rows. Pairs without common neighbours are at distance 1.
     - The histogram has as many bins as the training images need, and the probability beyond them is 0. The published
       code has 3,000 bins and stops with an index error on Market-1501, whose gaps reach bin 4,274.
-    - An epoch has a fixed number of iterations, a pass over the source; target batches go on over as many passes as
-      needed.
+    - An epoch has a fixed number of iterations, a pass over the source. As published, target batches go on from epoch
+      to epoch, pass after pass.
     - On MSMT17 the eps of visual clusters is not multiplied by 0.8, and an image has as many near images in each part
       of a day as in one of average size. Its published code is a fragment, without its test by joint similarity; here
       images of different parts of a day have a probability of 0.
@@ -269,6 +269,8 @@ class Joint:
 class Adapt(Trained):
     """Train with labels on the source and by local and global losses on the target, from published weights."""
 
+    version: ClassVar[int] = 2
+
     source: Any
     """The labelled domain."""
     target: Any
@@ -361,6 +363,9 @@ class Adapt(Trained):
         optimizer = self.optimizer(net)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, health={})
 
+        visits = self.epochs * self.iterations
+        stream = shuffled_batches(len(images[1]), self.target_batch, seed=self.seed, epoch=1, iterations=visits)
+
         for epoch in env.epochs(self.epochs, state):
             done = epoch + 1
             self.memory.relabel(head, epoch, embeddings, sightings)
@@ -372,10 +377,9 @@ class Adapt(Trained):
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
             set_rates([optimizer], rate)
             place: Any = {"seed": self.seed, "iterations": self.iterations}
-            sizes = self.batch, self.target_batch
             batches = [
-                shuffled_batches(len(of), size, epoch=2 * epoch + at, **place)
-                for at, (of, size) in enumerate(zip(images, sizes, strict=True))
+                shuffled_batches(len(images[0]), self.batch, epoch=2 * epoch, **place),
+                stream[epoch * self.iterations : done * self.iterations],
             ]
             net.train()
             losses, parts = [], []

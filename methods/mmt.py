@@ -208,7 +208,7 @@ class Adapt(Trained):
         else:
             means = normalize(means)
             graph = jaccard_graph(means, self.k1, self.k2, variant="mmt")
-            eps = self.cluster.radius(graph) if eps is None else eps
+            eps = self.cluster.radius(graph, before=eps)
             labels = replace(self.cluster, eps=eps).labels(graph)
         return PseudoLabels(means, labels, labels, eps)
 

@@ -20,8 +20,9 @@ Deviates:
       supervised training take all 20,000, as the whole model.
     - An epoch, after which images are labelled again, has 200 iterations; a pass over Market-1501 has 179, over
       DukeMTMC-reID 229. The training has the printed 20,000.
-    - Images are clustered by UDAP's Jaccard distances of pooled features of length 1 (k1 20, k2 6) and DBSCAN, with an
-      eps fixed at the first epoch. Target classifiers start anew at each labelling.
+    - Images are clustered by UDAP's Jaccard distances of pooled features of length 1 (k1 20, k2 6) and DBSCAN, with
+      UDAP's eps, fixed at the first epoch; on other data than the published with the eps that leaves most clusters, at
+      each epoch. Target classifiers start anew at each labelling.
     - An iteration takes one step down equation 9, one down 17 and one down 21. The first two move the encoder; the
       third moves the fusion and its classifiers alone, on the maps that algorithm 2 computes at test. So FT + PT and
       FT + PT + F are one training, tested without and with fusion.
@@ -34,6 +35,8 @@ Deviates:
       (`guest`) replaces both losses on clusters of the target (equations 5 and 23), from the first epoch. Fused
       features have a memory of their own and the labels of pooled ones. MMCL's takes features normalised over the
       batch. Target batches are drawn uniformly, as many images as for clusters, views included.
+    - With pixel transfer before training (PT^), the encoder's own training still sees the source's images as they are.
+    - The sweep of lambda_tri in figure 6 leaves the encoder's own training (equation 2) at 1.
     - With fewer clusters than P a batch holds all of them; with fewer than two, or a loss that is not finite, training
       stops as collapsed. The paper covers neither.
     - The last network is kept; the paper names no selection.
@@ -263,7 +266,7 @@ class Batch(NamedTuple):
 class Adapt(Trained):
     """Train on labelled source and clustered target images, with transfer of features and pixels and their fusion."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     test_views: ClassVar[tuple[str, ...]] = ("fused",)
 
     init: Any
@@ -273,7 +276,7 @@ class Adapt(Trained):
     target: Any
     """The domain to adapt to. Its training labels only measure purity."""
     cluster: DBSCAN
-    """Clusters Jaccard distances, with eps fixed at the first epoch."""
+    """Clusters Jaccard distances, with eps fixed at the first epoch (except for `MostClusters`)."""
     feature: bool = True
     """Whether the encoder makes target features look like the source's (FT, equation 8)."""
     pixel: bool = True
@@ -420,11 +423,12 @@ class Adapt(Trained):
             rate = warmup_steps(done, warmup=0, milestones=self.milestones)
             set_rates(state.optimizers.values(), rate)
 
-            place: Any = {"seed": self.seed, "iterations": self.iterations}
             known = [labels, state.labels if self.guest is None else np.arange(len(pids))]
             batches = [
-                identity_batches(labels.tolist(), self.P, self.K, epoch=2 * epoch, **place),
-                self.target_batches(state.labels, epoch=2 * epoch + 1, **place),
+                identity_batches(
+                    labels.tolist(), self.P, self.K, seed=self.seed, epoch=2 * epoch, iterations=self.iterations
+                ),
+                self.target_batches(state.labels, epoch),
             ]
             streams = [shown.batches(batches[at % 2]) for at, shown in enumerate([*images, *others])]
             net.train()
@@ -483,13 +487,20 @@ class Adapt(Trained):
         state.labels, state.eps = guessed.kept, guessed.eps
         state.health = health(guessed.raw, guessed.kept, pids, before=before, eps=guessed.eps)
 
-    def target_batches(self, labels: NDArray[np.int64], **place: Any) -> Sequence[list[int]]:
-        """Draw target batches: P of the clusters (N,), at most all; with a guest as many images drawn uniformly."""
+    def target_batches(self, labels: NDArray[np.int64], epoch: int) -> Sequence[list[int]]:
+        """Draw the target batches of an epoch: P of the clusters (N,), at most all.
+
+        With a guest as many images drawn uniformly, in passes that go on from epoch to epoch.
+        """
         from reproduce.data.sampling import identity_batches, shuffled_batches
 
+        count = self.iterations
         if self.guest:
-            return shuffled_batches(len(labels), self.P * self.K // self.shown, **place)
-        return identity_batches(labels.tolist(), min(self.P, int(labels.max()) + 1), self.K, **place)
+            size = self.P * self.K // self.shown
+            whole = shuffled_batches(len(labels), size, seed=self.seed, epoch=1, iterations=self.epochs * count)
+            return whole[epoch * count : (epoch + 1) * count]
+        people = min(self.P, int(labels.max()) + 1)
+        return identity_batches(labels.tolist(), people, self.K, seed=self.seed, epoch=2 * epoch + 1, iterations=count)
 
     def network(self, encoder: ReID, clusters: int = 1) -> RAE:
         """Build the parts of this training around an encoder, with their initial weights; a guest's are not started."""
@@ -656,13 +667,13 @@ class Adapt(Trained):
 
         Args:
             embeddings: pooled features.
-            eps: from the first epoch; None at the first epoch.
+            eps: of the epoch before; None at the first epoch.
         """
         from methods.blocks.labels import PseudoLabels
         from reproduce.neighbours import jaccard_graph
 
         graph = jaccard_graph(embeddings, self.k1, self.k2, variant="udap")
-        eps = self.cluster.radius(graph) if eps is None else eps
+        eps = self.cluster.radius(graph, before=eps)
         labels = replace(self.cluster, eps=eps).labels(graph)
         return PseudoLabels(embeddings, labels, labels, eps)
 

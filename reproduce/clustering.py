@@ -103,13 +103,14 @@ class MostClusters:
 
 @dataclass(frozen=True)
 class Tuned:
-    """An eps that a paper tuned for one target. It holds for that data set and network; elsewhere a rule applies.
+    """An eps, or the share in a rule for it, that suits one target. It holds for that data set and network; elsewhere
+    another rule applies.
 
     `reproduce.session.setting` replaces it by one or the other.
     """
 
-    printed: float | Rho
-    """The paper's eps, or its rule on the published data."""
+    printed: float | Rho | TopP
+    """The paper's eps, or the rule on the published data."""
     elsewhere: MostClusters | Rho = MostClusters()
     """The rule for other data."""
 
@@ -141,18 +142,21 @@ class DBSCAN:
         """Whether eps is searched at every clustering instead of being fixed once."""
         return isinstance(self.eps, MostClusters)
 
-    def radius(self, graph: sparse.csr_array, kept: Kept | None = None) -> float:
+    def radius(self, graph: sparse.csr_array, kept: Kept | None = None, *, before: float | None = None) -> float:
         """Return eps, or compute it for this graph by its rule.
 
         Args:
             graph: see `labels`.
             kept: maps labels (N,) as clustered to labels to train on, 0, 1, ...; None if all are trained on.
+            before: eps of an earlier clustering, which is returned unless eps is searched at every one.
 
         Raises:
             UserError: the rule finds no distance to set eps from, or `reproduce.session.setting` has not resolved eps.
         """
         if isinstance(self.eps, Tuned):
             raise UserError(f"eps is {self.eps}, which is not resolved: give its number or its rule")
+        if before is not None and not self.searched:
+            return before
         if isinstance(self.eps, MostClusters):
 
             def left(eps: float) -> int:

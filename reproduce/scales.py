@@ -173,7 +173,8 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
     def shortened(value: int, factor: float = scale.shorten) -> int:
         return cut(max(1, round(value * factor)))
 
-    def milestones(value: Any, factor: float = scale.shorten) -> Any:
+    def milestones(value: Any) -> Any:
+        factor = scale.shorten
         return tuple(round(epoch * factor) for epoch in value) if isinstance(value, tuple) else round(value * factor)
 
     def images(value: int) -> int:
@@ -222,10 +223,14 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         return count
 
     slow = scale.shorten * scale.slow_shorten
+
+    def slow_milestones(value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(round((epoch - 1) * slow) + 1 for epoch in value)
+
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,
         "slow epochs": lambda value: shortened(value, slow),
-        "slow milestones": lambda value: milestones(value, slow),
+        "slow milestones": slow_milestones,
         ROUNDS: cut,
         "iterations": counted(1 / (scale.ids * scale.shorten)),
         "updates": counted(1 / scale.ids),

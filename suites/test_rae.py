@@ -11,7 +11,7 @@ import pytest
 
 from methods import cyclegan, jvtc, mmcl, rae
 from methods.guests import Labeller
-from reproduce.clustering import DBSCAN, Rho
+from reproduce.clustering import DBSCAN, Rho, Tuned
 from reproduce.data.domains import Domain
 from reproduce.evaluation import Evaluate
 from reproduce.figures import RankLists
@@ -37,7 +37,7 @@ def direct_transfer(task: Task, seed: int) -> Evaluate:
 
 
 def adapted(task: Task, seed: int, **changes: Any) -> rae.Adapt:
-    cluster = DBSCAN(Rho(of=IMAGES[task.target.name]))
+    cluster = DBSCAN(Tuned(Rho(of=IMAGES[task.target.name])))
     fields: dict[str, Any] = {"source": task.source, "target": task.target, "cluster": cluster, "seed": seed}
     return rae.Adapt(source_alone(task, seed), **(fields | changes))
 

@@ -16,7 +16,7 @@ from methods.blocks import steps
 from methods.blocks.backbones import build
 from methods.blocks.daam import Branches
 from methods.blocks.labels import PseudoLabels
-from reproduce.clustering import DBSCAN, OUTLIER, TopP
+from reproduce.clustering import DBSCAN, OUTLIER, MostClusters, TopP
 from reproduce.data import sampling
 from reproduce.data.domains import Domain
 from reproduce.data.reading import read
@@ -90,6 +90,8 @@ def test_eps_is_set_once_or_in_every_step(renew: bool, setting: Setting, tmp_pat
     eps = [entry["eps"] for entry in history(stage, setting, tmp_path) if "eps" in entry]
     assert len(eps) == 3
     assert len(set(eps)) == (3 if renew else 1)
+    searched = tiny(cluster=DBSCAN(MostClusters(), 2))
+    assert searched.guess(people(), 0.99).eps == searched.guess(people(), None).eps < 0.99, "in every step"
 
 
 def test_clusters_the_shared_features(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,14 @@ def test_most_clusters_finds_people_without_chaining_them() -> None:
     assert len(np.unique(truth[labels >= 0])) > 35
 
 
+@pytest.mark.parametrize(("eps", "again"), [(Rho(0.2), 0.25), (TopP(0.2), 0.25), (0.5, 0.25), (MostClusters(), None)])
+def test_an_earlier_eps_stays_unless_it_is_searched_every_time(eps: Any, again: float | None) -> None:
+    rule = DBSCAN(eps, 2)
+    graph = cosine_graph(clusters(40))
+    assert rule.radius(graph, before=0.25) == (rule.radius(graph) if again is None else again)
+    assert rule.radius(graph, before=None) == rule.radius(graph) != 0.25
+
+
 def test_most_clusters_without_near_images_raises() -> None:
     with pytest.raises(UserError, match="no two are near each other: give eps as a number"):
         DBSCAN(MostClusters()).radius(cosine_graph(clusters(1)))

@@ -128,8 +128,8 @@ def test_the_sweeps_of_daam_share_one_source_training(tmp_path: Path) -> None:
     assert Counter(line[6].split()[0] for line in lines) == {
         "standins.StandIn": 2,
         "daam.Pretrain": 1,
-        "daam.Adapt": 13,
-        "evaluation.Evaluate": 13,
+        "daam.Adapt": 14,
+        "evaluation.Evaluate": 14,
     }
     assert len({line[0] for line in lines}) == len({line[6] for line in lines}) == len(lines)
     assert [line[4] for line in lines if line[6].startswith("daam.Pretrain")] == ["14"], "needed by all points"
