@@ -109,9 +109,8 @@ class LocalGlobal(Labeller):
     """Epochs of the host's training."""
     every: int = role("epochs", 5)
     """Epochs between two clusterings."""
-    first: float = 0.1
-    """Fraction of the training before the epoch of the first clustering, at least the second; the global loss starts
-    there."""
+    first: float = 0.09
+    """Fraction of the training before the first clustering, at least an epoch; the global loss starts there."""
     joint: float = 0.3
     """Fraction of the training from which clusters are of visual and temporal similarity."""
     local_temperature: float = 0.1
@@ -140,7 +139,7 @@ class LocalGlobal(Labeller):
     @property
     def begins(self) -> int:
         """Return the epoch of the first clustering, counted from 1: the bank is filled before."""
-        return max(2, round(self.first * self.epochs))
+        return 1 + max(1, round(self.first * self.epochs))
 
     def start(self, net: ReID, target: Sightings, seed: int) -> nn.Module:
         """Make the memory bank, as wide as the network's embedding."""

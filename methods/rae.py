@@ -4,9 +4,10 @@ Paper: Yang et al., "Pixel and Feature Transfer Fusion for Unsupervised Cross-Da
     section III, called RAE here.
 Code: none found; where the paper is silent, wangguanan/AlignGAN of its co-first author.
 Deviates:
-    - Equations 8, 13 and 16 are unbounded as printed: encoder, decoder and discriminators minimise the logarithm of
-      what they should raise. All signs are reversed, which gives the usual non-saturating losses. Equation 13 names the
-      encoder where the discriminator must be meant.
+    - Equations 8, 13 and 16 are unbounded as printed, since discriminators minimise the logarithm of what they should
+      raise. All signs are reversed, which gives the usual non-saturating losses; with those of the discriminators alone
+      encoder and decoder would have saturating ones. Equation 13 names the encoder where the discriminator must be
+      meant.
     - The triplet losses have their hinge and a margin of 0.3, and the minus before equations 22 and 23 belongs to the
       logarithm alone. Positives and negatives are the hardest of the batch.
     - The printed rates (SGD, 0.05 and 0.5, weight decay 5e-5) are `PRINTED`. By default encoder and classifiers have

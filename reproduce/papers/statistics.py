@@ -205,8 +205,8 @@ class Compared:
     difference: Difference
     at_least: bool = False
     """Whether the text states `stated` or more."""
-    collapsed: bool = False
-    """Whether the cell that the claim puts lower collapsed at any seed; its being lower then supports nothing."""
+    void: str = ""
+    """Why it supports nothing that the cell that the claim puts lower is lower, such as "collapsed"; else empty."""
 
     @property
     def way(self) -> int:
@@ -222,11 +222,16 @@ class Compared:
         stated, half = abs(self.stated), 0.5 if isinstance(self.stated, int) else 0.0
         if high < stated - half:
             return "smaller"
-        return "larger" if low > stated + half and not (self.at_least or self.collapsed) else ""
+        return "larger" if low > stated + half and not (self.at_least or self.void) else ""
 
 
 def compare(
-    claim: Claim, left: Mapping[int, Scores], rights: Sequence[Mapping[int, Scores]], *, paired: bool
+    claim: Claim,
+    left: Mapping[int, Scores],
+    rights: Sequence[Mapping[int, Scores]],
+    *,
+    paired: bool,
+    voids: Mapping[str, str] | None = None,
 ) -> list[Compared]:
     """Measure every comparison of a claim of kind "order" or "gain"; none if no query has a value of some metric.
 
@@ -235,6 +240,7 @@ def compare(
         left: Scores of its left cell by training seed.
         rights: The same for each cell on its right.
         paired: Whether all are scored on the same queries.
+        voids: Why it supports nothing that a cell is lower, by cell; any that collapsed at a seed is added.
     """
     import numpy as np
 
@@ -255,9 +261,9 @@ def compare(
             stated = (claim.stated or {}).get(metric)
             measured = difference(ours, theirs, people, paired=paired)
             comparison = Compared(cell, metric, stated, by_seed, measured, claim.at_least)
-            lower = right if comparison.way > 0 else left
+            place, lower = (cell, right) if comparison.way > 0 else (claim.left, left)
             collapsed = any(scores.collapsed for scores in lower.values())
-            comparisons.append(replace(comparison, collapsed=collapsed))
+            comparisons.append(replace(comparison, void="collapsed" if collapsed else (voids or {}).get(place, "")))
     return comparisons
 
 
@@ -271,9 +277,9 @@ def p_value(compared: Sequence[Compared]) -> tuple[float, str]:
     """Return the two-sided p-value of a claim, and the verdict that it would support.
 
     A claim holds if every comparison goes its way (the largest p-value counts), and fails if any goes the other way
-    (the smallest, by Bonferroni). A collapsed comparison cannot go its way.
+    (the smallest, by Bonferroni). A void comparison cannot go its way.
     """
-    for_it = max(1.0 if one.collapsed else _p(one.difference, one.way) for one in compared)
+    for_it = max(1.0 if one.void else _p(one.difference, one.way) for one in compared)
     against = min(1.0, len(compared) * min(_p(one.difference, -one.way) for one in compared))
     return min(1.0, 2 * min(for_it, against)), "supported" if for_it <= against else "contradicted"
 
@@ -329,9 +335,9 @@ def beside_stated(compared: Sequence[Compared]) -> str:
 
 
 def fallen(claim: Claim, compared: Sequence[Compared]) -> list[str]:
-    """Say why a claim cannot be supported: cells that it puts lower collapsed."""
-    cells = dict.fromkeys(one.right if one.way > 0 else claim.left for one in compared if one.collapsed)
-    return [f"{cell} collapsed: that it is lower supports nothing" for cell in cells]
+    """Say why a claim cannot be supported: cells that it puts lower collapsed, or are void otherwise."""
+    cells = {(one.right if one.way > 0 else claim.left): one.void for one in compared if one.void}
+    return [f"{cell} {void}: that it is lower supports nothing" for cell, void in cells.items()]
 
 
 def as_record(compared: Compared) -> Comparison:

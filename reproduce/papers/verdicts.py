@@ -70,6 +70,18 @@ def unlike_starts(identities: Iterable[Identity]) -> str:
     return f"which start is better depends on what we drew for it: {starts}"
 
 
+def void(identity: Identity) -> str:
+    """Say why it supports nothing that a cell is lower than another; empty if it may.
+
+    Networks that make images, such as translators, learn from photographs; on drawn images they may fail in ways of
+    their own.
+    """
+    entries = identity.data.values()
+    makers = sorted({entry["by"] for entry in entries if entry["kind"] == sources.MADE})
+    drawn = any(entry["kind"] == sources.STAND_IN for entry in entries)
+    return f"learns from images made by {', '.join(makers)} of drawn ones" if makers and drawn else ""
+
+
 def _unlike_published(entry: Mapping[str, Any]) -> str:
     """Describe the images of an identity's entry that is not a published set."""
     match entry:

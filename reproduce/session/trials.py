@@ -331,8 +331,11 @@ class ClaimTrial(Trial[ClaimCase]):
     def differences(self) -> list[statistics.Compared]:
         """Return every comparison of the claim, computed once."""
         if self._differences is None:
-            left, *rights = (row.scores(curves="early" in self.case.claim.metrics) for row in self.rows)
-            self._differences = statistics.compare(self.case.claim, left, rights, paired=self.case.paired)
+            claim, setting = self.case.claim, self.session.setting
+            left, *rights = (row.scores(curves="early" in claim.metrics) for row in self.rows)
+            cells = zip((claim.left, *claim.right), self.rows, strict=True)
+            voids = {cell: verdicts.void(setting.identity(row.stages)) for cell, row in cells}
+            self._differences = statistics.compare(claim, left, rights, paired=self.case.paired, voids=voids)
         return self._differences
 
     @property

@@ -33,7 +33,7 @@ GOLDEN = [2.1615030653936644, 4.979880305986554, 3.412537043218163]
 MARKET, DUKE = Domain("market"), Domain("duke")
 
 MEMORY = jvtc.LocalGlobal(
-    DBSCAN(Rho(0.1), 1), clock=jvtc.Clock(1, "joined"), epochs=3, every=1, first=0.67, joint=1.0, k1=5, k2=2
+    DBSCAN(Rho(0.1), 1), clock=jvtc.Clock(1, "joined"), epochs=3, every=1, first=0.34, joint=1.0, k1=5, k2=2
 )
 
 
@@ -140,7 +140,7 @@ def test_labels_are_renewed_from_a_tenth_and_joint_from_three_tenths() -> None:
 
 @pytest.mark.parametrize(
     ("scale", "begins", "every", "rates"),
-    [("smoke", 2, 2, (0.1, 1.0)), ("small", 3, 2, (0.1, 1.0)), ("paper", 10, 5, (0.01, 0.1))],
+    [("smoke", 2, 2, (0.1, 1.0)), ("small", 4, 2, (0.1, 1.0)), ("paper", 10, 5, (0.01, 0.1))],
 )
 def test_scales_cut_the_clock_of_the_memory_too(
     scale: str, begins: int, every: int, rates: tuple[float, float]

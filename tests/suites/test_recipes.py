@@ -15,7 +15,7 @@ from reproduce.data.domains import Domain
 from reproduce.data.transforms import LUPERSON
 from reproduce.papers.cases import ClaimCase
 from reproduce.papers.tables import Task
-from reproduce.papers.verdicts import unlike_starts
+from reproduce.papers.verdicts import unlike_starts, void
 from reproduce.session.setting import SCRATCH, Blocked, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +190,15 @@ def test_every_executed_row_of_upreid_has_a_recipe() -> None:
     cases = [*UPREID["SUITE"].rows(), *UPREID["SUITE"].shown()]
     assert [case.id for case in cases if not case.recipe] == []
     assert len(cases) == 36 + 6 + 2 + 4 + 2 + 3 + 9 + 4
+
+
+def test_drawn_images_that_a_translator_made_support_no_claim_by_doing_worse() -> None:
+    small = Setting("small")
+    cells = {cell for claim in RAE["SUITE"].claims() if not claim.world for cell in claim.cells}
+    said = {cell.row.id: void(small.identity([small.resolve(cell.recipe(cell.task, 1))])) for cell in cells}
+    translated = {"pre-pt", "ft+pre-pt", "ft+pre-pt+f"}
+    assert {row for row, why in said.items() if why} == translated < said.keys()
+    assert {said[row] for row in translated} == {"learns from images made by cyclegan.Translated of drawn ones"}
 
 
 def test_upreid_s_claims_against_imagenet_depend_on_what_was_drawn() -> None:

@@ -348,6 +348,13 @@ def test_what_collapsed_supports_nothing_by_being_lower(
     p, way = p_value(compared)
     assert verdict(way, p, 3)[0] == direction
     assert fallen(claim, compared) == ([f"{named} collapsed: that it is lower supports nothing"] if named else [])
+    sound = [{seed: replace(one, collapsed="") for seed, one in cell(*side).items()} for side in (left, right)]
+    lower = claim.left if stated else "1/b/m2d"
+    compared = compare(claim, sound[0], sound[1:], paired=True, voids={lower: "is drawn", "1/c/m2d": "is not asked"})
+    assert fallen(claim, compared) == [f"{lower} is drawn: that it is lower supports nothing"]
+    p, way = p_value(compared)
+    assert (verdict(way, p, 3)[0] == "contradicted") == (direction == "contradicted")
+    assert verdict(way, p, 3)[0] != "supported"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +364,7 @@ def test_what_collapsed_supports_nothing_by_being_lower(
         (7.5, (5.0, 7.6), {}, ""),
         (7.5, (7.6, 9.0), {}, "larger than stated"),
         (7.5, (7.6, 9.0), {"at_least": True}, ""),
-        (7.5, (7.6, 9.0), {"collapsed": True}, ""),
+        (7.5, (7.6, 9.0), {"void": "collapsed"}, ""),
         (7.5, (5.0, 7.4), {"at_least": True}, "smaller than stated"),
         (7, (5.0, 6.6), {}, ""),
         (7, (5.0, 6.4), {}, "smaller than stated"),

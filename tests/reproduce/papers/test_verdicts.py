@@ -215,3 +215,19 @@ def test_starts_that_we_drew_are_no_evidence_for_published_ones(scale: str, star
     said = unlike_starts([made.identity(scale=scale, weights=start) for start in starts])
     assert bool(said) == unlike
     assert not unlike or " and ".join(sorted(starts)) in said
+
+
+DRAWN, MADE = {"kind": "stand-in"}, {"kind": "made", "by": "cyclegan.Translated", "version": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "void"),
+    [
+        ({"market": DRAWN, "market to duke": MADE}, "learns from images made by cyclegan.Translated of drawn ones"),
+        ({"market": DRAWN}, ""),
+        ({**REAL["data"], "market to duke": MADE}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_learns_from_translated_drawings_supports_nothing_by_being_lower(data: dict[str, Any], void: str) -> None:
+    assert verdicts.void(Identity(**(REAL | {"data": data}))) == void
