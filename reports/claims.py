@@ -14,7 +14,7 @@ from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
 from reproduce.papers.statistics import beside_verdict
-from reproduce.papers.tables import full_label
+from reproduce.papers.tables import COMPARED, full_label
 from reproduce.wording import listing
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ UNKNOWN = "None of these results tries these"
 
 
 def _standing(paper: str, claim: Described, covered: Coverage | None) -> str:
-    if covered is None and claim.kind in ("gain", "order"):
+    if covered is None and claim.kind in COMPARED:
         return UNKNOWN
     return STANDINGS[(covered or coverage(())).standing(paper, claim)]
 
@@ -268,9 +268,11 @@ def _comparison(entry: Compared, span: tuple[float, float], labels: Labels) -> C
 
 
 def _cell(place: str, labels: Labels) -> str:
-    """Format a cell for readers: `3/ours/m2d` becomes `Table 3, + CN, m2d`."""
+    """Format a cell for readers: `3/ours/m2d` becomes `Table 3, + CN, m2d`; a point `Figure 5, p = 0.5, m2d`."""
     table, _, rest = place.partition("/")
     row, _, column = rest.rpartition("/")
+    if table.startswith("figure "):
+        return f"{table.capitalize()}, {row.replace('=', ' = ')}, {column}"
     return f"Table {table}, {labels.get((table, row), row)}, {column}" if row else table
 
 

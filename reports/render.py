@@ -89,11 +89,7 @@ def _html(page: Page) -> Iterator[tuple[str, str]]:
                 == (case.table, case.column, case.identity.where, case.cell.point)
             ]
             siblings = [other for other in paper.cases if other is not case and other.cell.place == case.cell.place]
-            claims = [
-                claim
-                for claim in paper.claims
-                if claim.trials and not case.cell.point and f"{case.table}/{case.row}/{case.column}" in claim.cells
-            ]
+            claims = [claim for claim in paper.claims if claim.trials and case.cell.name in claim.cells]
             beside = {"siblings": siblings, "neighbours": neighbours, "before": before, "after": after}
             yield made("case.html.j2", case.file, paper=paper, case=case, claims=claims, judged=judged, **beside)
             yield case.data_file, msgspec.json.format(msgspec.json.encode(case.result, order="sorted")).decode() + "\n"

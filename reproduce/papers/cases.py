@@ -13,7 +13,7 @@ from reproduce.errors import UserError
 from reproduce.figures import Draw, of_rows
 from reproduce.figures import Figure as Drawn
 from reproduce.papers.records import Cell, Point
-from reproduce.papers.tables import Claim, Figure, Paper, Printed, Row, Task, full_label, is_task
+from reproduce.papers.tables import COMPARED, Claim, Figure, Paper, Printed, Row, Task, full_label, is_task
 from reproduce.stage import Stage
 
 Recipe: TypeAlias = Callable[[Task, int], Stage[Any]]
@@ -316,16 +316,16 @@ class Suite:
                 yield FigureCase(paper=self.paper.id, figure=figure, cells=own, draw=self.draws[figure.id])
 
     def claims(self) -> Iterator[ClaimCase]:
-        """Yield the claims that rows with recipes can test.
+        """Yield the claims that rows and points of sweeps with recipes can test.
 
         Each is tested in the requested world (or on real data), in a second drawn world and, if it names a cause, with
         the cause's dial at 0.
         """
-        runnable = {f"{case.table}/{case.row.id}/{case.column}": case for case in self.rows() if case.recipe}
+        runnable = {case.cell.name: case for case in (*self.rows(), *self.points()) if case.recipe}
         tested = [
             claim
             for claim in self.paper.claims
-            if claim.kind in ("gain", "order") and runnable.keys() >= {claim.left, *claim.right}
+            if claim.kind in COMPARED and runnable.keys() >= {claim.left, *claim.right}
             if claim.testable != "no" or any(runnable[cell].quoted for cell in (claim.left, *claim.right))
         ]
         family = Counter(claim.table for claim in tested)
@@ -364,11 +364,11 @@ class Coverage:
     tested: frozenset[tuple[str, str]]
     """Paper and id of each claim that is a case."""
     computed: frozenset[tuple[str, str]]
-    """Paper and id (table/row/column) of each cell that has a recipe."""
+    """Paper and name of each cell and point that has a recipe."""
 
     def missing(self, paper: str, claim: Claim) -> list[str]:
         """Return the cells that a claim compares and no recipe computes."""
-        compared = (claim.left, *claim.right) if claim.kind in ("gain", "order") else ()
+        compared = (claim.left, *claim.right) if claim.kind in COMPARED else ()
         return [cell for cell in compared if (paper, cell) not in self.computed]
 
     def standing(self, paper: str, claim: Claim) -> str:
@@ -394,11 +394,7 @@ def coverage(collected: Iterable[object]) -> Coverage:
     cases = list(collected)
     return Coverage(
         frozenset((case.paper, case.claim.id) for case in cases if isinstance(case, ClaimCase)),
-        frozenset(
-            (case.paper, f"{case.table}/{case.row.id}/{case.column}")
-            for case in cases
-            if isinstance(case, Case) and case.recipe
-        ),
+        frozenset((case.paper, case.cell.name) for case in cases if isinstance(case, Case) and case.recipe),
     )
 
 

@@ -66,6 +66,13 @@ class Cell(Kept, kw_only=True, omit_defaults=True):
     """Point of a sweep; None for the row as printed."""
 
     @property
+    def name(self) -> str:
+        """The name by which claims call it, such as "3/ours/m2d" or "figure 5/p=0.5/m2d"."""
+        if self.point:
+            return f"figure {self.point.figure}/{self.point.parameter}={self.point.value:g}/{self.task}"
+        return f"{self.table}/{self.row}/{self.column}"
+
+    @property
     def place(self) -> tuple[object, ...]:
         """A tuple that distinguishes it from other cells."""
         point = self.point and (self.point.figure, self.point.parameter, self.point.value)

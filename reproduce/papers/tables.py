@@ -21,7 +21,9 @@ UNLABELLED = "u"
 """Letter in a task for "no source"."""
 
 EXECUTED = ("yes", "no", "unsure")
-CLAIMS = ("gain", "value", "order", "count", "other")
+CLAIMS = ("gain", "value", "order", "sweep", "count", "other")
+COMPARED = ("gain", "order", "sweep")
+"""Kinds of claims that compare cells, or points of a sweep."""
 TESTABLE = ("yes", "no", "part")
 REPORTED = "reported.toml"
 """File of a folder of suites that holds what others measured; all other TOML files are papers."""
@@ -234,12 +236,12 @@ class Claim:
     where: str
     says: str
     kind: str
-    """"gain" (left minus right is `stated`), "value" (left is `stated`), "order" (left above right), "count" (of a data
-    set) or "other"."""
+    """"gain" (left minus right is `stated`), "value" (left is `stated`), "order" (left above right), "sweep" (the same
+    of points of a sweep), "count" (of a data set) or "other"."""
     left: str = ""
     right: tuple[str, ...] = ()
-    """Cells on the right; `left` is compared with each. Cells are spelled table/row/column; a count's left is a data
-    set."""
+    """Cells on the right; `left` is compared with each. Cells are spelled table/row/column, points of a sweep "figure
+    6/parameter=0.5/m2d"; a count's left is a data set."""
     stated: Mapping[str, float] = field(default_factory=dict)
     """Numbers that the text states, by metric."""
     metrics: tuple[str, ...] = ()
@@ -259,7 +261,7 @@ class Claim:
 
     @property
     def table(self) -> str:
-        """Table of its left cell; empty if it names no cell."""
+        """Table of its left cell, or "figure 6" for a point of a sweep; empty if it names no cell."""
         return self.left.partition("/")[0] if "/" in self.left else ""
 
 
@@ -315,6 +317,17 @@ class Paper:
                     for metric, value in row.printed[column.id].items():
                         if value is not None:
                             yield Number(self.name, table.id, row, column, source, target, metric, value)
+
+    @property
+    def points(self) -> set[str]:
+        """The names of all points of sweeps."""
+        return {
+            f"figure {figure.id}/{sweep.parameter}={value:g}/{task}"
+            for figure in self.figures
+            for sweep in figure.sweeps
+            for value in sweep.grid
+            for task in figure.task
+        }
 
     def cell(self, place: str) -> Printed | None:
         """Return the numbers of a cell named table/row/column, or None."""
@@ -709,7 +722,7 @@ def _claim(raw: Any, place: TomlPlace) -> Claim:
             raise place.error(f"stated {name} must be a number, not {value!r}")
     compared = place.texts(raw, "metrics") or tuple(stated)
     comparable = metrics.names(claimed=True)
-    if kind in ("gain", "order") and (unknown := [metric for metric in compared if metric not in comparable]):
+    if kind in COMPARED and (unknown := [metric for metric in compared if metric not in comparable]):
         raise place.error(f"unknown metric {unknown[0]!r}; claims compare {', '.join(comparable)}")
     if kind in ("gain", "value", "count") and not stated:
         raise place.error(f"a claim of kind {kind} states a number")
@@ -754,6 +767,10 @@ def _findings(entries: list[Any], place: TomlPlace) -> dict[str, Numbered]:
 def _check_cells(paper: Paper, claim: Claim, place: TomlPlace) -> None:
     """Check that every cell named by a claim exists."""
     named = () if claim.kind in ("count", "other") else (claim.left, *claim.right)
+    if claim.kind == "sweep":
+        if unknown := sorted({*named} - paper.points):
+            raise place.error(f"there is no point {unknown[0]!r}; name one as figure 6/parameter=value/task")
+        return
     for cell in named:
         if paper.cell(cell) is None:
             raise place.error(f"there is no cell {cell!r}; name one as table/row/column")

@@ -307,6 +307,7 @@ class ClaimTrial(Trial[ClaimCase]):
         setting = self.session.setting
         if unlike := verdicts.unlike_starts(setting.identity(row.stages) for row in self.rows):
             verdict, reasons = "undecided", [unlike, *reasons]
+        where = claim.table if claim.kind == "sweep" else f"table {claim.table}"
         comparable = not verdicts.reasons_against(self._identity) and seeds >= statistics.FEWEST_SEEDS
         size = statistics.beside_stated(compared[self]) if comparable and verdict != "contradicted" else ""
         return self._record(
@@ -320,7 +321,7 @@ class ClaimTrial(Trial[ClaimCase]):
             compared=[statistics.as_record(comparison) for comparison in compared[self]],
             p=p,
             p_adjusted=adjusted[self],
-            family=f"{counted(self.case.family, 'claim')} of table {claim.table} (Holm)",
+            family=f"{counted(self.case.family, 'claim')} of {where} (Holm)",
             collapsed=[
                 f"{row.case.table}/{row.case.row.id}, seed {seed}: {why}"
                 for row in self.rows

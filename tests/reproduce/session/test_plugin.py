@@ -292,6 +292,58 @@ def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> N
     assert claims_of(suites)["worse"]["reasons"] == ["2 seeds: nothing is decided below 3"]
 
 
+SWEPT = """
+[[figure]]
+id = "5"
+kind = "sweep"
+where = "section 2"
+shows = "Accuracy over p."
+rows = ["table 1: plain"]
+task = ["m2d"]
+[[figure.sweep]]
+parameter = "p"
+grid = [0.5, 1.0, 2.0]
+printed = true
+metrics = ["mAP"]
+
+[[claim]]
+id = "best"
+where = "section 2"
+says = "It is best at 2."
+kind = "sweep"
+left = "figure 5/p=2/m2d"
+right = ["figure 5/p=0.5/m2d", "figure 5/p=1/m2d"]
+stated = { p = 2.0 }
+metrics = ["mAP"]
+"""
+
+SWEEP_TESTS = """
+def at(task, seed, value):
+    return Number(20.0 * value + 0.1 * seed, seed=seed)
+
+SWEPT = Suite(PAPER, {"1": {"plain": plain}}, sweeps={"5": {"p": at}})
+
+@pytest.mark.parametrize("case", SWEPT.claims(), ids=lambda case: case.id)
+def test_claims(case, judge):
+    judge(case)
+"""
+
+
+def test_points_of_a_sweep_are_compared(suites: Path) -> None:
+    toml, tests = suites / "demo.toml", suites / "test_demo.py"
+    toml.write_text(toml.read_text() + SWEPT)
+    tests.write_text(tests.read_text() + SWEEP_TESTS)
+    code, output = run(suites, "-k", "claims and not world2", "--seeds", "1,2,3")
+    assert code == 0, output
+    record = claims_of(suites)["best"]
+    assert record["verdict"] == "supported"
+    assert record["family"] == "1 claim of figure 5 (Holm)"
+    differences = {one["right"]: one["difference"] for one in record["compared"]}  # type: ignore[attr-defined]
+    assert differences == pytest.approx({"figure 5/p=0.5/m2d": 30.0, "figure 5/p=1/m2d": 20.0})
+    (page,) = (suites.parent / "build" / "report").glob("demo.html")
+    assert "Figure 5, p = 2, m2d" in page.read_text()
+
+
 def test_a_row_that_collapsed_supports_no_claim_that_another_is_better(suites: Path) -> None:
     """And one that says that it is better itself is contradicted."""
     with_claims(suites)
