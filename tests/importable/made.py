@@ -15,6 +15,23 @@ from reproduce.running.provenance import Host, Provenance
 ZEN = Host(cpu="AMD EPYC", family="AuthenticAMD family 25 model 17", instructions=["avx2", "avx512f"])
 DRAWN: dict[str, dict[str, Any]] = {"duke": {"kind": "stand-in", "world": 1, "seed": 1, "dials": {}}}
 
+SWEEP = """
+[[figure]]
+id = "5"
+kind = "sweep"
+where = "section 4"
+shows = "Accuracy over p."
+rows = ["table 1: a"]
+task = ["m2d"]
+[[figure.sweep]]
+parameter = "p"
+label = "share of pairs"
+grid = [0.5, 1.0, 2.0]
+printed = true
+metrics = ["mAP"]
+"""
+"""A figure of a paper, with a sweep over a row of its table 1."""
+
 
 def provenance(**changes: Any) -> Provenance:
     """Where a stage ran."""

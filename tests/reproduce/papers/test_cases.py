@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from demo_stages import Number, Untrained
+from made import SWEEP
 
 from reproduce.data.catalogue import drawn, letters
 from reproduce.data.domains import Domain
@@ -119,23 +120,6 @@ def test_a_row_without_a_recipe_is_a_case_all_the_same(tmp_path: Path) -> None:
     (param,) = Suite(read(write(tmp_path, GOOD))).cases()
     assert param.id == "table1-m2d-a"
     assert param.values[0].recipe is None
-
-
-SWEEP = """
-[[figure]]
-id = "5"
-kind = "sweep"
-where = "section 4"
-shows = "Accuracy over p."
-rows = ["table 1: a"]
-task = ["m2d"]
-[[figure.sweep]]
-parameter = "p"
-label = "share of pairs"
-grid = [0.5, 1.0, 2.0]
-printed = true
-metrics = ["mAP"]
-"""
 
 
 def test_columns_that_are_methods_have_recipes_of_their_own(tmp_path: Path) -> None:

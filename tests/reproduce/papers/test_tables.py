@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import SWEEP
 
 from reproduce.data.domains import Domain
 from reproduce.errors import UserError
@@ -127,16 +128,14 @@ def test_claims_name_cells_that_exist(tmp_path: Path) -> None:
 
 
 def test_claims_about_a_sweep_name_points_that_exist(tmp_path: Path) -> None:
-    figure = '[[figure]]\nid = "5"\nkind = "sweep"\nwhere = "s"\nshows = "x"\nrows = ["table 1: a"]\ntask = ["m2d"]\n'
-    figure += '[[figure.sweep]]\nparameter = "p"\nlabel = "p"\ngrid = [0.5, 2.0]\nprinted = true\nmetrics = ["mAP"]\n'
     claim = '[[claim]]\nid = "c"\nwhere = "s"\nsays = "x"\nkind = "sweep"\nmetrics = ["{}"]\n'
     claim += 'left = "figure 5/p=2/m2d"\nright = "figure 5/p={}/m2d"\nstated = {{ p = 2.0 }}\n'
-    (found,) = read(write(tmp_path, GOOD + figure + claim.format("mAP", "0.5"))).claims
+    (found,) = read(write(tmp_path, GOOD + SWEEP + claim.format("mAP", "0.5"))).claims
     assert (found.table, found.right) == ("figure 5", ("figure 5/p=0.5/m2d",))
-    with pytest.raises(UserError, match=r"claim c: there is no point 'figure 5/p=1/m2d'; name one as figure 6/"):
-        read(write(tmp_path, GOOD + figure + claim.format("mAP", "1")))
+    with pytest.raises(UserError, match=r"claim c: there is no point 'figure 5/p=3/m2d'; name one as figure 6/"):
+        read(write(tmp_path, GOOD + SWEEP + claim.format("mAP", "3")))
     with pytest.raises(UserError, match="unknown metric 'p'; claims compare"):
-        read(write(tmp_path, GOOD + figure + claim.format("p", "0.5")))
+        read(write(tmp_path, GOOD + SWEEP + claim.format("p", "0.5")))
 
 
 def test_duplicates_are_refused(tmp_path: Path) -> None:

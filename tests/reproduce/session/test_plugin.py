@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made import SWEEP
 from msgspec import structs
 
 from reproduce.commands.cli import main
@@ -292,20 +293,7 @@ def test_claims_are_tried_and_found_supported_or_contradicted(suites: Path) -> N
     assert claims_of(suites)["worse"]["reasons"] == ["2 seeds: nothing is decided below 3"]
 
 
-SWEPT = """
-[[figure]]
-id = "5"
-kind = "sweep"
-where = "section 2"
-shows = "Accuracy over p."
-rows = ["table 1: plain"]
-task = ["m2d"]
-[[figure.sweep]]
-parameter = "p"
-grid = [0.5, 1.0, 2.0]
-printed = true
-metrics = ["mAP"]
-
+BEST = """
 [[claim]]
 id = "best"
 where = "section 2"
@@ -331,7 +319,7 @@ def test_claims(case, judge):
 
 def test_points_of_a_sweep_are_compared(suites: Path) -> None:
     toml, tests = suites / "demo.toml", suites / "test_demo.py"
-    toml.write_text(toml.read_text() + SWEPT)
+    toml.write_text(toml.read_text() + SWEEP.replace("table 1: a", "table 1: plain") + BEST)
     tests.write_text(tests.read_text() + SWEEP_TESTS)
     code, output = run(suites, "-k", "claims and not world2", "--seeds", "1,2,3")
     assert code == 0, output
