@@ -475,7 +475,8 @@ def parse(document: Any) -> Record:
         raise ValueError(f"its format is {document.get('format')!r}, not {FORMAT}")
     kind: Any = ClaimRecord if "claim" in document else FigureRecord if "figure" in document else Result
     if kind is Result:
-        for part in (document, *(document.get("elsewhere") or ())):
+        elsewhere = document.get("elsewhere")
+        for part in (document, *(elsewhere if isinstance(elsewhere, list) else ())):
             if isinstance(part, dict) and isinstance(
                 texts := part.get("collapsed"), list
             ):  # written by earlier versions

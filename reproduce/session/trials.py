@@ -167,6 +167,11 @@ class RowTrial(Trial[Case]):
             self.session.keep(self._result)
         return self._result
 
+    @property
+    def void(self) -> str:
+        """Why it supports nothing that this row is lower than another; empty if it may."""
+        return verdicts.void(self.session.setting.identity(self.by_seed.values()))
+
     def scores(self, *, curves: bool = False) -> dict[int, Scores]:
         """Load the scores of each training seed, with what its learning curve says if `curves`.
 
@@ -332,10 +337,9 @@ class ClaimTrial(Trial[ClaimCase]):
     def differences(self) -> list[statistics.Compared]:
         """Return every comparison of the claim, computed once."""
         if self._differences is None:
-            claim, setting = self.case.claim, self.session.setting
+            claim = self.case.claim
             left, *rights = (row.scores(curves="early" in claim.metrics) for row in self.rows)
-            cells = zip((claim.left, *claim.right), self.rows, strict=True)
-            voids = {cell: verdicts.void(setting.identity(row.stages)) for cell, row in cells}
+            voids = {cell: row.void for cell, row in zip((claim.left, *claim.right), self.rows, strict=True)}
             self._differences = statistics.compare(claim, left, rights, paired=self.case.paired, voids=voids)
         return self._differences
 

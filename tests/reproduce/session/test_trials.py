@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 
@@ -40,12 +41,17 @@ def row(rise: float, seeds: tuple[int, ...] = (1, 2, 3)) -> Any:
     history = {stage.train: [*CURVE[:8], {"step": 12, "mAP": 50.0}] for stage in trial.by_seed.values()}  # type: ignore[attr-defined]
     for entries in history.values():
         entries[1] = {"step": 2, "mAP": rise}
-    trial.session = SimpleNamespace(store=SimpleNamespace(load=lambda stage: SCORES, history=history.__getitem__))  # type: ignore[assignment]
+    trial.session = SimpleNamespace(  # type: ignore[assignment]
+        store=SimpleNamespace(load=lambda stage: SCORES, history=history.__getitem__),
+        setting=SimpleNamespace(identity=lambda stages: made.identity()),
+    )
     return trial
 
 
 def test_a_claim_about_convergence_compares_curves_and_no_other_claim_reads_them() -> None:
-    claim = SimpleNamespace(metrics=("early",), stated={}, right=("1/b/m2m",), at_least=False, kind="order")
+    claim = SimpleNamespace(
+        metrics=("early",), stated={}, left="1/a/m2m", right=("1/b/m2m",), at_least=False, kind="order"
+    )
     trial = ClaimTrial.__new__(ClaimTrial)
     trial.rows, trial._differences = [row(30.0), row(10.0)], None
     trial.case = SimpleNamespace(claim=claim, paired=True)  # type: ignore[assignment]
