@@ -81,6 +81,7 @@ def test_a_broken_result_is_named(tmp_path: Path, text: str) -> None:
         ({"case": {"paper": "p"}}, r"missing required field `table` - at `\$\.case`"),
         ({"identity": None}, r"Expected `object`, got `null` - at `\$\.identity`"),
         ({"surprise": 1}, "unknown field `surprise`"),
+        ({"elsewhere": True}, r"Expected `array`, got `bool` - at `\$\.elsewhere`"),
     ],
 )
 def test_what_is_wrong_in_a_record_is_named_with_its_place(tmp_path: Path, change: Any, message: str) -> None:
