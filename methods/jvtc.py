@@ -343,7 +343,7 @@ class Adapt(Trained):
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from methods.blocks.steps import descend, set_rates
-        from reproduce.data.sampling import generator, shuffled_batches
+        from reproduce.data.sampling import generator, ongoing_batches, shuffled_batches
         from reproduce.data.transforms import augment
         from reproduce.evaluation import Retrieval, embed
 
@@ -362,9 +362,6 @@ class Adapt(Trained):
         optimizer = self.optimizer(net)
         state = SimpleNamespace(net=net, head=head, optimizer=optimizer, health={})
 
-        visits = self.epochs * self.iterations
-        stream = shuffled_batches(len(images[1]), self.target_batch, seed=self.seed, epoch=1, iterations=visits)
-
         for epoch in env.epochs(self.epochs, state):
             done = epoch + 1
             self.memory.relabel(head, epoch, embeddings, sightings)
@@ -378,7 +375,7 @@ class Adapt(Trained):
             place: Any = {"seed": self.seed, "iterations": self.iterations}
             batches = [
                 shuffled_batches(len(images[0]), self.batch, epoch=2 * epoch, **place),
-                stream[epoch * self.iterations : done * self.iterations],
+                ongoing_batches(len(images[1]), self.target_batch, stream=1, epoch=epoch, **place),
             ]
             net.train()
             losses, parts = [], []

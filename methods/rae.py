@@ -493,15 +493,13 @@ class Adapt(Trained):
 
         With a guest as many images drawn uniformly, in passes that go on from epoch to epoch.
         """
-        from reproduce.data.sampling import identity_batches, shuffled_batches
+        from reproduce.data.sampling import identity_batches, ongoing_batches
 
-        count = self.iterations
+        place: Any = {"seed": self.seed, "iterations": self.iterations}
         if self.guest:
-            size = self.P * self.K // self.shown
-            whole = shuffled_batches(len(labels), size, seed=self.seed, epoch=1, iterations=self.epochs * count)
-            return whole[epoch * count : (epoch + 1) * count]
+            return ongoing_batches(len(labels), self.P * self.K // self.shown, stream=1, epoch=epoch, **place)
         people = min(self.P, int(labels.max()) + 1)
-        return identity_batches(labels.tolist(), people, self.K, seed=self.seed, epoch=2 * epoch + 1, iterations=count)
+        return identity_batches(labels.tolist(), people, self.K, epoch=2 * epoch + 1, **place)
 
     def network(self, encoder: ReID, clusters: int = 1) -> RAE:
         """Build the parts of this training around an encoder, with their initial weights; a guest's are not started."""

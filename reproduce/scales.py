@@ -174,8 +174,12 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
         return cut(max(1, round(value * factor)))
 
     def milestones(value: Any) -> Any:
-        factor = scale.shorten
-        return tuple(round(epoch * factor) for epoch in value) if isinstance(value, tuple) else round(value * factor)
+        return tuple(map(milestones, value)) if isinstance(value, tuple) else round(value * scale.shorten)
+
+    slow = scale.shorten * scale.slow_shorten
+
+    def slow_milestones(value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(round((epoch - 1) * slow) + 1 for epoch in value)
 
     def images(value: int) -> int:
         return value if scale.batch is None else min(value, 4 * scale.batch)
@@ -221,11 +225,6 @@ def at_scale(scale: Scale, *, scratch: bool = False) -> Callable[[str, Any, Any]
             return tuple(map(count, value)) if isinstance(value, tuple) else max(1, round(value * factor))
 
         return count
-
-    slow = scale.shorten * scale.slow_shorten
-
-    def slow_milestones(value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(round((epoch - 1) * slow) + 1 for epoch in value)
 
     rules: dict[str, Callable[[Any], Any]] = {
         "epochs": shortened,

@@ -204,6 +204,22 @@ def shuffled_batches(
     return ShuffledBatches(one_pass, count // size, size, range(count // size if iterations is None else iterations))
 
 
+def ongoing_batches(count: int, size: int, *, seed: int, stream: int, epoch: int, iterations: int) -> ShuffledBatches:
+    """Draw an epoch's batches of passes that go on from epoch to epoch.
+
+    Args:
+        count: number of images.
+        size: images per batch.
+        seed: see `shuffled_batches`, whose `epoch` is `stream`, the same for the whole training.
+        stream: see `seed`.
+        epoch: counted from 0.
+        iterations: batches of every epoch.
+    """
+    return shuffled_batches(count, size, seed=seed, epoch=stream, iterations=(epoch + 1) * iterations)[
+        epoch * iterations :
+    ]
+
+
 def _by_blocks(random: np.random.Generator, count: int, block: int) -> Ints:
     """Permute the positions 0 .. count - 1 as `shuffled_batches` does."""
     import numpy as np

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from reproduce.errors import UserError
 from reproduce.files import replacing
+from reproduce.papers.tables import point_name
 from reproduce.running.provenance import Provenance, arithmetic
 from reproduce.running.recipe import digest_of_record
 
@@ -69,7 +70,7 @@ class Cell(Kept, kw_only=True, omit_defaults=True):
     def name(self) -> str:
         """The name by which claims call it, such as "3/ours/m2d" or "figure 5/p=0.5/m2d"."""
         if self.point:
-            return f"figure {self.point.figure}/{self.point.parameter}={self.point.value:g}/{self.task}"
+            return point_name(self.point.figure, self.point.parameter, float(self.point.value), self.task)
         return f"{self.table}/{self.row}/{self.column}"
 
     @property

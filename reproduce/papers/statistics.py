@@ -233,7 +233,7 @@ def compare(
     paired: bool,
     voids: Mapping[str, str] | None = None,
 ) -> list[Compared]:
-    """Measure every comparison of a claim of kind "order" or "gain"; none if no query has a value of some metric.
+    """Measure every comparison of a claim of a kind in `tables.COMPARED`; none if no query has a value of some metric.
 
     Args:
         claim: The claim.

@@ -322,7 +322,7 @@ class Paper:
     def points(self) -> set[str]:
         """The names of all points of sweeps."""
         return {
-            f"figure {figure.id}/{sweep.parameter}={value:g}/{task}"
+            point_name(figure.id, sweep.parameter, value, task)
             for figure in self.figures
             for sweep in figure.sweeps
             for value in sweep.grid
@@ -335,6 +335,11 @@ class Paper:
         row_id, _, column = rest.rpartition("/")
         row = self.tables[table].row(row_id) if table in self.tables else None
         return row.printed.get(column) if row else None
+
+
+def point_name(figure: str, parameter: str, value: float, task: str) -> str:
+    """Return the name by which claims call a point of a sweep."""
+    return f"figure {figure}/{parameter}={value:g}/{task}"
 
 
 def full_label(row: Row) -> str:

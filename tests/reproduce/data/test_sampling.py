@@ -23,6 +23,7 @@ from reproduce.data.sampling import (
     in_step,
     normal,
     numpy_generator,
+    ongoing_batches,
     shuffled_batches,
 )
 from reproduce.dataset import Image
@@ -232,6 +233,17 @@ def test_late_batches_cost_no_more_than_early_ones(drawn: list[int], step: int) 
     assert drawn == []
     assert next(iter(batches[step:])) == batches[step]
     assert drawn == [step // 4]
+
+
+@given(count=st.integers(2, 30), size=st.integers(1, 9), iterations=st.integers(1, 7), epochs=st.integers(1, 5))
+def test_ongoing_batches_are_those_of_one_long_epoch(count: int, size: int, iterations: int, epochs: int) -> None:
+    size = min(size, count)
+    whole = shuffled_batches(count, size, seed=3, epoch=1, iterations=epochs * iterations)
+    parts = [
+        ongoing_batches(count, size, seed=3, stream=1, epoch=epoch, iterations=iterations) for epoch in range(epochs)
+    ]
+    assert [len(part) for part in parts] == [iterations] * epochs
+    assert [batch for part in parts for batch in part] == list(whole)
 
 
 def test_each_pass_is_drawn_once_despite_reading_ahead(drawn: list[int], tmp_path: Path) -> None:
