@@ -165,8 +165,8 @@ def test_schedule_at_small() -> None:
     assert (small.input, small.widths, small.augment.erase) == ((96, 32), (32, 64), bdb.CUTOUT)
 
 
-@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
-    killed_equals_uncut(setting.resolve(dropping(epochs=4)), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(dropping(epochs=4)), setting.paths(), epoch, later)

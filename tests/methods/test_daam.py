@@ -278,10 +278,10 @@ def test_images_are_resized_like_ecn_s(setting: Setting) -> None:
     assert setting.resolve(tiny()).resample == setting.resolve(separated()).resample == "bilinear"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("message", "later"), [(2, 0.0), (8, 0.02), (13, 0.0), (15, 0.0)])
+@pytest.mark.parametrize(("epoch", "later"), [(1, 0.02), (4, 0.0), (5, 0.02), (6, 0.0)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
     """Kill it in the first three of four steps, whose numbers of clusters differ."""
     stage = tiny(steps=4, epochs=2, individual=True, renew_eps=True, base_lr=1e-2, lr=1e-2)
-    killed_equals_uncut(setting.resolve(stage), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(stage), setting.paths(), epoch, later)

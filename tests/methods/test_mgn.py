@@ -159,9 +159,9 @@ def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
     assert run(Evaluate(stage, Domain("market")), setting, tmp_path).mAP > 0
 
 
-@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
     """The body is unfrozen in the second epoch."""
-    killed_equals_uncut(setting.resolve(granular(epochs=4, frozen=4, warmup=5)), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(granular(epochs=4, frozen=4, warmup=5)), setting.paths(), epoch, later)

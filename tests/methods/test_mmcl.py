@@ -134,8 +134,8 @@ def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
-    killed_equals_uncut(setting.resolve(tiny(epochs=4)), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(tiny(epochs=4)), setting.paths(), epoch, later)

@@ -101,11 +101,11 @@ def test_published_recipe_and_that_of_small() -> None:
     assert small.domain.size.train_ids == 2400
 
 
-@pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
-    killed_equals_uncut(setting.resolve(momentum_contrast(epochs=4, K=13)), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(momentum_contrast(epochs=4, K=13)), setting.paths(), epoch, later)
 
 
 def test_pack_trains_like_its_folder(

@@ -104,7 +104,7 @@ def test_mixed_adaptation_starts_from_any_source(setting: Setting, tmp_path: Pat
 @pytest.mark.parametrize("name", [name for name, stage in TRAININGS.items() if stage.steady])
 def test_killed_equals_uncut(name: str, setting: Setting, killed_equals_uncut: Callable[..., None]) -> None:
     stage = replace(TRAININGS[name], precision="mixed", epochs=3)  # type: ignore[call-overload]
-    killed_equals_uncut(setting.resolve(stage), setting.paths(), 3, 0.0)
+    killed_equals_uncut(setting.resolve(stage), setting.paths(), 2, 0.0)
 
 
 def test_unknown_precision_raises(setting: Setting, tmp_path: Path) -> None:

@@ -88,12 +88,12 @@ def test_fields_change_the_objective_alone(setting: Setting, tmp_path: Path) -> 
     assert tiny().detail == "SimCLR 0.1, RF RE CD RC"
 
 
-@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
     stage = setting.resolve(tiny(epochs=4))
-    killed_equals_uncut(stage, setting.paths(), message, later)
+    killed_equals_uncut(stage, setting.paths(), epoch, later)
 
 
 def test_docstring_lists_every_deviation() -> None:

@@ -219,9 +219,9 @@ def test_a_memory_of_clusters_has_no_source() -> None:
         contrasted(memory=spcl.Clusters())
 
 
-@pytest.mark.parametrize(("way", "message", "later"), [("both", 2, 0.0), ("both", 6, 0.01), ("clusters", 5, 0.0)])
+@pytest.mark.parametrize(("way", "epoch", "later"), [("both", 2, 0.0), ("both", 3, 0.01), ("clusters", 3, 0.0)])
 def test_killed_equals_uncut(
-    way: str, setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    way: str, setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
     stage = contrasted(epochs=4, lr=0.01, **WAYS[way])
-    killed_equals_uncut(setting.resolve(stage), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(stage), setting.paths(), epoch, later)

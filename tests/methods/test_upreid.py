@@ -141,8 +141,8 @@ def test_published_recipe_and_that_of_small() -> None:
     assert (small.batch, small.N, small.width, small.M) == (800, 800, 32, 8)
 
 
-@pytest.mark.parametrize(("message", "later"), [(2, 0.0), (3, 0.01)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.01)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
-    killed_equals_uncut(setting.resolve(intra_identity(epochs=4, N=13)), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(intra_identity(epochs=4, N=13)), setting.paths(), epoch, later)

@@ -47,12 +47,12 @@ def tiny(**changes: Any) -> TwoBranches:
     return replace(stage, **changes)
 
 
-@pytest.mark.parametrize(("message", "later"), [(3, 0.0), (4, 0.05)])
+@pytest.mark.parametrize(("epoch", "later"), [(2, 0.0), (3, 0.05)])
 def test_killed_equals_uncut(
-    setting: Setting, killed_equals_uncut: Callable[..., None], message: int, later: float
+    setting: Setting, killed_equals_uncut: Callable[..., None], epoch: int, later: float
 ) -> None:
     """Its state has two optimisers in a dict, a memory, the guest's memory and labels, and dropout."""
-    killed_equals_uncut(setting.resolve(tiny()), setting.paths(), message, later)
+    killed_equals_uncut(setting.resolve(tiny()), setting.paths(), epoch, later)
 
 
 def test_other_trainings_continue_it_and_start_from_its_backbone(setting: Setting, tmp_path: Path) -> None:
