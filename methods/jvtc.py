@@ -12,9 +12,8 @@ Deviates:
       code has 3,000 bins and stops with an index error on Market-1501, whose gaps reach bin 4,274.
     - An epoch has a fixed number of iterations, a pass over the source. As published, target batches go on from epoch
       to epoch, pass after pass.
-    - On MSMT17 the eps of visual clusters is not multiplied by 0.8, and an image has as many near images in each part
-      of a day as in one of average size. Its published code is a fragment, without its test by joint similarity; here
-      images of different parts of a day have a probability of 0.
+    - On MSMT17 an image has as many near images in each part of a day as in one of average size. Its published code is
+      a fragment, without its test by joint similarity; here images of different parts of a day have a probability of 0.
     - Networks are tested by visual similarity, as in the row that RAE quotes. The training also logs its test by joint
       similarity, with clusters of plain distances, as published, but of embeddings of the images as they are.
     - With fewer than two clusters training stops as collapsed, which the published code does not cover.
@@ -34,7 +33,7 @@ from reproduce.data.transforms import Augment, Erase
 from reproduce.dataset import Sightings
 from reproduce.errors import UserError
 from reproduce.evaluation import Seen, Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -131,6 +130,8 @@ class LocalGlobal(Labeller):
     """Weight of the original distance where it is visual."""
     joint_lambda: float = 0.5
     """Weight of the original distance where it is joint."""
+    neck: bool = added(False)
+    """Whether to normalise features over the views of a batch first, for a host whose network has no neck."""
 
     @property
     def detail(self) -> str:
@@ -204,6 +205,16 @@ class LocalGlobal(Labeller):
         same: Tensor = bank.labels[indices, None] == bank.labels
         return same
 
+    def shown(self, outputs: Sequence[Output]) -> Sequence[Tensor]:
+        """Return the embeddings (B, D) of each view."""
+        import torch
+        from torch.nn import functional as F
+
+        views = [output.embedding for output in outputs]
+        if not self.neck:
+            return views
+        return F.batch_norm(torch.cat(views), None, None, training=True).chunk(len(views))
+
     def loss(
         self, head: nn.Module, outputs: Sequence[Output], indices: Tensor, positives: Tensor | None = None
     ) -> Tensor:
@@ -211,7 +222,7 @@ class LocalGlobal(Labeller):
         from methods.blocks.jvtc import global_loss, local_loss
 
         bank: Bank = head  # type: ignore[assignment]
-        views = [output.embedding for output in outputs]
+        views = self.shown(outputs)
         loss = local_loss(views, self.local_temperature)
         if int(bank.epoch) < self.begins:
             return loss
@@ -225,7 +236,7 @@ class LocalGlobal(Labeller):
 
         bank: Bank = head  # type: ignore[assignment]
         kept = min(int(bank.epoch) / self.epochs, self.most)
-        bank.visit(indices, mean_of_views([output.embedding for output in outputs]), kept, unit=self.unit)
+        bank.visit(indices, mean_of_views(self.shown(outputs)), kept, unit=self.unit)
 
     def health(self, head: nn.Module, pids: Sequence[int]) -> dict[str, float]:
         """Measure the clusters; empty before the first clustering."""

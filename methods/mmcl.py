@@ -25,7 +25,7 @@ from reproduce.artifacts import Training, snapshot
 from reproduce.data.transforms import Augment, Colour, Distort, Erase
 from reproduce.dataset import Sightings
 from reproduce.evaluation import Trained
-from reproduce.stage import Env, role
+from reproduce.stage import Env, added, role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +59,9 @@ class MultiLabel(Labeller):
     """Fraction r of the negatives that are used."""
     neck: bool = False
     """Whether to normalise features over the batch first, for a host whose network has no neck."""
+    hardest_of: int | None = added(None)
+    """Number of images `hardest` was chosen for, so that as many negatives are used for any number; None to use it
+    unchanged."""
 
     @property
     def detail(self) -> str:
@@ -101,12 +104,14 @@ class MultiLabel(Labeller):
     ) -> Tensor:
         """Compute the loss on embeddings; the memory gets no gradient."""
         from methods.blocks.mmcl import multi_label_loss
+        from reproduce.clustering import of_pairs
 
         memory: Memory = head  # type: ignore[assignment]
         if positives is None:
             positives = self.positives(head, indices)
         similarities = memory.embed(outputs[0].embedding) @ memory.slots.T.clone()
-        return multi_label_loss(similarities, positives, self.delta, self.hardest)
+        hardest = of_pairs(self.hardest, self.hardest_of, len(memory.slots))
+        return multi_label_loss(similarities, positives, self.delta, hardest)
 
     def update(self, head: nn.Module, outputs: Sequence[Output], indices: Tensor) -> None:
         """Move the slots of the batch towards its embeddings, those of the pass before the step."""

@@ -33,14 +33,16 @@ class Rho:
     of: int | None = None
     """Number of images that rho was chosen for: among N the share is rho (of - 1) / (N - 1), so that an image has the
     same number of neighbours for any N; None to use rho unchanged."""
+    factor: float = added(1.0)
+    """What the mean is multiplied by."""
 
     def share(self, n: int) -> float:
         """Compute the share for the pairs of n images."""
-        return _of_pairs(self.rho, self.of, n)
+        return of_pairs(self.rho, self.of, n)
 
     def eps(self, graph: sparse.csr_array) -> float:
         """Compute eps from the pairs of a graph (N, N)."""
-        return _mean_of_lowest(graph, self.share(graph.shape[0]), zeros=False)
+        return self.factor * _mean_of_lowest(graph, self.share(graph.shape[0]), zeros=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TopP:
 
     def share(self, n: int) -> float:
         """Compute the share for the pairs of n images."""
-        return _of_pairs(self.p, self.of, n)
+        return of_pairs(self.p, self.of, n)
 
     def eps(self, graph: sparse.csr_array) -> float:
         """Compute eps from the pairs of a graph (N, N)."""
@@ -76,6 +78,9 @@ class MostClusters:
     """Neighbours per image at the largest eps."""
     factor: float = 1.1
     """Ratio between consecutive numbers of neighbours."""
+    size: int = added(1)
+    """Fewest images of a cluster that counts. Without outliers, as with `min_samples` of 1, every image left alone is a
+    cluster."""
 
     def pairs(self, n: int) -> NDArray[np.int64]:
         """Compute the number of pairs of n images within eps, for each eps of the grid."""
@@ -85,8 +90,8 @@ class MostClusters:
         pairs = np.round(self.fewest * self.factor ** np.arange(steps + 1) * n / 2).astype(np.int64)
         return np.unique(pairs.clip(1, max(1, n * (n - 1) // 2)))
 
-    def eps(self, graph: sparse.csr_array, left: Callable[[float], int]) -> float:
-        """Find the eps for a graph (N, N); `left` counts the clusters that an eps leaves to train on.
+    def eps(self, graph: sparse.csr_array, left: Callable[[float], NDArray[np.int64]]) -> float:
+        """Find the eps for a graph (N, N); `left` gives the labels that an eps leaves to train on.
 
         Raises:
             UserError: no pair of images has a stored distance.
@@ -98,7 +103,9 @@ class MostClusters:
         if not len(near):
             raise UserError(f"of {graph.shape[0]} images no two are near each other: give eps as a number")
         tried = np.unique(near[(self.pairs(graph.shape[0]) - 1).clip(max=len(near) - 1)])
-        return float(tried[np.argmax([left(float(eps)) for eps in tried])])
+        found = [left(float(eps)) for eps in tried]
+        counts = [np.count_nonzero(np.bincount(labels[labels != OUTLIER]) >= self.size) for labels in found]
+        return float(tried[np.argmax(counts)])
 
 
 @dataclass(frozen=True)
@@ -159,9 +166,9 @@ class DBSCAN:
             return before
         if isinstance(self.eps, MostClusters):
 
-            def left(eps: float) -> int:
+            def left(eps: float) -> NDArray[np.int64]:
                 labels = dataclasses.replace(self, eps=eps).labels(graph)
-                return int((kept(labels) if kept else labels).max(initial=OUTLIER)) + 1
+                return kept(labels) if kept else labels
 
             return self.eps.eps(graph, left)
         return self.eps.eps(graph) if isinstance(self.eps, (Rho, TopP)) else self.eps
@@ -257,8 +264,8 @@ class KMeans:
         return np.asarray(fitted.labels_, np.int64)
 
 
-def _of_pairs(share: float, of: int | None, n: int) -> float:
-    """Convert a share of the pairs of `of` images to one of n that gives an image as many neighbours."""
+def of_pairs(share: float, of: int | None, n: int) -> float:
+    """Convert a share of the pairs of `of` images to one of n that gives an image as many neighbours; None keeps it."""
     return share if of is None else min(1.0, share * (of - 1) / max(1, n - 1))
 
 

@@ -177,6 +177,22 @@ def test_entries_keep_as_much_as_the_training_is_old() -> None:
         torch.testing.assert_close(head.entries, kept * old + (1 - kept) * torch.eye(6, 8, dtype=torch.float64))
 
 
+def test_a_neck_normalises_over_all_views_of_a_batch() -> None:
+    views = [3 + 2 * normal((5, 8), 1, "view", number) for number in range(4)]
+    rows = torch.cat(views)
+    centred = (rows - rows.mean(0)) / (rows.var(0, unbiased=False) + 1e-5).sqrt()
+    guests = jvtc.LocalGlobal(neck=True), jvtc.LocalGlobal()
+    heads = [start(guest) for guest in guests]
+    losses = []
+    for guest, head, shown in zip(guests, heads, (views, centred.chunk(4)), strict=True):
+        head.epoch.fill_(50)
+        outputs = [Output(*[view] * 3) for view in shown]
+        losses.append(float(guest.loss(head, outputs, torch.arange(5))))
+        guest.update(head, outputs, torch.arange(5))
+    assert losses[0] == pytest.approx(losses[1])
+    torch.testing.assert_close(heads[0].entries, heads[1].entries)
+
+
 def people(count: int, images: int, spread: float) -> tuple[torch.Tensor, Any]:
     """Entries (count * images, 32) around a centre for each person, and who they are."""
     centres = normal((count, 32), 1, "people").repeat_interleave(images, 0)

@@ -119,6 +119,18 @@ def test_given_positives_replace_predicted_ones() -> None:
     assert float(guest.loss(head, outputs, torch.arange(2), every)) == pytest.approx(5 * 5 / 6)
 
 
+@pytest.mark.parametrize(("images", "negatives"), [(None, 1), (101, 1), (201, 2), (1001, 10), (10**6, 100)])
+def test_as_many_hardest_negatives_as_the_fraction_was_chosen_for(images: int | None, negatives: int) -> None:
+    """Of 100 other slots one equals the image, which costs 4, and the others are at right angles, which costs 1."""
+    guest = mmcl.MultiLabel(hardest_of=images)
+    head, _ = start(guest, 101)
+    own = torch.eye(64, dtype=torch.float64)[:1]
+    head.slots = torch.cat([own, own, torch.eye(64, dtype=torch.float64)[1:2].expand(99, 64)])
+    alone = torch.arange(101)[None] == 0
+    measured = float(guest.loss(head, [Output(*[own] * 3)], torch.arange(1), alone))
+    assert measured == pytest.approx((4 + (negatives - 1)) / negatives)
+
+
 def test_scales_cut_the_clock_of_the_memory_too() -> None:
     for scale, rates in {"smoke": (0.1, 1.0), "small": (0.1, 1.0), "paper": (0.01, 0.1)}.items():
         stage = rewrite(mmcl.Adapt(MARKET, DUKE), lambda value: value, at_scale(SCALES[scale]))

@@ -106,6 +106,13 @@ def test_share_for_another_number_of_images(rule: type[Rho] | type[TopP]) -> Non
     assert DBSCAN(rule(0.01, of=397)).reach(100) == DBSCAN(rule(0.04)).reach(100)
 
 
+def test_a_factor_multiplies_the_mean_not_the_share() -> None:
+    graph = jaccard_graph(clusters(100), 10, 3)
+    usual, less = Rho(0.02), Rho(0.02, factor=0.8)
+    assert less.share(100) == usual.share(100)
+    assert less.eps(graph) == pytest.approx(0.8 * usual.eps(graph))
+
+
 def test_a_plain_matrix_is_a_graph_whose_absent_pairs_have_distance_one() -> None:
     graph = jaccard_graph(clusters(200), 10, 3)
     plain = sparse.csr_matrix(graph)
@@ -163,6 +170,8 @@ def test_most_clusters_is_the_best_of_its_grid(n: int, seed: int, copies: int, l
     kept = of_at_least(least)
     assert rule.radius(graph, kept) == eps
     assert kept(DBSCAN(eps, 3).labels(graph)).max() + 1 == left
+    links = DBSCAN(MostClusters(size=least), 1)
+    assert links.radius(graph) == most_clusters_slowly(rows, 1, least)[0], "images left alone do not count"
 
 
 def test_most_clusters_finds_people_without_chaining_them() -> None:

@@ -8,6 +8,7 @@ import pytest
 from loading import suite
 
 from methods import cyclegan
+from reproduce.clustering import DBSCAN, MostClusters, Rho, Tuned
 from reproduce.data.catalogue import published
 from reproduce.evaluation import Evaluate
 from reproduce.papers.tables import Task
@@ -122,10 +123,30 @@ def test_guests_replace_the_clusters_of_the_full_method(row: str, part: str, tas
     assert stages[row].view == stages["rae"].view == "fused"
     assert hosting.guest.epochs == hosting.epochs
     assert alone.memory.epochs == alone.epochs
-    differing = {"epochs", "neck"} if part == "mmcl" else {"epochs"}
     own = {field.name: getattr(alone.memory, field.name) for field in fields(alone.memory)}
-    assert {name for name, value in own.items() if value != getattr(hosting.guest, name)} <= differing
+    assert {name for name, value in own.items() if value != getattr(hosting.guest, name)} <= {"epochs", "neck"}
+    assert (alone.memory.neck, hosting.guest.neck) == (False, True), "RAE's features are the output of a ReLU"
     assert (stages[part].view, stages[part].distance) == ("", None)
+
+
+@pytest.mark.parametrize(("task", "images", "factor"), [("m2d", 16522, 1.0), ("d2m", 12936, 1.0), ("d2t", 32621, 0.8)])
+def test_jvtc_links_by_its_published_share_on_the_published_data(task: str, images: int, factor: float) -> None:
+    guest = RAE.jvtc_losses(Task(task))
+    assert guest.cluster == DBSCAN(Tuned(Rho(1.6e-3, of=images, factor=factor), MostClusters(size=4)), 1)
+    assert guest.unit == (task == "d2t")
+    slots = DBSCAN(Tuned(Rho(4.8e-3, of=images // 12), MostClusters(size=4)), 1)
+    assert guest.joint_cluster == (slots if task == "d2t" else None)
+    for row in ("jvtc", "jvtc_rae"):
+        train = SMALL.resolve(RAE.TABLES["2"][row](Task(task), 1)).train
+        memory = train.memory if row == "jvtc" else train.guest
+        assert memory.cluster == DBSCAN(MostClusters(size=4), 1)
+
+
+def test_mmcl_uses_as_many_hardest_negatives_as_published() -> None:
+    for row in ("mmcl", "mmcl_rae"):
+        train = RAE.TABLES["2"][row](Task("m2d"), 1).train
+        memory = train.memory if row == "mmcl" else train.guest
+        assert (memory.hardest, memory.hardest_of) == (0.01, 16522)
 
 
 def test_jvtc_reads_the_time_as_its_target_s_names_tell_it() -> None:
