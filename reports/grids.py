@@ -143,6 +143,17 @@ def rank_lines(picture: Picture) -> str:
     return grid(["query", "network", "AP", "nearest images, in order"], lines, left=2)
 
 
+def decoded_lines(picture: Picture) -> str:
+    """List how much a figure's decoded images differ, one line per image."""
+    return grid(
+        ["image", "domain", *(f"difference, {words.markdown(network)}" for network in picture.networks)],
+        [
+            [pair.image.words, "labelled" if pair.labelled else "other", *(made.differs for made in pair.made)]
+            for pair in picture.content.decoded
+        ],
+    )
+
+
 def plane_lines(picture: Picture) -> str:
     """List a figure's projections, one line per network."""
     return grid(

@@ -48,9 +48,9 @@ HEAT = "inferno"
 
 RANK_LISTS = (
     "A line holds the images of the gallery that are nearest to the query, the nearest first. "
-    f"{RIGHT} in green is the query's identity, {WRONG} in red another; the distance to the query is below or, without "
-    "pictures, under the pointer. AP is the query's average precision, mAP its mean over all queries of the test set; "
-    "both are percentages."
+    f"{RIGHT} in green is the query's identity, {WRONG} in red another; the distance to the query, or its similarity "
+    "where the paper prints that, is below or, without pictures, under the pointer. AP is the query's average "
+    "precision, mAP its mean over all queries of the test set; both are percentages."
 )
 ACTIVATION_MAPS = (
     "A map is the sum over channels of the squared activations that are pooled into features. The brightest place of "
@@ -63,7 +63,17 @@ PROJECTION = (
     "is that of the embeddings, not of the marks: how much nearer an image is, in cosine distance, to its own identity "
     f"than to the next one, from {MINUS}1 to 1."
 )
-READING = {"rank lists": RANK_LISTS, "activation maps": ACTIVATION_MAPS, "projection": PROJECTION}
+DECODED = (
+    "Under or beside an image is what the decoder makes of the encoder's maps of it. An image of the labelled domain "
+    "ought to come back as it was, one of the other in the style of the labelled domain. Below stands the mean "
+    "difference of pixel values, of the whole range between black and white."
+)
+READING = {
+    "rank lists": RANK_LISTS,
+    "activation maps": ACTIVATION_MAPS,
+    "projection": PROJECTION,
+    "decoded images": DECODED,
+}
 UNREADABLE = "What this record holds cannot be drawn by this version."
 
 
@@ -102,7 +112,9 @@ class Rank:
     number: int
     image: Shot
     right: bool
-    distance: str
+    measured: str
+    """Its distance to the query or, named so, its similarity."""
+    what: str = "distance"
 
     @property
     def sign(self) -> str:
@@ -112,7 +124,7 @@ class Rank:
     def words(self) -> str:
         """Text alternative for screen readers."""
         outcome = "right" if self.right else "wrong"
-        return f"rank {self.number}, {outcome}: {self.image.words}, distance {self.distance}"
+        return f"rank {self.number}, {outcome}: {self.image.words}, {self.what} {self.measured}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,28 @@ class Heated:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What one network's decoder made of an image: its place in the strip, and how much it differs."""
+
+    network: str
+    place: int
+    differs: str
+
+    @property
+    def words(self) -> str:
+        return f"decoded by {self.network}, which differs by {self.differs}"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image, whether its domain is the labelled one, and what each network makes of it."""
+
+    image: Shot
+    labelled: bool
+    made: tuple[Made, ...]
+
+
+@dataclass(frozen=True)
 class Marks:
     """The points of one identity: path, colour and description."""
 
@@ -178,11 +212,12 @@ class Plane:
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a drawing: one of three kinds, and each network's mAP for rank lists."""
+    """The content of a drawing: one of four kinds, and each network's mAP for rank lists."""
 
     queries: tuple[Query, ...] = ()
     heated: tuple[Heated, ...] = ()
     planes: tuple[Plane, ...] = ()
+    decoded: tuple[Decoded, ...] = ()
     scores: tuple[tuple[str, str], ...] = ()
 
 
@@ -315,9 +350,13 @@ def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], ove
     ]
     rows = list(zip(networks, drawing["rows"], strict=True))
     if kind == "rank lists":
+        similar = bool(drawing.get("similarities"))
         return Content(
             queries=tuple(
-                Query(shots[query], tuple(_rank_list(network, row["lists"][place], shots) for network, row in rows))
+                Query(
+                    shots[query],
+                    tuple(_rank_list(network, row["lists"][place], shots, similar) for network, row in rows),
+                )
                 for place, query in enumerate(drawing["queries"])
             ),
             scores=tuple((network, percent(row["mAP"])) for network, row in rows),
@@ -331,12 +370,30 @@ def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], ove
         )
     if kind == "projection":
         return Content(planes=tuple(_plane(network, row, drawing["people"]) for network, row in rows))
+    if kind == "decoded images":
+        return Content(
+            decoded=tuple(
+                Decoded(
+                    shots[image],
+                    bool(labelled),
+                    tuple(
+                        Made(network, len(shots) + row["made"][place], f"{100 * row['differs'][place]:.0f} %")
+                        for network, row in rows
+                    ),
+                )
+                for place, (image, labelled) in enumerate(zip(drawing["shown"], drawing["labelled"], strict=True))
+            )
+        )
     raise ValueError(kind)
 
 
-def _rank_list(network: str, facts: Mapping[str, Any], shots: Sequence[Shot]) -> RankList:
+def _rank_list(network: str, facts: Mapping[str, Any], shots: Sequence[Shot], similar: bool) -> RankList:
+    def measured(distance: float) -> str:
+        return f"{1 - distance if similar else distance:.3f}".replace("-", MINUS)
+
+    what = "similarity" if similar else "distance"
     ranks = tuple(
-        Rank(number, shots[entry["image"]], bool(entry["right"]), f"{entry['distance']:.3f}".replace("-", MINUS))
+        Rank(number, shots[entry["image"]], bool(entry["right"]), measured(entry["distance"]), what)
         for number, entry in enumerate(facts["entries"], 1)
     )
     return RankList(network, percent(facts["AP"]), ranks)
@@ -410,7 +467,7 @@ def _plane(network: str, row: Mapping[str, Any], people: Sequence[int]) -> Plane
 
 
 def _chosen(kind: str, seed: str) -> str:
-    what = {"rank lists": "queries", "activation maps": "images", "projection": "identities"}[kind]
+    what = {"rank lists": "queries", "projection": "identities"}.get(kind, "images")
     drawn = f"The {what} were drawn at random{f' from seed {seed}' if seed else ''}, the same for each network"
     return f"{drawn}: nobody picked them by their outcome."
 

@@ -43,6 +43,7 @@ def environment() -> jinja2.Environment:
         "printed_lines": grids.printed_lines,
         "claim_lines": grids.claim_lines,
         "rank_lines": grids.rank_lines,
+        "decoded_lines": grids.decoded_lines,
         "plane_lines": grids.plane_lines,
     }
     made.globals["size"] = SimpleNamespace(

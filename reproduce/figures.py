@@ -19,7 +19,7 @@ from reproduce.stage import Env, Stage, added, walk
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from reproduce.dataset import Dataset, Image
 
@@ -80,12 +80,11 @@ class Figure(Stage[Drawing]):
     def run(self, env: Env) -> Drawing:
         """Compute the facts: {"kind", "images": [{"name", "pid", "camid"}], ...}; they refer to images by position."""
         data = env.open(self.on)
-        shown = Shown()
+        shown = Shown(data)
         facts = {"kind": self.KIND, **self.facts(data, env, shown)}
         images = [{"name": it.path.rpartition("/")[2], "pid": it.pid, "camid": it.camid} for it in shown.images]
         size = min(MOST_PIXELS, *(row.train.input for row in self.rows))
-        pictures = _pixels(data, shown.images, size) if self.pictures and images else None
-        return Drawing(facts | {"images": images}, pictures)
+        return Drawing(facts | {"images": images}, shown.pictures(size) if self.pictures and images else None)
 
     def chosen(self, count: int, most: int, what: str) -> list[int]:
         """Choose at most `most` of `count` things at random, in ascending order."""
@@ -100,18 +99,51 @@ Draw: TypeAlias = Callable[..., Figure]
 
 
 class Shown:
-    """The images of a figure, each once."""
+    """The images of a figure, each once, and pictures that networks make.
 
-    def __init__(self) -> None:
-        self._places: dict[Image, int] = {}
+    Args:
+        data: the data set of images that come without one.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+        self._places: dict[tuple[str, Image], int] = {}
+        self._sets: dict[str, Dataset] = {}
+        self._made: list[Tensor] = []
 
     @property
     def images(self) -> list[Image]:
-        return list(self._places)
+        return [image for _, image in self._places]
 
-    def place(self, image: Image) -> int:
+    def place(self, image: Image, data: Dataset | None = None) -> int:
         """Return the position of an image among them, from 0, adding it if new."""
-        return self._places.setdefault(image, len(self._places))
+        data = data or self._data
+        self._sets[str(data.root)] = data
+        return self._places.setdefault((str(data.root), image), len(self._places))
+
+    def make(self, picture: Tensor) -> int:
+        """Add a picture (3, H, W), 0 to 1, that a network made; return its position among those."""
+        self._made.append(picture)
+        return len(self._made) - 1
+
+    def pictures(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Collect the images (N, height, width, 3), decoded like the input of networks, then what networks made."""
+        import numpy as np
+        import torch
+        from torch.nn import functional as F
+
+        from reproduce.data.images import Images
+
+        height, width = size
+        pictures = np.empty((len(self._places) + len(self._made), height, width, 3), np.uint8)
+        for root, data in self._sets.items():
+            own = {place: image for (where, image), place in self._places.items() if where == root}
+            [pixels] = Images(data.root, list(own.values()), size).batches([range(len(own))])
+            pictures[list(own)] = pixels.permute(0, 2, 3, 1).numpy()
+        if self._made:
+            made = F.interpolate(torch.stack(self._made), size, mode="area")
+            pictures[len(self._places) :] = (255 * made.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return pictures
 
 
 @dataclass(frozen=True)
@@ -119,8 +151,8 @@ class RankLists(Figure):
     """The first images of the gallery for a few queries.
 
     Facts: "queries" [image]; "rows" [{"mAP": percent, "lists": [{"AP": percent, "entries": [{"image", "right",
-    "distance"}]}]}], in the order of the queries. Lists omit images that are not scored: junk, and images of the
-    query's identity from its camera.
+    "distance"}]}]}], in the order of the queries; "similarities". Lists omit images that are not scored: junk, and
+    images of the query's identity from its camera.
     """
 
     KIND = "rank lists"
@@ -129,6 +161,8 @@ class RankLists(Figure):
     """Number of queries, out of those with a match."""
     ranks: int = 10
     """Length of a list."""
+    similarities: bool = added(False)
+    """Whether pages print cosines instead of distances, which are 1 less them; not for other distances."""
 
     @property
     def detail(self) -> str:
@@ -139,6 +173,8 @@ class RankLists(Figure):
 
         from reproduce.evaluation import Retrieval
 
+        if self.similarities and any(row.rerank or row.distance for row in self.rows):
+            raise UserError("similarities are those of cosine distances, and a row has others")
         pids = np.array([image.pid for image in data.gallery])
         camids = np.array([image.camid for image in data.gallery])
         matched = [
@@ -168,7 +204,7 @@ class RankLists(Figure):
                 ]
                 lists.append({"AP": 100 * float(scores.ap[query]), "entries": entries})
             facts["rows"].append({"mAP": scores.mAP, "lists": lists})
-        return facts
+        return facts | ({"similarities": True} if self.similarities else {})
 
 
 @dataclass(frozen=True)
@@ -255,6 +291,58 @@ class Projection(Figure):
         return facts
 
 
+@dataclass(frozen=True)
+class Decoded(Figure):
+    """What the decoder of a network makes of test images, and of training images of the domain with labels.
+
+    Facts: "shown" [image], "labelled" [whether it is one of those]; "rows" [{"made": [place among the pictures that
+    networks made], "differs": [mean absolute difference of pixels, 0 .. 1]}], in the order of the images.
+    """
+
+    KIND = "decoded images"
+
+    number: int = 5
+    """Number of images from each of the two domains."""
+
+    @property
+    def detail(self) -> str:
+        return f"{2 * self.number} images"
+
+    def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
+        import torch
+
+        from reproduce.data.images import Images
+        from reproduce.data.transforms import normalise
+
+        [labelled, *others] = dict.fromkeys(row.train.labelled for row in self.rows)
+        if labelled is None or others:
+            raise UserError("decoded images need rows that are trained with the labels of one domain")
+        known = env.open(labelled)
+        parts = [
+            (of, [split[place] for place in self.chosen(len(split), self.number, what)])
+            for of, split, what in ((known, known.train, "labelled"), (data, data.query, "images"))
+        ]
+        facts: dict[str, Any] = {
+            "shown": [shown.place(image, of) for of, chosen in parts for image in chosen],
+            "labelled": [of is known for of, chosen in parts for _ in chosen],
+            "rows": [],
+        }
+        for row in self.rows:
+            net: Any = row.restored(env)
+            if not hasattr(net, "restyled"):
+                raise UserError(f"the network of {row.train.name} has no decoder, which decoded images need")
+            made, differs = [], []
+            for of, chosen in parts:
+                own = Images(of.root, chosen, row.train.input, env.device, resample=row.train.resample)
+                [pixels] = own.batches([range(len(chosen))])
+                with torch.no_grad():
+                    pictures = (net.restyled(normalise(pixels, row.train.pixels)).float() + 1) / 2
+                made += [shown.make(picture) for picture in pictures.cpu()]
+                differs += (pictures - pixels / 255).abs().mean((1, 2, 3)).tolist()
+            facts["rows"].append({"made": made, "differs": [round(value, 4) for value in differs]})
+        return facts
+
+
 def of_rows(draw: Draw, rows: Sequence[Stage[Any]], seed: int) -> Figure:
     """Make the figure of a table's rows.
 
@@ -276,12 +364,3 @@ def _keeping(blocks: Iterable[NDArray[Any]], rows: Sequence[int], kept: list[NDA
         kept += [block[row - start].copy() for row in rows if start <= row < start + len(block)]
         start += len(block)
         yield block
-
-
-def _pixels(data: Dataset, images: Sequence[Image], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode images (N, height, width, 3) like the input of networks."""
-    from reproduce.data.images import Images
-
-    [pixels] = Images(data.root, images, size).batches([range(len(images))])
-    array: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    return array

@@ -186,9 +186,14 @@ class RAE(nn.Module):
         """
         maps = self.encoder.maps(images)
         if restyled is None:
-            given = maps if isinstance(self.restyle, Decoder) else to_range(images, pixels)
-            restyled = from_range(self.restyle(given), pixels)
+            restyled = from_range(self.restyled(images, maps, pixels), pixels)
         return maps, self.encoder.maps(restyled)
+
+    def restyled(self, images: torch.Tensor, maps: torch.Tensor, pixels: Pixels) -> torch.Tensor:
+        """Return images (B, 3, H, W) in the source's style, between -1 and 1, by their maps or by a translator."""
+        given = maps if isinstance(self.restyle, Decoder) else to_range(images, pixels)
+        made: torch.Tensor = self.restyle(given)
+        return made
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -213,6 +218,10 @@ class Fused(nn.Module):
         """Fuse the maps of images with those of the images in the source's style."""
         fused: torch.Tensor = self.net.fusion(*self.net.pair(images, self.pixels))
         return fused
+
+    def restyled(self, images: torch.Tensor) -> torch.Tensor:
+        """Return normalised images (B, 3, H, W) in the source's style, between -1 and 1."""
+        return self.net.restyled(images, self.net.encoder.maps(images), self.pixels)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from runs import history, run
 
 from methods import cyclegan, jvtc, mmcl, rae
 from methods.blocks.dropout import address
+from methods.blocks.rae import to_range
 from methods.guests import Labeller
 from reproduce.clustering import DBSCAN, MostClusters, Rho
 from reproduce.data.domains import Domain
@@ -145,16 +146,73 @@ def test_encoder_lowers_the_accuracy_of_the_discriminator_on_the_target() -> Non
     assert right() < 0.5
 
 
-def test_decoder_learns_against_a_judge_of_source_images() -> None:
-    """The discriminator of images sees source images and their reconstructions; the target's are not shown to it."""
+def test_the_judge_of_images_learns_source_images_and_their_reconstructions() -> None:
+    """The target's are judged for the decoder alone."""
     bench = Bench()
-    seen: list[int] = []
-    bench.state.net.of_images.register_forward_hook(lambda *call: seen.append(len(call[1][0])))
+    net, images = bench.state.net, [bench.source.images, bench.target.images]
+    address(net, 1, 0, 0)
+    decoded = [net.restyle(net.encoder.maps(each)).detach() for each in images]
+    judged: list[torch.Tensor] = []
+    net.of_images.register_forward_hook(lambda *call: judged.append(call[1][0].detach()))
     bench.stage.transfer_pixels(bench.state, bench.source, bench.target)
-    assert len(seen) == 4, "two judged for the decoder, two for the discriminator"
-    gradients = [weight.grad for weight in bench.state.net.of_images.parameters()]
+    expected = [*decoded, to_range(images[0], bench.stage.pixels), decoded[0]]
+    assert len(judged) == 4
+    for one, other in zip(judged, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_decoder_lowers_the_accuracy_of_the_judge_of_images() -> None:
+    """Train the judge alone until it knows source images, then let encoder and decoder step against it."""
+    bench = Bench(tiny(precision="float64", lambda_pix=1000.0))
+    net, optimizers = bench.state.net, bench.state.optimizers
+
+    def rates(decoder: float, judge: float) -> None:
+        for name, lr in (("pixels", decoder), ("of images", judge)):
+            for group in optimizers[name].param_groups:
+                group["lr"] = lr
+
+    def logits() -> list[float]:
+        with torch.no_grad():
+            made = (net.restyle(net.encoder.maps(batch.images)) for batch in (bench.source, bench.target))
+            return [float(net.of_images(each).mean()) for each in made]
+
+    rates(0.0, 0.01)
+    for _ in range(30):
+        logged = bench.stage.transfer_pixels(bench.state, bench.source, bench.target)
+    assert float(logged["pixel_accuracy"]) == 100
+    before = logits()
+    assert before[0] < 0
+    rates(1e-3, 0.0)
+    for _ in range(20):
+        bench.stage.transfer_pixels(bench.state, bench.source, bench.target)
+    assert all(after > max(0.0, earlier) for earlier, after in zip(before, logits(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "part"),
+    [
+        ("lambda_tri", "transfer_features", "encoder.backbone"),
+        ("lambda_tri", "train_fusion", "fusion"),
+        ("lambda_feat", "transfer_features", "encoder.backbone"),
+        ("lambda_pix", "transfer_pixels", "restyle"),
+        ("lambda_pix", "transfer_pixels", "encoder.backbone"),
+    ],
+)
+def test_a_step_depends_on_the_weights_of_figure_6(name: str, step: str, part: str) -> None:
+    ends = []
+    for value in (0.5, 0.5, 2.0):
+        bench = Bench(tiny(precision="float64", **{name: value}))
+        getattr(bench.stage, step)(bench.state, bench.source, bench.target)
+        ends.append(
+            torch.cat([weight.detach().flatten() for weight in bench.state.net.get_submodule(part).parameters()])
+        )
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.allclose(ends[0], ends[2], rtol=0, atol=1e-7)
+
+
+def test_decoder_learns_to_reconstruct() -> None:
+    bench = Bench()
     net = bench.state.net
-    assert all(gradient is not None for gradient in gradients)
     first = bench.stage.transfer_pixels(bench.state, bench.source, bench.target)["reconstruction"]
     for _ in range(40):
         last = bench.stage.transfer_pixels(bench.state, bench.source, bench.target)["reconstruction"]
@@ -173,6 +231,17 @@ def test_printed_rates_take_sgd_everywhere() -> None:
     stable = tiny().optimizers(tiny().network(source().network(4)))
     adam = {name for name, optimizer in stable.items() if isinstance(optimizer, torch.optim.Adam)}
     assert adam == {"of maps", "pixels", "of images", "fusion"}
+
+
+@pytest.mark.parametrize("domain", [0, 1])
+def test_translations_are_augmented_like_their_images(domain: int) -> None:
+    stage, draw = translated(), torch.Generator().manual_seed(1)
+    images = [torch.randint(0, 256, (8, 3, 32, 16), generator=draw, dtype=torch.uint8) for _ in range(2)]
+    batch = stage.batch(domain, 0, 0, [*images, *images], torch.arange(8))
+    assert batch.restyled is not None
+    assert torch.equal(batch.restyled, batch.images)
+    other = stage.batch(domain, 0, 1, [*images, *images], torch.arange(8))
+    assert not torch.equal(other.images, batch.images), "each step draws anew"
 
 
 @pytest.mark.parametrize("name", ["source", "baseline", "full", "mmcl", "jvtc"])

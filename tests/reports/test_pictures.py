@@ -61,6 +61,13 @@ DRAWINGS: dict[str, dict[str, Any]] = {
         "shown": [0, 1],
         "rows": [{"maps": [[[0, 255], [64, 128]]] * 2}, {"maps": [[[255, 0], [1, 2]], [[3, 4], [255, 5]]]}],
     },
+    "decoded images": {
+        "kind": "decoded images",
+        "images": IMAGES,
+        "shown": [2, 0],
+        "labelled": [True, False],
+        "rows": [{"made": [0, 1], "differs": [0.1234, 0.5]}, {"made": [2, 3], "differs": [0.25, 0.75]}],
+    },
     "projection": {
         "kind": "projection",
         "images": [],
@@ -102,7 +109,8 @@ def failure(**changes: Any) -> dict[str, Any]:
 
 def kept(folder: Path, record: dict[str, Any], *, shown: bool = False) -> list[dict[str, Any]]:
     """The record as a run writes it and a report reads it, with its strip of pictures or without."""
-    count = len((record.get("drawing") or {}).get("images", ()))
+    drawing = record.get("drawing") or {}
+    count = len(drawing.get("images", ())) + sum(len(row.get("made", ())) for row in drawing.get("rows", ()))
     pixels = np.arange(count * 4 * 2 * 3, dtype=np.uint8).reshape(count, 4, 2, 3) if shown and count else None
     write_figure(made.kept(record), pixels, folder)
     return read_figures(folder)
@@ -191,6 +199,35 @@ def test_a_camera_that_is_not_told_is_none(tmp_path: Path) -> None:
     record = figure()
     record["drawing"]["images"] = [{**image, "camid": -1} for image in IMAGES]
     assert Sound(pages(tmp_path, [record])[0]).told[0] == "query 1: id 7, camera –"
+
+
+def test_rank_lists_print_similarities_where_the_drawing_says_so(tmp_path: Path) -> None:
+    record = figure()
+    record["drawing"]["similarities"] = True
+    page, _, _ = pages(tmp_path, kept(tmp_path, record, shown=True))
+    assert Sound(page).told[1:3] == [
+        "rank 1, wrong: id 8, camera 2, similarity 0.750",
+        "rank 2, right: id 7, camera 3, similarity 0.500",
+    ]
+    assert "</b>0.750</span>" in page
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_decoded_images_stand_under_their_images(shown: bool, tmp_path: Path) -> None:
+    page, _, markdown = pages(tmp_path, kept(tmp_path, figure("decoded images"), shown=shown))
+    found = Sound(page)
+    assert found.pictures == (6 if shown else 0)
+    first, second = "image 1: id 7, camera 3", "image 1: id 7, camera 1"
+    told = [[first, "decoded by baseline, which differs by 12 %", "decoded by ours, which differs by 25 %"]]
+    told += [[second, "decoded by baseline, which differs by 50 %", "decoded by ours, which differs by 75 %"]]
+    expected = [f"{words}, {name}" if words != name else name for name, *rest in told for words in (name, *rest)]
+    assert found.told == (expected if shown else [first, second])
+    assert page.index("come back as they were:") < page.index("in the style of the labelled one:"), (
+        "the labelled domain first"
+    )
+    assert [int(at) for at in re.findall(r'shot" style="--at:(\d+)"', page)] == ([2, 3, 5, 0, 4, 6] if shown else [])
+    assert all(f">{share} %</span>" in page for share in (12, 25, 50, 75))
+    assert re.search(r"id 7, camera 3 +\| labelled \| 12 % +\| 25 %", markdown)
 
 
 @pytest.mark.parametrize("shown", [False, True])

@@ -847,6 +847,58 @@ def test_cells_are_counted_once_and_against_the_authors_own_rows() -> None:
     assert page_of(comparable()[6:], PAPERS, "x").whole.cells == "4 of 16"
 
 
+GAINS = """
+paper = "demo"
+title = "A demonstration"
+authors = "A. Nonymous"
+venue = "Nowhere"
+[[table]]
+id = "2"
+caption = "Gains."
+where = "section 4"
+checked = "by eye"
+columns = [{ id = "m2d", label = "M -> D" }]
+metrics = ["mAP", "mAP_gain"]
+[[table.row]]
+id = "after"
+label = "U"
+executed = "yes"
+m2d = [40.0, "-"]
+[[table.row]]
+id = "before"
+label = "D"
+executed = "yes"
+m2d = [30.0, "-"]
+[[table.row]]
+id = "gain"
+label = "G"
+executed = "yes"
+gain = ["after", "before"]
+m2d = ["-", 10.0]
+"""
+
+
+def test_a_gain_is_computed_from_its_parts_over_the_seeds_that_both_have() -> None:
+    papers = {"demo": parse(tomllib.loads(GAINS), "demo.toml")}
+
+    def part(row: str, **by_seed: float) -> dict[str, Any]:
+        measured = {seed.lstrip("s"): {"mAP": value, "rank1": 9.0} for seed, value in by_seed.items()}
+        return result(row, "m2d", paper="demo", table="2", measured=measured, stages=[])
+
+    made = [part("after", s1=40.0, s2=44.0, s3=1.0), part("before", s1=30.0, s2=30.0, s4=9.0)]
+
+    def gain_of(results: list[dict[str, Any]]) -> Any:
+        [setting] = page_of(results, papers, "x").papers[0].tables[0].settings
+        [row] = [row for row in setting.rows if row.label.startswith("G")]
+        return row.cells[0].measured
+
+    mAP, gain = gain_of(made)
+    assert mAP is None
+    assert (gain.mean, gain.sd, gain.n) == (12.0, pytest.approx(8**0.5), 2)
+    assert gain_of(made[:1]) == ()
+    assert gain_of([made[0], part("before", s4=9.0)]) == ()
+
+
 def test_error_is_shown_with_its_log(tmp_path: Path) -> None:
     reader, markdown = shown(tmp_path, stand_ins())
     assert "loss is nan at step 42 of msplr.Adapt" in reader.text

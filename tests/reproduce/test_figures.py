@@ -20,11 +20,11 @@ from sklearn.metrics import silhouette_samples
 from reproduce.data.domains import Domain
 from reproduce.data.images import Images
 from reproduce.data.reading import read
-from reproduce.data.transforms import normalise
+from reproduce.data.transforms import IMAGENET, normalise
 from reproduce.dataset import Dataset, Image
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Rerank, embed
-from reproduce.figures import ActivationMaps, Figure, Network, Projection, RankLists, of_rows
+from reproduce.figures import ActivationMaps, Decoded, Figure, Network, Projection, RankLists, of_rows
 from reproduce.papers import records
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage
@@ -167,6 +167,56 @@ def test_projection_has_all_images_of_its_people(setting: Setting, place: Path, 
                 round(float(np.mean(silhouette_samples(rows_of(train, data, images), pids, metric="cosine"))), 5)
             )
         assert round(row["silhouette"], 5) in expected
+
+
+class Negative(torch.nn.Module):
+    """Restyles images as their negatives, a little darker than black."""
+
+    def restyled(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+        return 1 - 2 * (images * std + mean) - 0.01
+
+
+def test_decoded_images_are_those_of_the_decoder(
+    setting: Setting, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training images of the labelled domain come first; what a network makes of each follows the images."""
+    resolved: Any = setting.resolve(figure(Decoded))
+    monkeypatch.setattr(Untrained, "labelled", resolved.on, raising=False)
+    monkeypatch.setattr(Untrained, "at_moment", lambda *_: Negative())
+    drawing = run(figure(Decoded, number=2, pictures=True), setting, tmp_path)
+    facts, data = drawing.facts, read(place, "market")
+    names = [facts["images"][place]["name"] for place in facts["shown"]]
+    assert facts["labelled"] == [True, True, False, False]
+    for name, split in zip(names, [data.train] * 2 + [data.query] * 2, strict=True):
+        assert name in {image.path.rpartition("/")[2] for image in split}
+    assert [row["made"] for row in facts["rows"]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert drawing.pictures.shape == (12, 32, 16, 3)
+    for row in facts["rows"]:
+        for at, (number, differs) in enumerate(zip(row["made"], row["differs"], strict=True)):
+            image, shown = drawing.pictures[facts["shown"][at]].astype(float), drawing.pictures[4 + number]
+            expected = 255 - image - 1.275
+            assert np.abs(shown - expected.clip(0)).max() <= 1
+            assert differs == pytest.approx(np.abs(expected - image).mean() / 255, abs=1e-3)
+
+
+def test_networks_without_decoder_or_labels_raise(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="trained with the labels of one domain"):
+        run(figure(Decoded), setting, tmp_path)
+    resolved: Any = setting.resolve(figure(Decoded))
+    monkeypatch.setattr(Untrained, "labelled", resolved.on, raising=False)
+    with pytest.raises(UserError, match=r"demo_stages\.Untrained has no decoder"):
+        run(figure(Decoded), setting, tmp_path)
+
+
+def test_similarities_are_of_cosine_distances_alone(setting: Setting, tmp_path: Path) -> None:
+    plain, similar = (run(figure(RankLists, similarities=on), setting, tmp_path).facts for on in (False, True))
+    assert plain | {"similarities": True} == similar
+    rows = (Network(Untrained(1), "last", rerank=Rerank(k1=4, k2=2)),)
+    with pytest.raises(UserError, match="similarities are those of cosine distances"):
+        run(figure(RankLists, rows=rows, similarities=True), setting, tmp_path)
 
 
 def test_too_few_people_for_a_projection_raise(setting: Setting, tmp_path: Path) -> None:

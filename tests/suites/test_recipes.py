@@ -57,6 +57,15 @@ def test_the_rows_of_daam_differ_in_parts_and_labels_alone(row: str) -> None:
     assert train.cluster == DBSCAN(Tuned(TopP(1.6e-3, of=16522)), 4)
 
 
+def test_daam_s_ends_have_no_attention_and_no_target() -> None:
+    init = DAAM["ours"](TASK, 1).train.init
+    rows = {name: DAAM["TABLES"]["4"][name](TASK, 1) for name in ("supervised", "direct")}
+    assert rows["direct"].train == replace(init, attention=False)
+    assert rows["supervised"].train == replace(init, attention=False, source=TASK.target)
+    assert {row.on for row in rows.values()} == {TASK.target}
+    assert init.source == TASK.source
+
+
 @pytest.mark.parametrize("suite", [DAAM, RAE])
 @pytest.mark.parametrize("target", ["duke", "msmt17"])
 def test_a_share_of_pairs_that_no_paper_gives_holds_for_the_published_data(suite: dict[str, Any], target: str) -> None:

@@ -180,8 +180,31 @@ class Identity(nn.Module):
         return images
 
 
-def test_an_identity_decoder_encodes_to_the_same_maps() -> None:
-    """If maps are images and the decoder returns the images in -1 .. 1, both maps of a pair are the same."""
+class Perfect(Decoder):
+    """Returns the images that it was made with, in -1 .. 1, if it is given the maps that it expects."""
+
+    def __init__(self, images: torch.Tensor, maps: torch.Tensor) -> None:
+        super().__init__(maps.shape[1], (8, 4), strides(tuple(maps.shape[2:]), tuple(images.shape[2:])), seed=1)
+        self.images, self.expected = to_range(images, IMAGENET), maps
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(maps, self.expected)
+        return self.images
+
+
+def test_a_perfect_decoder_encodes_to_the_same_maps() -> None:
+    encoder = ReID(build("narrow", seed=1), 3, seed=1, neck=False).eval()
+    images = normalise(torch.randint(0, 256, (2, 3, 32, 16), generator=torch.Generator().manual_seed(1)))
+    net = RAE(encoder)
+    with torch.no_grad():
+        net.restyle = Perfect(images, encoder.maps(images))
+        maps, again = net.pair(images, IMAGENET)
+        torch.testing.assert_close(again, maps, rtol=1e-4, atol=1e-4)
+        assert torch.equal(Fused(net, IMAGENET).restyled(images), to_range(images, IMAGENET))
+
+
+def test_a_translator_is_given_images_and_the_fusion_both_maps() -> None:
+    """If maps are images and the translator returns them in -1 .. 1, both maps of a pair are the same."""
     net = RAE(Identity())  # type: ignore[arg-type]
     net.restyle, net.fusion = nn.Identity(), Fusion(3, 4, seed=1)
     images = torch.rand(2, 3, 8, 4)
