@@ -57,7 +57,8 @@ class Dials:
     camera: float = 1.0
     """Colours, sharpness, noise and background of each camera."""
     time: float = 1.0
-    """How far the time between two cameras reflects the distance between them; pictures do not depend on it."""
+    """Probability that a visit to a camera is named after its own moment. At 0 all are named after random ones, so that
+    times tell nothing about people or ways; pictures do not depend on it."""
 
 
 CAUSES = tuple(field.name for field in fields(Dials) if field.name != "time")
@@ -181,11 +182,11 @@ def network(name: str, seed: int) -> Network:
     return Network(place, 2 * pi * numbers.random(count), metres * detour / 1.35, chance / chance.sum(1, keepdims=True))
 
 
-def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
+def walk(person: Person, seed: int, roads: Network) -> Walk:
     """Walk a person from camera to camera, at 0.75 to 1.35 times the average speed.
 
     Two cameras or more see each training and test person (except in LUPerson), each of them a test person at least
-    twice. With the dial `time` at 0 the time between two cameras is random and independent of the way.
+    twice.
     """
     import numpy as np
 
@@ -213,9 +214,7 @@ def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
 
     steps = numbers.integers(5, 30, count)
     enters = np.cumsum(stays)[:-1]
-    whim = 2 * roads.transit.mean() * numpy_generator(seed, "world", *person, "time").random(visits - 1)
-    transit = time * roads.transit[path[: visits - 1], path[1:visits]] / speed + max(0.0, 1 - time) * whim
-    steps[enters] = np.ceil(FPS * transit)
+    steps[enters] = np.ceil(FPS * (roads.transit[path[: visits - 1], path[1:visits]] / speed))
     steps[0] = 0
     frame = np.cumsum(steps)
     way = np.diff(roads.place[path], axis=0)
@@ -227,6 +226,24 @@ def walk(person: Person, seed: int, roads: Network, time: float = 1.0) -> Walk:
         away=np.repeat(away, stays).astype(float),
         progress=np.concatenate([(np.arange(stay) + 0.5) / stay for stay in stays]),
     )
+
+
+def named(person: Person, seed: int, way: Walk, time: float) -> Walk:
+    """Return the moments that file names tell of a walk.
+
+    Each visit to a camera keeps its own with the probability of the dial `time`; others lie anywhere in any session.
+    """
+    import numpy as np
+
+    domain, numbers = statistics(person.name), numpy_generator(seed, "world", *person, "time")
+    frame, sequence = way.frame.copy(), way.sequence.copy()
+    for visit in np.split(np.arange(len(frame)), np.flatnonzero(np.diff(way.camera)) + 1):
+        luck, session, moment = numbers.random(3)
+        if luck >= time:
+            stay = frame[visit] - frame[visit[0]]
+            frame[visit] = 1 + int(moment * max(1, domain.session - stay[-1] - 1)) + stay
+            sequence[visit] = 1 + int(session * domain.sequences)
+    return way._replace(frame=frame, sequence=sequence)
 
 
 # -- cameras and scenes ------------------------------------------------------------------------------------------------
@@ -519,9 +536,9 @@ def _plan(name: str, seed: int, size: Size, time: float) -> tuple[Plan, list[str
     for person, pid, odd in _cast(name, seed, size):
         if person.role != "junk":
             looks.append(look(person, seed))
-        way = walk(person, seed, roads, time)
+        way = walk(person, seed, roads)
         shots.append(shoot(person, seed, way, len(looks) - 1))
-        for caption in _captions(domain, person, pid, odd, way, seed):
+        for caption in _captions(domain, person, pid, odd, named(person, seed, way, time), seed):
             while (path := SPELL[domain.grammar](caption._replace(total=len(splits)))) in splits:
                 caption = caption._replace(frame=caption.frame + 1)  # several people under one number may share a frame
             splits[path] = caption.split

@@ -10,7 +10,7 @@ import shutil
 from collections import Counter, defaultdict
 from dataclasses import fields, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest, spearmanr
+from scipy.stats import chisquare, ks_2samp, kstest
 
 from reproduce.data.catalogue import drawn as drawn_names
 from reproduce.data.catalogue import statistics
@@ -32,6 +32,7 @@ from reproduce.data.world import (
     CAUSES,
     FPS,
     STEEPEST,
+    WORLD_VERSION,
     Dials,
     Person,
     Plan,
@@ -39,6 +40,7 @@ from reproduce.data.world import (
     _turn,
     draw,
     look,
+    named,
     network,
     plan,
     stage,
@@ -177,45 +179,41 @@ def test_walks_follow_the_transit_times_of_the_network(name: str) -> None:
     assert transits > 60 * 0.5 * (statistics(name).visits[0] - 1)
 
 
-def transits(name: str, dial: float, people: int = 500) -> dict[tuple[int, int], list[float]]:
-    """Collect the seconds between consecutive cameras of walks, by pair of cameras."""
-    roads, found = network(name, 1), defaultdict(list)
+def visits(name: str, dial: float, people: int) -> tuple[Any, Any, Any]:
+    """Collect where in a session visits begin (fraction), their session, and who is seen, as names tell it."""
+    roads, moments, sessions, who = network(name, 1), [], [], []
     for number in range(people):
-        way = walk(Person(name, "train", number), 1, roads, dial)
-        moves = np.flatnonzero(np.diff(way.camera))
-        for move in moves:
-            pair = int(way.camera[move]), int(way.camera[move + 1])
-            found[pair].append(float(way.frame[move + 1] - way.frame[move]) / FPS)
-    return found
+        person = Person(name, "train", number)
+        way = named(person, 1, walk(person, 1, roads), dial)
+        begins = np.flatnonzero(np.diff(way.camera, prepend=-1))
+        moments += (way.frame[begins] / statistics(name).session).tolist()
+        sessions += way.sequence[begins].tolist()
+        who += [number] * len(begins)
+    return np.array(moments), np.array(sessions), np.array(who)
 
 
-def explained(seconds: dict[tuple[int, int], list[float]]) -> float:
-    """Compute the share of the variance of transit times that the pair of cameras explains, about 0 for none."""
-    groups = [np.array(group) for group in seconds.values() if len(group) >= 8]
-    whole = np.concatenate(groups)
-    within = sum(group.var() * len(group) for group in groups) / (len(whole) - len(groups))
-    return float(1 - within / whole.var(ddof=1))
+@pytest.mark.parametrize("name", ["market", "duke", "msmt17"])
+def test_time_dial_at_zero_hides_who_is_seen(name: str) -> None:
+    """Visits are anywhere in any session, and two of one person as far apart as any two."""
+    moments, sessions, who = visits(name, 0.0, 400)
+    assert kstest(moments, "uniform").statistic < 0.05
+    counts = np.bincount(sessions)[1:]
+    assert len(counts) == statistics(name).sequences
+    assert len(counts) == 1 or chisquare(counts).pvalue > 1e-3
+    same, places = who[1:] == who[:-1], moments + sessions
+    apart = np.abs(np.diff(places))
+    any_two = np.abs(np.subtract.outer(places, places)).ravel()[::97]
+    assert ks_2samp(apart[same], any_two).statistic < 0.06
+    own, _, _ = visits(name, 1.0, 400)
+    near = np.abs(np.diff(own))[same]
+    assert np.median(near) < 0.1 * np.median(apart[same]), "which walks are not"
 
 
-@pytest.mark.parametrize("name", ["market", "duke", "msmt17", "personx"])
-def test_time_dial_at_zero_hides_the_way_between_cameras(name: str) -> None:
-    """Check walks of 500 people, with a few hundred to two thousand changes of camera."""
-    asked = {dial: transits(name, dial) for dial in (0.0, 0.5, 1.0)}
-    assert explained(asked[0.0]) < 0.05 < 0.1 < explained(asked[0.5]) < 0.5 < 0.8 < explained(asked[1.0])
-    longest = 2 * network(name, 1).transit.mean()
-    free = np.concatenate(list(asked[0.0].values()))
-    assert kstest(free, "uniform", (0, longest)).statistic < 0.05, "any time up to twice the mean"
-
-
-@pytest.mark.parametrize(("dial", "least", "most"), [(0.0, -0.15, 0.15), (1.0, 0.95, 1.0)])
-def test_time_dial_at_zero_hides_the_speed_of_walkers(dial: float, least: float, most: float) -> None:
-    """Check the rank correlation of the first two ways of a walk, each relative to an average walker's time."""
-    roads, paces = network("personx", 1), []
-    for number in range(400):
-        way = walk(Person("personx", "train", number), 1, roads, dial)
-        moves = np.flatnonzero(np.diff(way.camera))[:2]
-        paces.append(np.diff(way.frame)[moves] / roads.transit[way.camera[moves], way.camera[moves + 1]])
-    assert least < spearmanr(np.array(paces)).statistic < most
+def test_time_dial_is_the_share_of_visits_that_keep_their_moment() -> None:
+    own, _, _ = visits("duke", 1.0, 300)
+    for dial in (0.0, 0.3, 0.7, 2.0):
+        kept = visits("duke", dial, 300)[0] == own
+        assert kept.mean() == pytest.approx(min(1.0, dial), abs=0.05)
 
 
 FRAMES = {
@@ -245,17 +243,23 @@ def test_walks_are_pinned(name: str) -> None:
 @settings(max_examples=40)
 def test_time_dial_changes_only_frames(name: str, number: int, seed: int, dial: float) -> None:
     person, roads = Person(name, "train", number), network(name, seed)
-    usual, turned = walk(person, seed, roads), walk(person, seed, roads, dial)
-    for field in ("camera", "sequence", "away", "progress"):
+    usual = walk(person, seed, roads)
+    turned = named(person, seed, usual, dial)
+    for field in ("camera", "away", "progress"):
         assert np.array_equal(getattr(usual, field), getattr(turned, field))
-    assert (np.diff(turned.frame) > 0).all()
     assert turned.frame.min() >= 1
     stays = np.diff(usual.camera) == 0
-    assert np.array_equal(np.diff(usual.frame)[stays], np.diff(turned.frame)[stays]), "only ways take another time"
+    assert np.array_equal(np.diff(usual.frame)[stays], np.diff(turned.frame)[stays]), "visits move as a whole"
+    assert (np.diff(turned.sequence)[stays] == 0).all()
+    assert turned.sequence.min() >= 1
+    assert turned.sequence.max() <= statistics(name).sequences
+    assert turned.frame.max() <= max(usual.frame.max(), statistics(name).session)
+    if dial >= 1:
+        assert all(np.array_equal(one, other) for one, other in zip(usual, turned, strict=True))
 
 
 def test_time_dial_changes_no_pixels(tmp_path: Path) -> None:
-    """Files, splits, people and cameras are equal; only the frames in the names differ."""
+    """Files, splits, people and cameras are equal; only the frames and sessions in the names differ."""
     for name in ("market", "duke", "msmt17"):
         size = READ["msmt17"] if name == "msmt17" else SMALL
         seen, names = [], []
@@ -266,7 +270,7 @@ def test_time_dial_changes_no_pixels(tmp_path: Path) -> None:
             splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
             seen.append(
                 Counter(
-                    (split, image.pid, image.camid, image.sequence, (data.root / image.path).read_bytes())
+                    (split, image.pid, image.camid, (data.root / image.path).read_bytes())
                     for split, images in splits.items()
                     for image in images
                 )
@@ -285,6 +289,8 @@ def test_cover_with_the_time_dial_at_zero() -> None:
     assert torch.equal(shown, cover(scene("msmt17", rows_of(world, [5, 0, 99]), dials), 16, 8))
     assert StandIn("msmt17", size, dials=dials).detail == "no time"
     assert StandIn("msmt17", size, dials=dials).key != StandIn("msmt17", size).key
+    versions = {time: StandIn("msmt17", size, dials=Dials(time=time)).version for time in (0.0, 0.9, 1.0)}
+    assert versions == {0.0: WORLD_VERSION + 1, 0.9: WORLD_VERSION + 1, 1.0: WORLD_VERSION}
 
 
 def test_everybody_differs_and_sizes_agree() -> None:
