@@ -150,7 +150,7 @@ def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_lab
     panel = _panel(name, placed, across, x_label, lambda x: f"{back(x):.3g}")
     ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
     texts = [
-        f"{label}: " + ", ".join(f"{_value(name, y)} at {x:g}" for x, y in points) if label else ""
+        (f"{label}: " if label else "") + ", ".join(f"{_value(name, y)} at {x:g}" for x, y in points)
         for label, points in lines
     ]
     return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(texts)}")

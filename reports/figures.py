@@ -130,7 +130,7 @@ def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
         for declared in figure.sweeps:
             own = [case for case in group if case.cell.point and case.cell.point.parameter == declared.parameter]
             panels = [
-                sweep(name, [("", line)], f"{task}: {metric_title(name)}", declared.parameter)
+                sweep(name, [("", line)], f"{task}: {metric_title(name)}{_within(line)}", declared.parameter)
                 for task in figure.task
                 for name in declared.metrics
                 if (line := _line(own, task, name))
@@ -156,3 +156,9 @@ def _line(cases: Sequence[Case], task: str, name: str) -> list[Point]:
         if case.column == task and case.cell.point and (spread := case.spread(name))
     ]
     return sorted(points)
+
+
+def _within(line: Sequence[Point]) -> str:
+    """Say how far the values of a sweep lie apart, which papers make statements about."""
+    values = [value for _, value in line]
+    return f", within {max(values) - min(values):.1f} points" if len(values) > 1 else ""

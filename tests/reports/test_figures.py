@@ -123,3 +123,27 @@ def test_a_figure_may_name_the_column_of_a_row() -> None:
 
     (found,) = figures(demo, [case("with", "net"), case("without", "other")], lambda cases: [("", cases)])
     assert [name for name, _ in found.drawn[0].legend] == ["+ with"]
+
+
+def test_a_sweep_is_a_curve_over_its_values_in_each_setting(tmp_path: Path) -> None:
+    """The mean over seeds at each value, whatever the order of the records; the row itself is no point."""
+    sweep = {"parameter": "p", "label": "share <p>", "grid": [0.5, 1, 2], "printed": False, "metrics": ["mAP"]}
+    figure = {"id": "6", "kind": "sweep", "where": "section 5", "shows": "Sizes.", "rows": ["table 3: with"]}
+    demo = made.paper(PAPER | {"figure": [figure | {"task": ["m2d"], "sweep": [sweep]}]})
+
+    def point(value: float, **by_seed: float) -> dict[str, Any]:
+        found = result("with", {seed.lstrip("s"): [mAP] for seed, mAP in by_seed.items()})
+        found["case"]["point"] = {"figure": "6", "parameter": "p", "value": value}
+        return found
+
+    records = [point(2, s1=42.0), point(0.5, s1=40.0, s2=50.0), point(1, s1=48.25), result("with", {"1": [9.0]})]
+    (found,) = figures(demo, [Case(made.kept(each)) for each in records], lambda cases: [])
+    (drawn,) = found.drawn
+    assert drawn.title.endswith("share <p> (the grid is ours)")
+    (panel,) = drawn.panels
+    assert panel.title == "m2d: mAP, within 6.2 points"
+    assert panel.summary == "mAP by p; 45.0 at 0.5, 48.2 at 1, 42.0 at 2"
+    (alone,) = figures(demo, [Case(made.kept(point(1, s1=3.0)))], lambda cases: [])[0].drawn[0].panels
+    assert alone.title == "m2d: mAP"
+    html, _ = render([made.kept(each) for each in records], {"demo": demo}, tmp_path)
+    assert "m2d: mAP, within 6.2 points" in (html.parent / "demo.html").read_text()
