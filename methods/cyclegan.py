@@ -1,7 +1,9 @@
-"""Unpaired translation of images between two domains, and domains of translated images.
+"""Unpaired translation of images between two domains or two cameras, and domains of translated images.
 
 Paper: Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks" (ICCV 2017), called
-    CycleGAN here. RAE names it for pixel transfer before training, and gives no details.
+    CycleGAN here. RAE names it for pixel transfer before training, and gives no details. MMCL and
+    JVTC show images translated between cameras by it, as Zhong et al. do, "Camera Style Adaptation for Person
+    Re-identification" (CVPR 2018).
 Code: junyanz/pytorch-CycleGAN-and-pix2pix.
 Deviates:
     - Six residual blocks, as CycleGAN has for small images. It is trained for five passes over the larger domain at a
@@ -14,21 +16,24 @@ Deviates:
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from reproduce.artifacts import Folder, Training, snapshot
 from reproduce.data.sources import ImageStage
 from reproduce.data.transforms import Augment, Pixels
-from reproduce.stage import Env, Stage, role
+from reproduce.errors import UserError
+from reproduce.stage import Env, Stage, added, role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from reproduce.data.images import Resample
+    from reproduce.dataset import Dataset, Image
 
 CENTRED = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """Statistics that normalise pixels to -1 .. 1."""
@@ -66,6 +71,12 @@ class CycleGAN(Stage[Training]):
     """Constant learning rate of Adam (0.5, 0.999)."""
     augment: Augment = Augment(pad=0, pixels=CENTRED)
     """Augmentation of the images."""
+    cameras: tuple[int, int] | None = added(None)
+    """The camera of each domain, counted from 0, whose images are used; None for all."""
+
+    @property
+    def detail(self) -> str:
+        return "" if self.cameras is None else " and ".join(f"camera {camera + 1}" for camera in self.cameras)
 
     @property
     def work(self) -> float:
@@ -80,7 +91,16 @@ class CycleGAN(Stage[Training]):
         from reproduce.data.transforms import augment
 
         data = [env.open(domain) for domain in (self.first, self.second)]
-        images = [Images(own.root, own.train, self.input, env.device, resample=self.resample) for own in data]
+        shown = [
+            [image for image in own.train if camera is None or image.camid == camera]
+            for own, camera in zip(data, self.cameras or (None, None), strict=True)
+        ]
+        if not all(shown):
+            raise UserError(f"no training image is of {self.detail}: give cameras of {data[0].name}, counted from 0")
+        images = [
+            Images(own.root, chosen, self.input, env.device, resample=self.resample)
+            for own, chosen in zip(data, shown, strict=True)
+        ]
         count = max(map(len, images)) // self.batch
         net = self.network().to(env.device)
         parts = {"generators": (net.forth, net.back), "discriminators": (net.first, net.second)}
@@ -139,25 +159,9 @@ class Translated(ImageStage):
         return f"to {labels[0] if self.back else labels[1]}"
 
     def run(self, env: Env) -> Folder:
-        import torch
-
-        from reproduce.data.images import Images, encode
-        from reproduce.data.transforms import normalise
-
         data = env.open(self.domain)
-        net = self.network()
-        net.load_state_dict(self.learnt(env))
-        net.to(env.device).eval()
-        images = Images(data.root, data.train, self.gan.input, env.device, resample=self.gan.resample)
-        single = [[index] for index in range(len(images))]
-        for image in (*data.train, *data.query, *data.gallery):
-            (env.folder / image.path).parent.mkdir(parents=True, exist_ok=True)
-        with torch.inference_mode():
-            for image, pixels in zip(data.train, images.batches(single), strict=True):
-                made = (127.5 * (net(normalise(pixels, CENTRED))[0] + 1)).round().clamp(0, 255).byte()
-                encode(env.folder / image.path, made.permute(1, 2, 0).cpu().numpy())
-        for image in (*data.query, *data.gallery):
-            shutil.copyfile(data.root / image.path, env.folder / image.path)
+        translate(env, data, data.train, self.gan, back=self.back)
+        copy(env, data, (*data.query, *data.gallery))
         return Folder(env.folder)
 
     def network(self) -> nn.Module:
@@ -168,6 +172,89 @@ class Translated(ImageStage):
 
     def learnt(self, env: Env) -> Mapping[str, Tensor]:
         """Load the generator's weights."""
-        from methods.blocks.heads import part
+        return learnt(env, self.gan, back=self.back)
 
-        return part(env.get(self.gan).checkpoints["last"], "back" if self.back else "forth")
+
+@dataclass(frozen=True)
+class CameraStyle(ImageStage):
+    """Training images of a domain in the style of one of its cameras, whose own images stay as they are."""
+
+    domain: Any
+    """The domain; it has no test images here."""
+    camera: int
+    """The camera, counted from 0."""
+    gans: tuple[CycleGAN, ...]
+    """Translations between this camera and each other one."""
+
+    @property
+    def detail(self) -> str:
+        return f"camera {self.camera + 1}"
+
+    def open(self, env: Env) -> Dataset:
+        """Read the images, in the order of the domain's."""
+        data = env.open(self.domain)
+        return replace(data, name=self.label, root=env.get(self).path, query=(), gallery=(), digest="")
+
+    def run(self, env: Env) -> Folder:
+        data = env.open(self.domain)
+        by_camera = {camera: [image for image in data.train if image.camid == camera] for camera in data.cameras}
+        copy(env, data, by_camera.pop(self.camera, []))
+        for gan in self.gans:
+            [other] = set(gan.cameras or ()) - {self.camera}
+            back = gan.cameras == (self.camera, other)
+            translate(env, data, by_camera.pop(other, []), gan, back=back)
+        if any(by_camera.values()):
+            missing = ", ".join(str(camera + 1) for camera, images in by_camera.items() if images)
+            raise UserError(
+                f"{data.name} has images of camera {missing}: give a translation from each to {self.detail}"
+            )
+        return Folder(env.folder)
+
+
+def camera_styles(domain: Any, cameras: Sequence[int], seed: int = 1) -> tuple[CameraStyle, ...]:
+    """Make a domain's training images in the style of each camera, by a CycleGAN for each pair of them.
+
+    Args:
+        domain: the domain.
+        cameras: all cameras of its training images, counted from 0.
+        seed: seeds the translations.
+    """
+    gans = [CycleGAN(domain, domain, seed=seed, cameras=pair) for pair in combinations(cameras, 2)]
+    return tuple(
+        CameraStyle(domain, camera, tuple(gan for gan in gans if gan.cameras and camera in gan.cameras))
+        for camera in cameras
+    )
+
+
+def translate(env: Env, data: Dataset, chosen: Sequence[Image], gan: CycleGAN, *, back: bool) -> None:
+    """Write translations of a data set's images under their names."""
+    import torch
+
+    from reproduce.data.images import Images, encode
+    from reproduce.data.transforms import normalise
+
+    pair = gan.network()
+    net = pair.back if back else pair.forth
+    net.load_state_dict(learnt(env, gan, back=back))
+    net.to(env.device).eval()
+    images = Images(data.root, chosen, gan.input, env.device, resample=gan.resample)
+    single = [[index] for index in range(len(images))]
+    with torch.inference_mode():
+        for image, pixels in zip(chosen, images.batches(single), strict=True):
+            made = (127.5 * (net(normalise(pixels, CENTRED))[0] + 1)).round().clamp(0, 255).byte()
+            (env.folder / image.path).parent.mkdir(parents=True, exist_ok=True)
+            encode(env.folder / image.path, made.permute(1, 2, 0).cpu().numpy())
+
+
+def copy(env: Env, data: Dataset, images: Sequence[Image]) -> None:
+    """Copy images of a data set under their names."""
+    for image in images:
+        (env.folder / image.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data.root / image.path, env.folder / image.path)
+
+
+def learnt(env: Env, gan: CycleGAN, *, back: bool) -> Mapping[str, Tensor]:
+    """Load the weights of one of a translation's generators."""
+    from methods.blocks.heads import part
+
+    return part(env.get(gan).checkpoints["last"], "back" if back else "forth")

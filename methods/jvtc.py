@@ -4,8 +4,8 @@ Paper: Li and Zhang, "Joint Visual and Temporal Consistency for Unsupervised Dom
     (ECCV 2020), called JVTC here; RAE quotes it and carries its losses.
 Code: ljn114514/JVTC.
 Deviates:
-    - No camera-style images: the four views of a target image are four augmentations of the image itself. The published
-      code translates it to four random cameras by a CycleGAN first.
+    - No camera-style images unless `styles` names them: the four views of a target image are four augmentations of the
+      image itself. The published code translates it to four random cameras by a CycleGAN first.
     - Distances for clustering are averaged over both directions; the published code divides each row by its own largest
       distance, reads eps from the upper triangle and follows rows. Pairs without common neighbours are at distance 1.
     - The histogram has as many bins as the training images need, and the probability beyond them is 0. The published
@@ -326,6 +326,9 @@ class Adapt(Trained):
     GPUs."""
     precision: str = role("precision", "float32")
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
+    styles: tuple[Any, ...] = added(())
+    """The target's training images in the style of each camera (`cyclegan.camera_styles`), of which each view shows
+    another; empty to show images as they are."""
     eval_every: int = role("period", 20)
     """Epochs between two evaluations on the target, for the curve alone."""
 
@@ -354,12 +357,14 @@ class Adapt(Trained):
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from methods.blocks.steps import descend, set_rates
+        from methods.blocks.styles import in_styles
         from reproduce.data.sampling import generator, ongoing_batches, shuffled_batches
         from reproduce.data.transforms import augment
         from reproduce.evaluation import Retrieval, embed
 
         data = [env.open(domain) for domain in (self.source, self.target)]
         images = [self.images(domain, env.device) for domain in data]
+        styles = [self.images(env.open(style), env.device) for style in self.styles]
         retrieval = Retrieval.of(self, data[1], env.device)
         labels, classes = torch.from_numpy(data[0].train_labels), len(data[0].train_pids)
         pids = [image.pid for image in data[1].train]
@@ -390,13 +395,16 @@ class Adapt(Trained):
             ]
             net.train()
             losses, parts = [], []
-            streams = [of.batches(batch) for of, batch in zip(images, batches, strict=True)]
-            for step, (known, seen) in enumerate(zip(*streams, strict=True)):
+            count = len(self.memory.views)
+            shown: Iterator[list[Tensor]] = ([seen] * count for seen in images[1].batches(batches[1]))
+            if styles:
+                shown = in_styles(styles, batches[1], views=count, seed=self.seed, epoch=epoch)
+            for step, (known, several) in enumerate(zip(images[0].batches(batches[0]), shown, strict=True)):
                 draws = generator(self.seed, "augment", 0, epoch, step)
                 logits = net(augment(known, self.augment, draws).to(dtype)).logits
                 views = [
                     augment(seen, self.augment, generator(self.seed, "augment", 1, epoch, step, number)).to(dtype)
-                    for number in range(len(self.memory.views))
+                    for number, seen in enumerate(several)
                 ]
                 outputs = in_views(net, views)
                 indices = torch.tensor(batches[1][step], device=env.device)

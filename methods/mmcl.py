@@ -6,7 +6,8 @@ Code: kennethwdk/MLCReID, which has no labelled source.
 Deviates:
     - The published code trains on the target alone. Here source images, drawn uniformly, add a cross-entropy of weight
       1 on a classifier behind the same neck, in a batch of their own; running batch statistics follow both domains.
-    - No camera-style images: the published code shows each image as translated to a random camera by a CycleGAN.
+    - No camera-style images unless `styles` names them: the published code shows each image as translated to a random
+      camera by a CycleGAN.
     - A crop after padding by 10 pixels replaces the crop of 64 to 100 % of the area, and no image is rotated.
     - An incomplete last batch of a pass is dropped; the published code keeps it.
     - The hardest negatives are at least one; the published code has none among fewer than 100 and is then undefined.
@@ -168,6 +169,9 @@ class Adapt(Trained):
     """Augmentation of all training images."""
     precision: str = role("precision", "float32")
     """One of "float32", "mixed" (see `methods.blocks.precision`), or "float64" for exact comparisons."""
+    styles: tuple[Any, ...] = added(())
+    """The target's training images in the style of each camera (`cyclegan.camera_styles`), of which a random one is
+    shown; empty to show images as they are."""
     eval_every: int = role("period", 20)
     """Epochs between two evaluations on the target, for the curve alone."""
 
@@ -193,12 +197,14 @@ class Adapt(Trained):
         from methods.blocks.precision import dtype_of
         from methods.blocks.schedules import warmup_steps
         from methods.blocks.steps import descend, set_rates
+        from methods.blocks.styles import in_styles
         from reproduce.data.sampling import generator, shuffled_batches
         from reproduce.data.transforms import augment
         from reproduce.evaluation import Retrieval, embed
 
         data = [env.open(domain) for domain in (self.source, self.target)]
         images = [self.images(domain, env.device) for domain in data]
+        styles = [self.images(env.open(style), env.device) for style in self.styles]
         retrieval = Retrieval.of(self, data[1], env.device)
         labels, classes = torch.from_numpy(data[0].train_labels), len(data[0].train_pids)
         pids = torch.from_numpy(np.array([image.pid for image in data[1].train])).to(env.device)
@@ -221,6 +227,9 @@ class Adapt(Trained):
             net.train()
             values: list[dict[str, Tensor]] = []
             streams = [of.batches(batch) for of, batch in zip(images, batches, strict=True)]
+            if styles:
+                shown = in_styles(styles, batches[1], views=1, seed=self.seed, epoch=epoch)
+                streams[1] = (view for [view] in shown)
             for step, pixels in enumerate(zip(*streams, strict=True)):
                 known, seen = (
                     net(augment(shown, self.augment, generator(self.seed, "augment", at, epoch, step)).to(dtype))

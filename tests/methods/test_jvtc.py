@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import history, run
 
-from methods import jvtc
+from methods import cyclegan, jvtc
 from methods.blocks.heads import Output
 from methods.blocks.jvtc import Bank, global_loss
 from methods.blocks.labels import health
@@ -270,6 +270,15 @@ def test_collapse_is_recorded(setting: Setting, tmp_path: Path) -> None:
     one = replace(MEMORY, cluster=DBSCAN(1.0, 1))
     scores = run(Evaluate(tiny(memory=one), DUKE), setting, tmp_path)
     assert scores.collapsed == "one cluster of 36 images at epoch 2"
+
+
+def test_styles_replace_the_images_shown(setting: Setting, tmp_path: Path) -> None:
+    """Three cameras whose style is that of the images themselves change nothing; other styles do."""
+    gan = cyclegan.CycleGAN(MARKET, DUKE, input=(32, 16), width=4, blocks=1, widths=(4, 4, 4), epochs=1)
+    choices: list[tuple[Any, ...]] = [(), (DUKE,) * 3, (cyclegan.Translated(gan, DUKE, back=True),)]
+    plain, same, other = (run(tiny(styles=styles), setting, tmp_path).checkpoints["last"] for styles in choices)
+    assert all(torch.equal(weight, same[name]) for name, weight in plain.items())
+    assert any(not torch.equal(weight, other[name]) for name, weight in plain.items())
 
 
 def test_loss_falls(setting: Setting, tmp_path: Path) -> None:
