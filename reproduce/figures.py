@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from reproduce.artifacts import Drawing
-from reproduce.data.sources import Covered, Source
+from reproduce.data.sources import Covered, Source, sources
 from reproduce.dataset import JUNK
 from reproduce.errors import UserError
 from reproduce.evaluation import Distance, Evaluate, Rerank, Trained
@@ -303,6 +303,11 @@ class Decoded(Figure):
 
     number: int = 5
     """Number of images from each of the two domains."""
+
+    @property
+    def shows_nobody(self) -> bool:
+        """Whether all images were drawn by a program, also those of the labelled domain."""
+        return all(source.drawn for source in sources([self]))
 
     @property
     def detail(self) -> str:

@@ -17,10 +17,12 @@ from msgspec import structs
 from runs import run
 from sklearn.metrics import silhouette_samples
 
-from reproduce.data.domains import Domain
+from reproduce.data.domains import Domain, Real
 from reproduce.data.images import Images
 from reproduce.data.reading import read
+from reproduce.data.standins import StandIn
 from reproduce.data.transforms import IMAGENET, normalise
+from reproduce.data.world import Size
 from reproduce.dataset import Dataset, Image
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Rerank, embed
@@ -198,6 +200,16 @@ def test_decoded_images_are_those_of_the_decoder(
             expected = 255 - image - 1.275
             assert np.abs(shown - expected.clip(0)).max() <= 1
             assert differs == pytest.approx(np.abs(expected - image).mean() / 255, abs=1e-3)
+
+
+def test_decoded_images_of_people_are_kept_only_if_asked_for() -> None:
+    """Test images may be drawn where the labelled ones are photographs."""
+    drawn = StandIn("market", Size(2, 2, 0, 32, 16))
+    shown = {
+        name: Decoded((Network(Untrained(domains=(of,)), "last"),), drawn).shows_nobody
+        for name, of in {"photographs": Real("duke", "00"), "drawn": StandIn("duke", Size(2, 2, 0, 32, 16))}.items()
+    }
+    assert shown == {"photographs": False, "drawn": True}
 
 
 def test_networks_without_decoder_or_labels_raise(
