@@ -10,6 +10,7 @@ Deviates:
       camera by a CycleGAN.
     - A crop after padding by 10 pixels replaces the crop of 64 to 100 % of the area, and no image is rotated.
     - An incomplete last batch of a pass is dropped; the published code keeps it.
+    - The rows use as many hardest negatives as the printed fraction gives on the published set, on other data too.
     - The hardest negatives are at least one; the published code has none among fewer than 100 and is then undefined.
     - The last network is kept; the published code keeps the best on the target's test images.
     - Random erasing tries at most 20 rectangles per image; the published code tries up to 100.

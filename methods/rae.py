@@ -34,8 +34,8 @@ Deviates:
     - Images are flipped and cropped, not erased, since they are reconstructed; the paper names no augmentation.
     - The paper says only that any clustering can learn the labels of MMCL + RAE and JVTC + RAE. Here the loss of either
       (`guest`) replaces both losses on clusters of the target (equations 5 and 23), from the first epoch. Fused
-      features have a memory of their own and the labels of pooled ones. MMCL's takes features normalised over the
-      batch. Target batches are drawn uniformly, as many images as for clusters, views included.
+      features have a memory of their own and the labels of pooled ones. Both guests normalise features over the batch.
+      Target batches are drawn uniformly, as many images as for clusters, views included.
     - With pixel transfer before training (PT^), the encoder's own training still sees the source's images as they are.
     - The sweep of lambda_tri in figure 6 leaves the encoder's own training (equation 2) at 1.
     - With fewer clusters than P a batch holds all of them; with fewer than two, or a loss that is not finite, training

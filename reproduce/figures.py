@@ -49,7 +49,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Figure(Stage[Drawing]):
-    """Base class of figures that compare several networks on the same test images of a domain."""
+    """Base class of figures that compare several networks on the same images, test images of a domain if not said."""
 
     KIND: ClassVar[str]
     """The kind of facts in its drawing; see `run`."""
@@ -151,8 +151,8 @@ class RankLists(Figure):
     """The first images of the gallery for a few queries.
 
     Facts: "queries" [image]; "rows" [{"mAP": percent, "lists": [{"AP": percent, "entries": [{"image", "right",
-    "distance"}]}]}], in the order of the queries; "similarities". Lists omit images that are not scored: junk, and
-    images of the query's identity from its camera.
+    "distance"}]}]}], in the order of the queries; "similarities": true if pages print those. Lists omit images that are
+    not scored: junk, and images of the query's identity from its camera.
     """
 
     KIND = "rank lists"
@@ -162,7 +162,7 @@ class RankLists(Figure):
     ranks: int = 10
     """Length of a list."""
     similarities: bool = added(False)
-    """Whether pages print cosines instead of distances, which are 1 less them; not for other distances."""
+    """Whether pages print cosine similarities instead of distances, 1 minus them; only for cosine distances."""
 
     @property
     def detail(self) -> str:
