@@ -12,7 +12,12 @@ import methods
 import reproduce
 from reproduce.stage import spec
 
-ADDED = {
+ADDED: dict[tuple[str, str], Any] = {
+    ("methods.cyclegan.CycleGAN", "cameras"): None,
+    ("methods.jvtc.Adapt", "styles"): [],
+    ("methods.jvtc.LocalGlobal", "neck"): False,
+    ("methods.mmcl.Adapt", "styles"): [],
+    ("methods.mmcl.MultiLabel", "hardest_of"): None,
     ("methods.moco.Pretrain", "block"): None,
     ("methods.msplr.Adapt", "resample"): "bicubic",
     ("methods.rae.Adapt", "guest"): None,
@@ -21,6 +26,8 @@ ADDED = {
     ("methods.supervised.Train", "smoothed_over"): "all",
     ("methods.supervised.Train", "classifier_std"): 0.001,
     ("methods.upreid.Pretrain", "block"): None,
+    ("reproduce.clustering.MostClusters", "size"): 1,
+    ("reproduce.clustering.Rho", "factor"): 1.0,
     ("reproduce.clustering.TopP", "of"): None,
     ("reproduce.evaluation.Evaluate", "view"): "",
     ("reproduce.evaluation.Evaluate", "distance"): None,
@@ -28,6 +35,7 @@ ADDED = {
     ("reproduce.evaluation.Evaluate", "metric"): "cosine",
     ("reproduce.figures.Network", "view"): "",
     ("reproduce.figures.Network", "distance"): None,
+    ("reproduce.figures.RankLists", "similarities"): False,
 }
 """The value each field had implicitly before it existed. An entry never changes."""
 
