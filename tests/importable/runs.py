@@ -9,7 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from methods import bdb, classify, daam, jvtc, mgn, mmcl, mmt, moco, msplr, rae, spcl, sptd, supervised, upreid
+from methods import (
+    bdb,
+    classify,
+    cyclegan,
+    daam,
+    jvtc,
+    mgn,
+    mmcl,
+    mmt,
+    moco,
+    msplr,
+    rae,
+    spcl,
+    sptd,
+    supervised,
+    upreid,
+)
 from reproduce.clustering import DBSCAN, KMeans, TopP
 from reproduce.data.domains import Domain
 from reproduce.data.objects import Objects
@@ -31,6 +47,14 @@ def run(stage: Any, setting: Setting, root: Path, **site: Any) -> Any:
 def history(stage: Any, setting: Setting, root: Path) -> list[dict[str, float]]:
     """What a stage logged."""
     return Store(root).history(setting.resolve(stage))
+
+
+def in_styles(stage: Any, setting: Setting, root: Path) -> list[dict[str, Any]]:
+    """The last weights of a training on Duke without camera styles, with styles that are the images, and translated."""
+    market, duke = Domain("market"), Domain("duke")
+    gan = cyclegan.CycleGAN(market, duke, input=(32, 16), width=4, blocks=1, widths=(4, 4, 4), epochs=1)
+    choices: list[tuple[Any, ...]] = [(), (duke,) * 3, (cyclegan.Translated(gan, duke, back=True),)]
+    return [run(replace(stage, styles=styles), setting, root).checkpoints["last"] for styles in choices]
 
 
 def source(**changes: Any) -> supervised.Train:

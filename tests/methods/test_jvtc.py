@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import history, run
+from runs import history, in_styles, run
 
-from methods import cyclegan, jvtc
+from methods import jvtc
 from methods.blocks.heads import Output
 from methods.blocks.jvtc import Bank, global_loss
 from methods.blocks.labels import health
@@ -274,9 +274,7 @@ def test_collapse_is_recorded(setting: Setting, tmp_path: Path) -> None:
 
 def test_styles_replace_the_images_shown(setting: Setting, tmp_path: Path) -> None:
     """Three cameras whose style is that of the images themselves change nothing; other styles do."""
-    gan = cyclegan.CycleGAN(MARKET, DUKE, input=(32, 16), width=4, blocks=1, widths=(4, 4, 4), epochs=1)
-    choices: list[tuple[Any, ...]] = [(), (DUKE,) * 3, (cyclegan.Translated(gan, DUKE, back=True),)]
-    plain, same, other = (run(tiny(styles=styles), setting, tmp_path).checkpoints["last"] for styles in choices)
+    plain, same, other = in_styles(tiny(), setting, tmp_path)
     assert all(torch.equal(weight, same[name]) for name, weight in plain.items())
     assert any(not torch.equal(weight, other[name]) for name, weight in plain.items())
 

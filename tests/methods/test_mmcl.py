@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import history, run
+from runs import history, in_styles, run
 
-from methods import cyclegan, mmcl
+from methods import mmcl
 from methods.blocks.heads import Output, ReID
 from methods.blocks.mmcl import Memory
 from reproduce.data.domains import Domain
@@ -141,9 +141,7 @@ def test_scales_cut_the_clock_of_the_memory_too() -> None:
 
 def test_styles_replace_the_images_shown(setting: Setting, tmp_path: Path) -> None:
     """Three cameras whose style is that of the images themselves change nothing; other styles do."""
-    gan = cyclegan.CycleGAN(MARKET, DUKE, input=(32, 16), width=4, blocks=1, widths=(4, 4, 4), epochs=1)
-    choices: list[tuple[Any, ...]] = [(), (DUKE,) * 3, (cyclegan.Translated(gan, DUKE, back=True),)]
-    plain, same, other = (run(tiny(styles=styles), setting, tmp_path).checkpoints["last"] for styles in choices)
+    plain, same, other = in_styles(tiny(), setting, tmp_path)
     assert all(torch.equal(weight, same[name]) for name, weight in plain.items())
     assert any(not torch.equal(weight, other[name]) for name, weight in plain.items())
 
