@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,6 +221,12 @@ class Case:
     def spread(self, name: str) -> Spread | None:
         """Mean and spread of a metric over the seeds, in percent."""
         return spread(numbers.get(name) for numbers in self.measured.values())
+
+    @property
+    def sunk(self) -> bool:
+        """Whether its mean mAP lies below that of direct transfer."""
+        own = self.spread("mAP")
+        return own is not None and own.mean < self.direct.get("mAP", -math.inf)
 
     def text(self, name: str) -> str:
         """`44.1 ± 0.4`, or a dash."""

@@ -20,6 +20,7 @@ from reproduce.wording import listing
 if TYPE_CHECKING:
     from collections import Counter
 
+    from reports.cases import Case
     from reproduce.papers.cases import Coverage
     from reproduce.papers.records import Claimed, ClaimRecord
     from reproduce.papers.records import Comparison as Compared
@@ -89,7 +90,7 @@ class Trial:
     """Scale and data, in words."""
     verdict: Verdict
     second: tuple[str, ...]
-    """Qualifications of the verdict, such as "smaller than stated" or "contradicted if tried alone"."""
+    """Qualifications of the verdict, such as "smaller than stated" or "+ FT below direct transfer"."""
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     p: str
@@ -149,7 +150,11 @@ class Claim:
 
 
 def read_claims(
-    paper: Paper, records: Sequence[ClaimRecord], anchors: Counter[str], covered: Coverage | None = None
+    paper: Paper,
+    records: Sequence[ClaimRecord],
+    anchors: Counter[str],
+    covered: Coverage | None = None,
+    cases: Sequence[Case] = (),
 ) -> tuple[Claim, ...]:
     """Prepare a paper's claims in its order, then those that its file does not contain.
 
@@ -158,6 +163,7 @@ def read_claims(
         records: Records of its claims, one per claim and world.
         anchors: Names already used on the paper's page.
         covered: What the cases of all suites cover; None if they were not collected.
+        cases: Its results; a claim says which rows that it compares ended below direct transfer.
     """
     tried: dict[str, list[ClaimRecord]] = {}
     for record in sorted(records, key=_order):
@@ -170,7 +176,7 @@ def read_claims(
     span = min(values), max(values)
     return tuple(
         replace(
-            _claim(claim, tried.get(id, ()), labels, anchors, span),
+            _claim(claim, tried.get(id, ()), labels, anchors, span, cases),
             standing=_standing(paper.id, described[id], covered) if id in described else UNKNOWN,
         )
         for id, claim in written.items()
@@ -196,6 +202,7 @@ def _claim(
     labels: Labels,
     anchors: Counter[str],
     span: tuple[float, float],
+    cases: Sequence[Case],
 ) -> Claim:
     return Claim(
         id=claim.id,
@@ -209,24 +216,33 @@ def _claim(
         part=claim.why if claim.testable == "part" else "",
         why=claim.why or UNTRIED.get(claim.kind, "no case of these results tries it"),
         standing="",
-        trials=tuple(_trial(record, span, labels) for record in records),
+        trials=tuple(_trial(record, span, labels, cases) for record in records),
         axis=tuple((_place(value, span), signed(value).removesuffix(".0")) for value in _ticks(*span)),
     )
 
 
-def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels) -> Trial:
+def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels, cases: Sequence[Case]) -> Trial:
     identity = Identity(record.identity)
     return Trial(
         world=_world(record.world, identity),
         where=", ".join(filter(None, (identity.where, OLDER * identity.older))),
         verdict=claim_verdict(record.verdict),
-        second=beside_verdict(record),
+        second=(*beside_verdict(record), *_sunk(record, cases)),
         reasons=tuple(record.reasons),
         comparisons=tuple(_comparison(entry, span, labels) for entry in record.compared),
         p=_p(record),
         collapsed=tuple(record.collapsed),
         command=record.command,
     )
+
+
+def _sunk(record: ClaimRecord, cases: Sequence[Case]) -> list[str]:
+    """Name the rows compared that ended below direct transfer: what beats them need not have gained anything."""
+    identity = Identity(record.identity)
+    places = (record.claim.left, *record.claim.right)
+    compared = [case for case in cases if f"{case.table}/{case.row}/{case.column}" in places and not case.cell.point]
+    sunk = [case for case in compared if case.sunk and case.identity.agrees_on_data(identity)]
+    return [f"{arrows(label)} below direct transfer" for label in dict.fromkeys(case.label for case in sunk)]
 
 
 def _world(name: str, identity: Identity) -> str:

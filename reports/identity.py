@@ -75,6 +75,10 @@ class Identity:
         record = self.record
         return record.scale_version, record.subset, record.weights, record.precision, record.rounds
 
+    def agrees_on_data(self, other: Identity) -> bool:
+        """Return whether another has the same scale and, among its data, all of these."""
+        return self.scale == other.scale and all(entry == other.data.get(name) for name, entry in self.data.items())
+
     @property
     def on_stand_ins(self) -> bool:
         """Whether any of its images were drawn."""

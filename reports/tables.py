@@ -241,7 +241,7 @@ def filled(
         tables=tuple(_table(paper.id, whole.tables[id], members, reported) for id, members in rows.items() if members),
         others=tuple(id for id in paper.tables if not rows.get(id)),
         figures=figures(whole, every, _titled, drawings),
-        claims=read_claims(whole, claims, anchors, covered),
+        claims=read_claims(whole, claims, anchors, covered, every),
         points=tuple(case for case in every if case.cell.point),
     )
 
@@ -258,7 +258,10 @@ def _with_direct(placed: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
         starts = [
             other
             for other in every
-            if other.task == case.task and other.tested and other.tested <= behind and _agree_on_data(case, other)
+            if other.task == case.task
+            and other.tested
+            and other.tested <= behind
+            and case.identity.agrees_on_data(other.identity)
         ]
         if not starts:
             return {}
@@ -266,11 +269,6 @@ def _with_direct(placed: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
         return {name: found.mean for name in metrics.printed() if (found := start.spread(name))}
 
     return {id: [replace(case, direct=direct(case)) for case in members] for id, members in placed.items()}
-
-
-def _agree_on_data(case: Case, other: Case) -> bool:
-    one, two = case.identity, other.identity
-    return one.scale == two.scale and all(entry == two.data.get(domain) for domain, entry in one.data.items())
 
 
 def completed(paper: Described, cases: Sequence[Case]) -> Described:

@@ -12,6 +12,7 @@ import made
 import pytest
 
 from reports import cli, pages
+from reports.cases import Case
 from reports.claims import WIDTH, read_claims, tally
 from reports.readme import readme_table
 from reports.render import render
@@ -249,6 +250,30 @@ def test_verdicts_need_no_colour_and_a_contradiction_is_no_error() -> None:
         assert claim.verdict.symbol
         assert (claim.verdict.tone == "bad") == (word == "error")
     assert [(word.word, number) for word, number in tally(read_claims(DEMO, [], Counter()))] == [("not tried", 3)]
+
+
+@pytest.mark.parametrize(
+    ("direct", "world", "said"),
+    [
+        ({"mAP": 25.0}, "", ("without below direct transfer",)),
+        ({"mAP": 35.0}, "", ("with below direct transfer", "without below direct transfer")),
+        ({"mAP": 20.0}, "", ()),
+        ({}, "", ()),
+        ({"mAP": 35.0}, "world2", ()),
+    ],
+)
+def test_a_claim_says_which_of_its_rows_ended_below_direct_transfer(
+    direct: dict[str, float], world: str, said: tuple[str, ...]
+) -> None:
+    """The row with camera normalisation has 30 mAP, that without it 20, another 10."""
+    identity = made.identity(**IDENTITY)
+    rows = [
+        made.result(value, row=row, identity=identity)
+        for row, value in (("with", 30.0), ("without", 20.0), ("other", 10.0))
+    ]
+    cases = [Case(row, direct=direct) for row in rows]
+    (claim,) = read_claims(NOTHING, [made.kept(trial(world))], Counter(), cases=cases)
+    assert claim.trials[0].second == said
 
 
 def test_what_is_drawn_lies_inside_and_in_order() -> None:
