@@ -36,13 +36,13 @@ def adapted(
     return daam.Adapt(source_model(task, seed, attention=attention), task.target, cluster, seed=seed, **changes)
 
 
-def tested(train: daam.Pretrain | daam.Adapt, task: Task) -> Evaluate:
+def on_target(train: daam.Pretrain | daam.Adapt, task: Task) -> Evaluate:
     """On the target, also with its own statistics: those of training are of both domains together."""
     return Evaluate(train, on=task.target, statistics="target")
 
 
 def row(**changes: Any) -> Recipe:
-    return lambda task, seed: tested(adapted(task, seed, **changes), task)
+    return lambda task, seed: on_target(adapted(task, seed, **changes), task)
 
 
 def pseudo_labels(loss: daam.Smoothed | daam.Soft) -> Recipe:
@@ -51,19 +51,19 @@ def pseudo_labels(loss: daam.Smoothed | daam.Soft) -> Recipe:
 
 
 def direct_transfer(task: Task, seed: int) -> Evaluate:
-    return tested(source_model(task, seed, attention=False), task)
+    return on_target(source_model(task, seed, attention=False), task)
 
 
 def supervised_row(task: Task, seed: int) -> Evaluate:
-    return tested(daam.Pretrain(task.target, attention=False, seed=seed), task)
+    return on_target(daam.Pretrain(task.target, attention=False, seed=seed), task)
 
 
 def share(task: Task, seed: int, value: float) -> Evaluate:
-    return tested(adapted(task, seed, p=value), task)
+    return on_target(adapted(task, seed, p=value), task)
 
 
 def min_points(task: Task, seed: int, value: float) -> Evaluate:
-    return tested(adapted(task, seed, M=int(value)), task)
+    return on_target(adapted(task, seed, M=int(value)), task)
 
 
 ours = row()

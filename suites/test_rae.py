@@ -28,12 +28,17 @@ def source_alone(task: Task, seed: int) -> rae.Source:
     return rae.Source(task.source, seed=seed)
 
 
+def on_target(train: rae.Source | rae.Adapt, task: Task, view: str = "") -> Evaluate:
+    """On the target, without fusion also with its own statistics: those of training mix both domains."""
+    return Evaluate(train, on=task.target, view=view, statistics="" if view else "target")
+
+
 def supervised(task: Task, seed: int) -> Evaluate:
     return Evaluate(rae.Source(task.target, seed=seed), on=task.target)
 
 
 def direct_transfer(task: Task, seed: int) -> Evaluate:
-    return Evaluate(source_alone(task, seed), on=task.target)
+    return on_target(source_alone(task, seed), task)
 
 
 def adapted(task: Task, seed: int, **changes: Any) -> rae.Adapt:
@@ -47,7 +52,7 @@ def row(*, feature: bool = False, pixel: bool = False, view: str = "") -> Recipe
     both = feature and pixel
 
     def recipe(task: Task, seed: int) -> Evaluate:
-        return Evaluate(adapted(task, seed, feature=feature, pixel=pixel, fuse=both), on=task.target, view=view)
+        return on_target(adapted(task, seed, feature=feature, pixel=pixel, fuse=both), task, view)
 
     return recipe
 
@@ -68,7 +73,7 @@ def pre_row(view: str = "", *, feature: bool) -> Recipe:
         restyled = (to(task.source, source), to(task.source, task.target)) if feature else None
         ticks = {"feature": feature, "pixel": False, "fuse": feature}
         train = adapted(task, seed, source=source, restyled=restyled, **ticks)
-        return Evaluate(train, on=task.target, view=view)
+        return on_target(train, task, view)
 
     return recipe
 

@@ -18,7 +18,7 @@ from reproduce.data.layouts import find
 from reproduce.data.manifests import digest
 from reproduce.data.objects import Objects
 from reproduce.data.reading import describe, differences, oddities, part, read
-from reproduce.data.sources import FOLDER, OUTSIDE, REAL, Source, enter, sources
+from reproduce.data.sources import FOLDER, MADE, OUTSIDE, REAL, Source, enter, sources
 from reproduce.data.standins import StandIn
 from reproduce.data.world import Dials
 from reproduce.errors import UserError
@@ -201,8 +201,13 @@ class Setting:
         return settled
 
     def _published(self, stage: Stage[Any]) -> bool:
-        """Return whether all data of a resolved stage are the published sets."""
-        return all(self._described(source)["kind"] == REAL for source in sources([stage]))
+        """Return whether what a resolved stage clusters is published: all of its data are published sets, or are made
+        of them and no training's target.
+        """
+        targets = {target for each in closure([stage]) if isinstance(target := getattr(each, "target", None), Source)}
+        fine = {REAL, MADE} if targets else {REAL}
+        kinds = [(self._described(source)["kind"], source in targets) for source in sources([stage])]
+        return all(kind == REAL if is_target else kind in fine for kind, is_target in kinds)
 
     def _described(self, source: Source) -> dict[str, Any]:
         """Describe a source for an identity, with the facts of a located data set.

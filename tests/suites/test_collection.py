@@ -39,13 +39,16 @@ def test_what_collection_imports_is_light(module: str) -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_collecting_the_suites_imports_no_torch(tmp_path: Path) -> None:
+def test_collecting_the_suites_imports_no_torch_and_finds_nothing_but_cases(tmp_path: Path) -> None:
     spy = tmp_path / "spy.py"
     spy.write_text(f"import sys\ndef pytest_sessionfinish():\n    print('HEAVY', sorted({HEAVY} & set(sys.modules)))\n")
     code = f"import sys, pytest; sys.path.insert(0, {str(tmp_path)!r}); sys.exit(pytest.main(sys.argv[1:]))"
     done = python("-c", code, "suites/", "--collect-only", "-q", "-s", "-p", "spy")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "HEAVY []" in done.stdout
+    items = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+    assert len(items) > 500
+    assert all(item.startswith("test[") for item in items), "a recipe's name begins with 'test'"
 
 
 def test_a_typo_in_k_is_red() -> None:

@@ -12,7 +12,7 @@ import declared
 import pytest
 import trees
 
-from methods import classify, msplr, supervised
+from methods import classify, cyclegan, msplr, rae, supervised
 from methods.classify import SHIPPED
 from reproduce import weights
 from reproduce.clustering import DBSCAN, Tuned
@@ -478,6 +478,27 @@ def test_an_eps_tuned_for_a_target_holds_on_the_published_data_alone(
     assert eps(Setting("trial", folders)) == 0.42
     assert eps(Setting("small", folders)) == rule
     assert eps(Setting("paper", folders, subset=2)) == rule
+
+
+def test_an_eps_tuned_for_a_target_holds_beside_translated_source_images(
+    tiny_domain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images that are clustered decide: as published, they have the published eps, and translated ones have not."""
+    market, duke = Domain("market"), Domain("duke")
+    gan = cyclegan.CycleGAN(duke, market)
+    made = {domain: cyclegan.Translated(gan, domain) for domain in (market, duke)}
+    counts = describe(read(tiny_domain, "market"))
+    declared.holding(monkeypatch, market=counts, duke=counts)
+    published = Setting("paper", {"market": tiny_domain, "duke": tiny_domain}, weights="scratch")
+
+    def eps(setting: Setting, source: Any, target: Any) -> object:
+        resolved: Any = setting.resolve(rae.Adapt(rae.Source(market), source, target, DBSCAN(Tuned(0.42)), fuse=False))
+        return resolved.cluster.eps
+
+    rule = Tuned(0.42).elsewhere
+    assert eps(published, market, duke) == eps(published, made[market], duke) == 0.42
+    assert eps(published, market, made[duke]) == eps(published, made[market], made[duke]) == rule
+    assert eps(Setting("paper", weights="scratch"), made[market], duke) == rule, "drawn"
 
 
 def test_a_changed_world_is_another_stand_in(tiny_domain: Path) -> None:
