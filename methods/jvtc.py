@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from methods.blocks.jvtc import Bank, Moments
     from reproduce.data.images import Resample
 
+BLOCK = 64
+"""Rows of joint distances that are computed at a time."""
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -188,8 +191,11 @@ class LocalGlobal(Labeller):
         def jointly(own: NDArray[np.int64]) -> NDArray[np.int64]:
             mine = type(moments)(*(values[own] for values in moments))
             times = histogram(mine, visual(own, cluster), len(begins), clock.bin)
-            chances = probabilities(times.astype(np.float32), clock.bin, mine, mine)
-            far = joint_distance((rows[own] @ rows[own].T).numpy(), chances)
+            times = times.astype(np.float32)
+            far = (rows[own] @ rows[own].T).numpy()
+            for at in range(0, len(own), BLOCK):
+                part = type(mine)(*(values[at : at + BLOCK] for values in mine))
+                far[at : at + BLOCK] = joint_distance(far[at : at + BLOCK], probabilities(times, clock.bin, part, mine))
             return cluster.labels(reciprocal_graph(far, self.k1, self.k2, self.joint_lambda))
 
         return sequence_by_sequence(moments.sequences, jointly)
@@ -271,9 +277,9 @@ class Joint:
         times, begins = (training.checkpoints["last"][f"times.{name}"].numpy() for name in ("histogram", "offsets"))
         there = self.clock.moments(gallery, begins)
         here = self.clock.moments(query, begins)
-        for at in range(0, len(here.frames), 64):
-            own = type(here)(*(values[at : at + 64] for values in here))
-            similarities = (query.embeddings[at : at + 64] @ gallery.embeddings.T).float().cpu().numpy()
+        for at in range(0, len(here.frames), BLOCK):
+            own = type(here)(*(values[at : at + BLOCK] for values in here))
+            similarities = (query.embeddings[at : at + BLOCK] @ gallery.embeddings.T).float().cpu().numpy()
             yield joint_distance(similarities, probabilities(times, self.clock.bin, own, there)).astype(np.float32)
 
 

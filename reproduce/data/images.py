@@ -199,9 +199,13 @@ def encode(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def _budget(device: torch.device) -> int:
-    """Compute the default memory for resident images, in bytes."""
+    """Compute the default memory for resident images, in bytes.
+
+    On a GPU all sets together get an eighth of it, since a training may need the rest.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
+        free, whole = torch.cuda.mem_get_info(device)
+        return max(0, free - whole * 7 // 8)
     return _available() // 4
 
 

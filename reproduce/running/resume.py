@@ -73,8 +73,8 @@ class Unreadable(UserError):
         self.path = path
 
 
-def save_next(folder: Path, state: object, progress: dict[str, Any], fresh: Anchors) -> None:
-    """Save a state beside the one before it, as `state-<done>-<checksum>.safetensors`.
+def save_next(folder: Path, state: object, progress: dict[str, Any], fresh: Anchors) -> int:
+    """Save a state beside the one before it, as `state-<done>-<checksum>.safetensors`, and return its bytes.
 
     Processes may share the folder if they build the same stage, where a file system has no locks: after equal progress,
     their networks have equal bits.
@@ -86,11 +86,13 @@ def save_next(folder: Path, state: object, progress: dict[str, Any], fresh: Anch
     draft = folder / f"{processes.this_process()}.new"
     try:
         save_state(draft, state, progress, fresh)
+        size = draft.stat().st_size
         draft.replace(folder / f"state-{progress['done']:09}-{_checksum(draft)}.safetensors")
     finally:
         draft.unlink(missing_ok=True)
     for older in _saved(folder)[KEPT:]:
         older.unlink(missing_ok=True)
+    return size
 
 
 def load_last(folder: Path, state: object, tell: Callable[[str], None]) -> dict[str, Any] | None:

@@ -40,6 +40,9 @@ FORMAT = 1
 SAVE_EVERY = 10.0
 """Seconds of training between two saved states; times s after a save that took s > 1 seconds."""
 
+LARGE = 20 * 2**20
+"""Bytes of a saved state from which the next comes later, in proportion: a long training would write terabytes."""
+
 STOPPED = 75
 """Exit code of a stage that was asked to stop and can go on later."""
 
@@ -379,12 +382,12 @@ class StageEnv:
             now, stopping = time.monotonic(), self._stopping()
             if keeps and index + 1 < count and (stopping or now >= due):
                 spent = self.spent + now - self.began
-                save_next(folder, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
+                size = save_next(folder, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
                 if stopping:
                     print(f"stopped after {unit} {index + 1} of {count}; the state is saved", flush=True)
                     sys.exit(STOPPED)
                 saved = time.monotonic()
-                due = saved + self._site.save_every * max(1.0, saved - now)
+                due = saved + self._site.save_every * max(1.0, saved - now, size / LARGE)
             self.progress(index + 1, count, unit)
 
     def _align(self, state: object) -> None:

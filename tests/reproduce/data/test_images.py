@@ -108,6 +108,16 @@ def test_default_budget_is_a_quarter_of_available_memory(
     assert not Images(root, entries, SIZE).resident
 
 
+@pytest.mark.parametrize(("free", "fits"), [(24, True), (22, True), (21.5, False), (10, False)])
+def test_images_take_at_most_an_eighth_of_a_gpu(
+    free: float, fits: bool, folder: tuple[Path, list[Image]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 units 3 may hold images, and the set needs 1."""
+    unit = 20 * 3 * SIZE[0] * SIZE[1]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * unit), 24 * unit))
+    assert (module._budget(torch.device("cuda")) >= unit) == fits
+
+
 class Fake:
     """Replacement for `decode` that counts calls and is slow."""
 

@@ -31,7 +31,7 @@ from reproduce.data.reading import read
 from reproduce.data.sampling import numpy_generator
 from reproduce.errors import Diverged, UserError
 from reproduce.running.engine import Engine, Job
-from reproduce.running.runner import Site, StageEnv, Store, build
+from reproduce.running.runner import LARGE, Site, StageEnv, Store, build
 from reproduce.stage import Env, Stage
 
 
@@ -222,17 +222,21 @@ def test_two_resumable_loops_are_refused(tmp_path: Path) -> None:
         run(Twice(), tmp_path)
 
 
-@pytest.mark.parametrize(("takes", "saves"), [(0.0, 9), (0.5, 9), (5.0, 2), (60.0, 1)])
+@pytest.mark.parametrize(
+    ("takes", "size", "saves"),
+    [(0.0, 0, 9), (0.5, LARGE, 9), (5.0, 0, 2), (60.0, 0, 1), (0.0, 3 * LARGE, 3), (5.0, 10 * LARGE, 1)],
+)
 def test_saving_takes_a_small_share_of_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, saves: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, size: int, saves: int
 ) -> None:
-    """800 steps of an eighth of a second: a state is saved every ten seconds, a slow one more seldom."""
+    """800 steps of an eighth of a second: a state is saved every ten seconds, a slow or large one more seldom."""
     now, saved = 0.0, []
 
-    def save(*_: Any) -> None:
+    def save(*_: Any) -> int:
         nonlocal now
         saved.append(now)
         now += takes
+        return size
 
     monkeypatch.setattr("reproduce.running.resume.save_next", save)
     monkeypatch.setattr(time, "monotonic", lambda: now)
