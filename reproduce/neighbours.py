@@ -168,7 +168,8 @@ def reciprocal_graph(distances: NDArray[Any], k1: int = 20, k2: int = 6, lambda_
     far = far.T
     np.fill_diagonal(far, -1)
     strips = _strips(len(far), len(far))
-    lists = np.concatenate([np.argsort(far[rows], axis=1, kind="stable")[:, : k1 + 1] for rows in strips])
+    k = min(k1 + 1, len(far))
+    lists = np.concatenate([_closest(torch.from_numpy(-far[rows]), k) for rows in strips])
     members = _members(lists, k1)
     graph = _jaccard(_spread(lists, members, far[_cells(members)].astype(np.float32), k2))
     rows, columns = _cells(graph)
@@ -498,14 +499,19 @@ def _plain(points: _Points, rows: Array, k: int) -> tuple[Array, NDArray[np.floa
         close = points.closeness(part)
         farthest.append(-2 * close.amin(1))
         close[torch.arange(len(part)), part] = torch.inf
-        best, at, tied = _best(close, k)
-        for row in torch.nonzero(tied)[:, 0].tolist():
-            last = best[row, -1]
-            above, equal = torch.nonzero(close[row] > last)[:, 0], torch.nonzero(close[row] == last)[:, 0]
-            at[row] = torch.cat([above, equal[: k - len(above)]])
-            best[row] = close[row, at[row]]
-        lists.append(_in_order(best, at))
+        lists.append(_closest(close, k))
     return np.concatenate(lists), torch.cat(farthest).clamp_(min=0).cpu().numpy()
+
+
+def _closest(close: Tensor, k: int) -> Array:
+    """Return the columns (R, k) of each row's largest values, the largest first and equal ones by index."""
+    best, at, tied = _best(close, k)
+    for row in torch.nonzero(tied)[:, 0].tolist():
+        last = best[row, -1]
+        above, equal = torch.nonzero(close[row] > last)[:, 0], torch.nonzero(close[row] == last)[:, 0]
+        at[row] = torch.cat([above, equal[: k - len(above)]])
+        best[row] = close[row, at[row]]
+    return _in_order(best, at)
 
 
 def _best(close: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

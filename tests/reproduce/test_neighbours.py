@@ -695,12 +695,22 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     assert nearest(clustered(5), 2).shape == (5, 2)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 999))
-def test_reciprocal_distances_equal_a_slow_loop(n: int, k1: int, k2: int, lambda_: float, seed: int) -> None:
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 24),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.integers(0, 999),
+    st.booleans(),
+)
+def test_reciprocal_distances_equal_a_slow_loop(
+    n: int, k1: int, k2: int, lambda_: float, seed: int, ties: bool
+) -> None:
     """From distances that differ between both directions, and where some image is farther from itself than others."""
     draw = np.random.default_rng(seed)
     far = draw.random((n, n)) + draw.random((n, n)).T
+    far = np.round(4 * far) if ties else far
     own = reciprocal_graph(far, k1, min(k1, k2), lambda_)
     scaled = np.zeros((n, n))
     for i in range(n):
