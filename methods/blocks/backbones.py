@@ -37,6 +37,23 @@ class IBN(nn.Module):
         return torch.cat([self.IN(instance), self.BN(batch)], 1).contiguous(memory_format=torch.channels_last)
 
 
+class Strided(nn.Conv2d):
+    """A 3x3 convolution without bias that computes maps one column wide in the precision of its weights.
+
+    oneDNN 3.13 (torch 2.15) computes those in bfloat16 on processors with AMX from memory that it never wrote.
+    """
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__(width, width, 3, stride, 1, bias=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) to (B, C, h / stride, w / stride)."""
+        if maps.shape[3] > self.stride[1]:
+            return super().forward(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            return super().forward(maps.to(self.weight.dtype))
+
+
 class Bottleneck(nn.Module):
     """Bottleneck block: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut (He et al., CVPR 2016)."""
 
@@ -44,7 +61,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = IBN(width) if ibn else nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = Strided(width, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
