@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 CELLS = 2**24
-"""Most similarities that label prediction holds at a time."""
+"""Most similarities that label prediction holds at a time, if those of a batch are fewer."""
+BESIDE = 16
+"""Candidates that label prediction checks at a time: all after the first inconsistent one are in vain."""
 
 
 class Memory(nn.Module):
@@ -62,13 +64,17 @@ def predict(slots: torch.Tensor, indices: torch.Tensor, threshold: float = 0.6, 
     order = similar.sort(dim=1, descending=True, stable=True).indices[:, : int(most.max())]
 
     places = torch.arange(order.shape[1], device=slots.device)
-    rows, columns = (places < most[:, None]).nonzero(as_tuple=True)
     consistent = torch.zeros_like(order, dtype=torch.bool)
-    for part in torch.split(torch.arange(len(rows), device=slots.device), max(1, CELLS // len(slots))):
-        row, column = rows[part], columns[part]
-        theirs = slots[order[row, column]] @ slots.T
-        rank = (theirs > theirs.gather(1, indices[row, None])).sum(1)
-        consistent[row, column] = rank <= most[row]
+    going = torch.ones_like(indices, dtype=torch.bool)
+    for part in torch.split(places, max(1, min(BESIDE, CELLS // similar.numel()))):
+        rows, columns = (going[:, None] & (part < most[:, None])).nonzero(as_tuple=True)
+        if not len(rows):
+            break
+        columns = part[columns]
+        theirs = slots[order[rows, columns]] @ slots.T
+        rank = (theirs > theirs.gather(1, indices[rows, None])).sum(1)
+        consistent[rows, columns] = rank <= most[rows]
+        going &= consistent[:, part].all(1)
     length = torch.minimum(consistent.long().cumprod(1).sum(1).clamp(min=2), above)
     positives = torch.zeros_like(similar, dtype=torch.bool)
     positives.scatter_(1, order, places < length[:, None])
