@@ -14,12 +14,13 @@ Deviates:
       pass over the target images that have a label. The paper says 32 images. The loss of equation 7 is the mean over
       all 32.
     - UDAP, which the paper follows, gives p = 1.6e-3, M = 4, k1 = 20 and k2 = 6; the paper does not name those of its
-      tables. On other data eps is the one that leaves most clusters, in each iteration; where p is swept, it is the
-      share that gives an image as many neighbours. A share sets eps in the first iteration. We cluster Jaccard
-      distances alone, of features that are not normalised.
+      tables. On other data eps is the one that leaves most clusters with M = 4, in each iteration, whatever M the rows
+      cluster with; where p is swept, it is the share that gives an image as many neighbours. A share sets eps in the
+      first iteration. We cluster Jaccard distances alone, of features that are not normalised.
     - Outliers of DBSCAN are left out of training until the next iteration, as in UDAP.
     - Centres of equation 4 are means of the members' features. Squared distances are at least 1 % of their mean, since
-      an image at a centre would have an infinite weight. Weights stay fixed within an iteration.
+      an image at a centre would have an infinite weight. They count as if there were 2,048 channels, whatever the
+      network. Weights stay fixed within an iteration.
     - LSR spreads 0.1 evenly; the paper does not say how much.
     - The attention has a 3x3 convolution per channel with stride 2, followed by a 1x1 one to half the channels. The
       last stride of the ResNet is 1.
@@ -91,6 +92,9 @@ class Soft:
     """Smallest squared distance, as a fraction of the mean one."""
     unit: bool = False
     """Whether an image's weights are divided by their sum; as printed they depend on the features' scale instead."""
+    channels: int = 2048
+    """Squared distances count as if features had this many channels, those of ResNet-50: a narrow net's are sums of
+    fewer, and would give other clusters a larger part of the weight."""
 
     @property
     def detail(self) -> str:
@@ -102,6 +106,7 @@ class Soft:
 
         from methods.blocks.daam import soft_weights
 
+        features = features * (self.channels / features.shape[1]) ** 0.5
         weights = soft_weights(features, labels, epsilon=self.epsilon, floor=self.floor)
         return normalize(weights, p=1) if self.unit else weights
 
@@ -228,6 +233,7 @@ class Pretrain(Trained):
 class Adapt(Trained):
     """Cluster the target, train both branches on both domains, repeat (algorithm 1, steps 2 to 6)."""
 
+    version: ClassVar[int] = 2
     test_views: ClassVar[tuple[str, ...]] = ("specific",)
 
     init: Pretrain
@@ -343,7 +349,8 @@ class Adapt(Trained):
                 if state.labels.max() < 1:
                     break
                 state.weights = self.loss.weights(guessed.embeddings, state.labels)
-                env.log(done, tail=elsewhere(state.weights, state.labels))
+                state.health[moment]["tail"] = tail(state.weights, state.labels)
+                env.log(done, tail=state.health[moment]["tail"])
                 net.renew_clusters(state.weights.shape[1], seed=self.seed)
                 state.optimizer = sgd(net, self)
             rate = warmup_steps(epoch + 1, warmup=0, milestones=self.milestones)
@@ -422,12 +429,12 @@ class Adapt(Trained):
         return net.eval()
 
 
-def elsewhere(weights: Tensor, labels: NDArray[np.int64]) -> float:
-    """Compute the fraction of all weights (N, K) that lies on other clusters than the labels (N,)."""
+def tail(weights: Tensor, labels: NDArray[np.int64]) -> float:
+    """Compute the percentage of all weights (N, K) that lies on other clusters than the labels (N,)."""
     import torch
 
     own = torch.from_numpy(labels.clip(0)).to(weights.device)
-    return 1 - float(weights.gather(1, own[:, None]).sum() / weights.sum())
+    return 100 * (1 - float(weights.gather(1, own[:, None]).sum() / weights.sum()))
 
 
 def sgd(net: Branches, recipe: Pretrain | Adapt) -> Optimizer:

@@ -405,6 +405,13 @@ class Case:
         trained = ((stage.spec.get("train") or {}) for stage in self.stages)
         return frozenset(str(train["key"]) for train in trained if isinstance(train, Mapping) and "key" in train)
 
+    @property
+    def adapted(self) -> bool:
+        """Whether a training whose network it tests saw images of the domain that it is tested on."""
+        fields = {stage.key: list(stage.spec.values()) for stage in self.stages}
+        tests = [stage.spec for stage in self.stages if isinstance(stage.spec.get("train"), Mapping)]
+        return any("on" in spec and spec["on"] in fields.get(spec["train"].get("key"), ()) for spec in tests)
+
 
 def _text(values: Iterable[object]) -> str:
     summary = spread(values)

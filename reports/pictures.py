@@ -57,6 +57,11 @@ ACTIVATION_MAPS = (
     "each map is its own 1, so brightness tells places of one map apart, and not one map from another. Under maps of "
     "drawn images stands how much of the sum lies on the person, which only the program that drew them knows."
 )
+ATTENTION_MAPS = (
+    "A map is the mean over channels of the weights by which the attention multiplies the backbone's maps for a "
+    "branch, dark for 0 and bright for 1 in all maps. Under maps of drawn images stands the mean weight on the person "
+    "and elsewhere, which only the program that drew them can tell apart."
+)
 PROJECTION = (
     "A mark is an image; colour and shape together are its identity. t-SNE puts images with similar embeddings near "
     "each other. Its axes and the distances between far groups have no meaning, so no axes are drawn. The silhouette "
@@ -71,6 +76,7 @@ DECODED = (
 READING = {
     "rank lists": RANK_LISTS,
     "activation maps": ACTIVATION_MAPS,
+    "attention maps": ATTENTION_MAPS,
     "projection": PROJECTION,
     "decoded images": DECODED,
 }
@@ -155,10 +161,11 @@ class Heat:
     network: str
     uri: str
     share: str
+    where: str
 
     @property
     def words(self) -> str:
-        return f"map of {self.network}" + (f", {self.share} on the person" if self.share else "")
+        return f"map of {self.network}" + (f", {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,8 @@ class Content:
 
     queries: tuple[Query, ...] = ()
     heated: tuple[Heated, ...] = ()
+    brightest: str = ""
+    """What the end of the scale of maps is."""
     planes: tuple[Plane, ...] = ()
     decoded: tuple[Decoded, ...] = ()
     scores: tuple[tuple[str, str], ...] = ()
@@ -361,12 +370,13 @@ def _content(kind: str, drawing: Mapping[str, Any], networks: Sequence[str], ove
             ),
             scores=tuple((network, percent(row["mAP"])) for network, row in rows),
         )
-    if kind == "activation maps":
+    if kind in ("activation maps", "attention maps"):
         return Content(
             heated=tuple(
                 Heated(shots[image], tuple(_heat(network, row, place, over) for network, row in rows))
                 for place, image in enumerate(drawing["shown"])
-            )
+            ),
+            brightest="1" if kind == "attention maps" else "brightest place of a map",
         )
     if kind == "projection":
         return Content(planes=tuple(_plane(network, row, drawing["people"]) for network, row in rows))
@@ -436,8 +446,14 @@ def heat(values: Sequence[Sequence[int]], over: bool) -> bytes:
 
 
 def _heat(network: str, row: Mapping[str, Any], place: int, over: bool) -> Heat:
-    shares = row.get("on_person")
-    return Heat(network, _uri(heat(row["maps"][place], over)), f"{shares[place]:.0f} %" if shares else "")
+    share = where = ""
+    if "on_person" in row:
+        share = f"{row['on_person'][place]:.0f} %"
+        where = f"{share} on the person"
+    elif "weight_on_person" in row:
+        on, off = (f"{row[name][place]:.0f} %" for name in ("weight_on_person", "weight_elsewhere"))
+        share, where = f"{on}, {off}", f"{on} on the person, {off} elsewhere"
+    return Heat(network, _uri(heat(row["maps"][place], over)), share, where)
 
 
 def _uri(png: bytes) -> str:

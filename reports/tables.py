@@ -249,26 +249,29 @@ def filled(
 def _with_direct(placed: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
     """Add to each case what direct transfer measured: a test, on the same data, of a network its training starts from.
 
-    Of several such networks the one with the fewest stages counts, which is the source model.
+    Of several such networks the one with the fewest stages counts, which is the source model. An adapted case whose own
+    start no row tests, such as a source model with a part that the tested one lacks, has that of its table's other
+    rows, if they have the same one.
     """
     every = [case for members in placed.values() for case in members if case.measured and not case.cell.point]
 
-    def direct(case: Case) -> dict[str, float]:
-        behind = {stage.key for stage in case.stages} - case.tested
-        starts = [
-            other
-            for other in every
-            if other.task == case.task
-            and other.tested
-            and other.tested <= behind
-            and case.identity.agrees_on_data(other.identity)
-        ]
-        if not starts:
-            return {}
-        start = min(starts, key=lambda other: (len(other.stages), other.order))
-        return {name: found.mean for name in metrics.printed() if (found := start.spread(name))}
+    def comparable(one: Case, other: Case) -> bool:
+        return one.task == other.task and one.identity.agrees_on_data(other.identity)
 
-    return {id: [replace(case, direct=direct(case)) for case in members] for id, members in placed.items()}
+    def start(case: Case) -> Case | None:
+        behind = {stage.key for stage in case.stages} - case.tested
+        tested = [other for other in every if other.tested and other.tested <= behind and comparable(case, other)]
+        return min(tested, key=lambda other: (len(other.stages), other.order), default=None)
+
+    def direct(case: Case, table: Sequence[Case]) -> dict[str, float]:
+        own = starts[id(case)]
+        beside = {id(it): it for other in table if comparable(case, other) and (it := starts[id(other)])}
+        if own is None and case.adapted and len(beside) == 1:
+            [own] = beside.values()
+        return {name: found.mean for name in metrics.printed() if own and (found := own.spread(name))}
+
+    starts = {id(case): start(case) for members in placed.values() for case in members}
+    return {name: [replace(case, direct=direct(case, table)) for case in table] for name, table in placed.items()}
 
 
 def completed(paper: Described, cases: Sequence[Case]) -> Described:

@@ -81,6 +81,9 @@ class MostClusters:
     size: int = added(1)
     """Fewest images of a cluster that counts. Without outliers, as with `min_samples` of 1, every image left alone is a
     cluster."""
+    min_samples: int | None = added(None)
+    """`DBSCAN.min_samples` of the search; None for the clustering's own. With a number, clusterings that differ in
+    theirs alone get the same eps."""
 
     def pairs(self, n: int) -> NDArray[np.int64]:
         """Compute the number of pairs of n images within eps, for each eps of the grid."""
@@ -165,9 +168,10 @@ class DBSCAN:
         if before is not None and not self.searched:
             return before
         if isinstance(self.eps, MostClusters):
+            least = self.eps.min_samples or self.min_samples
 
             def left(eps: float) -> NDArray[np.int64]:
-                labels = dataclasses.replace(self, eps=eps).labels(graph)
+                labels = DBSCAN(eps, least).labels(graph)
                 return kept(labels) if kept else labels
 
             return self.eps.eps(graph, left)

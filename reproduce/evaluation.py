@@ -656,6 +656,11 @@ def activation(net: Any, images: Images, pixels: Pixels = IMAGENET) -> Tensor:
     return _passed(net, images, lambda inputs: net.maps(inputs).float().square().sum(1), pixels)
 
 
+def attention(net: Any, images: Images, pixels: Pixels = IMAGENET) -> Tensor:
+    """Compute attention maps (N, h, w) between 0 and 1: what a network's method `passing` returns."""
+    return _passed(net, images, net.passing, pixels)
+
+
 class Shares(NamedTuple):
     """How much of the activation maps of N drawn images lies on what."""
 
@@ -668,15 +673,29 @@ class Shares(NamedTuple):
 def looked_at(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> Shares:
     """Measure how much of activation maps (N, h, w) of drawn images lies on the person and on occluders."""
     import torch
-    from torch.nn.functional import avg_pool2d
 
-    maps = maps.double().cpu()
-    height, width = maps.shape[1:]
-    shown = avg_pool2d(drawn.cover(images, FINER * height, FINER * width), FINER).double()
+    maps, shown = maps.double().cpu(), _shown(maps, drawn, images)
     whole = maps.sum((1, 2)).clamp(min=torch.finfo(maps.dtype).tiny)
     person, others = (100 * (maps[:, None] * shown).sum((2, 3)) / whole[:, None]).T.numpy()
     others[shown[:, 1].mean((1, 2)).numpy() < IN_THE_WAY] = float("nan")
     return Shares(person, others)
+
+
+def weighed_at(
+    maps: Tensor, drawn: Covered, images: Sequence[Image]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the means of maps (N, h, w) of drawn images on the person (N,) and elsewhere (N,), in percent."""
+    maps, person = maps.double().cpu(), _shown(maps, drawn, images)[:, 0]
+    on, off = (100 * (maps * part).sum((1, 2)) / part.sum((1, 2)) for part in (person, 1 - person))
+    return on.numpy(), off.numpy()
+
+
+def _shown(maps: Tensor, drawn: Covered, images: Sequence[Image]) -> Tensor:
+    """Compute how much of each place of maps (N, h, w) shows the person and occluders (N, 2, h, w), 0 to 1."""
+    from torch.nn.functional import avg_pool2d
+
+    height, width = maps.shape[1:]
+    return avg_pool2d(drawn.cover(images, FINER * height, FINER * width), FINER).double()
 
 
 def embed(

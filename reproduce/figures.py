@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from reproduce.data.images import Images
+    from reproduce.data.transforms import Pixels
     from reproduce.dataset import Dataset, Image
 
 MOST_PIXELS = (128, 64)
@@ -216,6 +218,8 @@ class ActivationMaps(Figure):
     """
 
     KIND = "activation maps"
+    NEEDS: ClassVar[str] = "maps"
+    """The method that a network must have."""
 
     number: int = 8
     """Number of query images."""
@@ -225,24 +229,62 @@ class ActivationMaps(Figure):
         return f"{self.number} images"
 
     def facts(self, data: Dataset, env: Env, shown: Shown) -> dict[str, Any]:
-        import torch
-
         from reproduce.data.images import Images
-        from reproduce.evaluation import activation, looked_at
 
         images = [data.query[place] for place in self.chosen(len(data.query), self.number, "images")]
         facts: dict[str, Any] = {"shown": [shown.place(image) for image in images], "rows": []}
         for row in self.rows:
             net: Any = row.restored(env)
-            if not hasattr(net, "maps"):
-                raise UserError(f"the network of {row.train.name} has no `maps`, which activation maps need")
+            if not hasattr(net, self.NEEDS):
+                raise UserError(f"the network of {row.train.name} has no `{self.NEEDS}`, which {self.KIND} need")
             own = Images(data.root, images, row.train.input, env.device, resample=row.train.resample)
-            maps = activation(net, own, row.train.pixels)
-            largest = maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
-            facts["rows"].append({"maps": (255 * maps / largest).round().int().tolist()})
+            maps = self.maps(net, own, row.train.pixels)
+            facts["rows"].append({"maps": (255 * maps).round().int().tolist()})
             if isinstance(self.on, Covered):
-                facts["rows"][-1]["on_person"] = looked_at(maps, self.on, images).person.round(2).tolist()
+                facts["rows"][-1] |= self.where(maps, self.on, images)
         return facts
+
+    def maps(self, net: Any, images: Images, pixels: Pixels) -> Tensor:
+        """Compute the maps (N, h, w) of a network, between 0 and 1."""
+        import torch
+
+        from reproduce.evaluation import activation
+
+        maps = activation(net, images, pixels)
+        return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+
+    def where(self, maps: Tensor, drawn: Covered, images: Sequence[Image]) -> dict[str, list[float]]:
+        """Measure where the maps of drawn images lie."""
+        from reproduce.evaluation import looked_at
+
+        return {"on_person": looked_at(maps, drawn, images).person.round(2).tolist()}
+
+
+@dataclass(frozen=True)
+class AttentionMaps(ActivationMaps):
+    """What a network's attention lets through: the mean of its weights over channels.
+
+    Facts: as those of activation maps, but 255 is a weight of 1. For drawn images a row has "weight_on_person" and
+    "weight_elsewhere" [percent], the means of a map there.
+    """
+
+    KIND = "attention maps"
+    NEEDS = "passing"
+
+    def maps(self, net: Any, images: Images, pixels: Pixels) -> Tensor:
+        """Compute the mean weights (N, h, w) of a network's attention."""
+        from reproduce.evaluation import attention
+
+        return attention(net, images, pixels)
+
+    def where(self, maps: Tensor, drawn: Covered, images: Sequence[Image]) -> dict[str, list[float]]:
+        """Measure the mean weight on the person and elsewhere."""
+        from reproduce.evaluation import weighed_at
+
+        names = ("weight_on_person", "weight_elsewhere")
+        return {
+            name: means.round(2).tolist() for name, means in zip(names, weighed_at(maps, drawn, images), strict=True)
+        }
 
 
 @dataclass(frozen=True)

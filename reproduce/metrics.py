@@ -99,6 +99,7 @@ METRICS: dict[str, Metric] = {
         Metric(name="median", kind="labels", title="median cluster", percent=False),
         Metric(name="outliers", kind="labels", title="outliers", percent=False),
         Metric(name="eps", kind="labels", title="eps", percent=False),
+        Metric(name="tail", kind="labels", title="weight on other clusters"),
         Metric(name="positives", kind="labels", title="positives of an image", percent=False),
         Metric(name="on_person", kind="maps", title="activation on the person", claimed=True, drawn=True),
         Metric(name="on_others", kind="maps", title="activation on what is in the way", claimed=True, drawn=True),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from methods import daam, supervised
-from reproduce.clustering import DBSCAN, TopP, Tuned
+from reproduce.clustering import DBSCAN, MostClusters, TopP, Tuned
 from reproduce.evaluation import Evaluate
-from reproduce.figures import ActivationMaps
+from reproduce.figures import AttentionMaps
 from reproduce.papers.cases import AnyCase, Recipe, Suite
 from reproduce.papers.tables import Task, read
 
@@ -22,17 +22,20 @@ PAPER = read(Path(__file__).with_name("daam.toml"))
 IMAGES = {"market": 12936, "duke": 16522, "msmt17": 32621}
 """Training images of the published sets, which the share p belongs to."""
 
+UDAP_M = 4
+"""`min_samples` of UDAP, which DAAM extends."""
+
 
 def source_model(task: Task, seed: int, *, attention: bool = True) -> daam.Pretrain:
     return daam.Pretrain(task.source, attention=attention, seed=seed)
 
 
 def adapted(
-    task: Task, seed: int, *, attention: bool = True, p: float | None = None, M: int = 4, **changes: Any
+    task: Task, seed: int, *, attention: bool = True, p: float | None = None, M: int = UDAP_M, **changes: Any
 ) -> daam.Adapt:
-    """The full method, with UDAP's p on the published data unless p is given, and UDAP's M."""
+    """The full method, with UDAP's p on the published data unless p is given, and UDAP's M, from which eps is set."""
     rule = partial(TopP, of=IMAGES[task.target.name])
-    cluster = DBSCAN(rule(p) if p else Tuned(rule()), M)
+    cluster = DBSCAN(rule(p) if p else Tuned(rule(), MostClusters(min_samples=UDAP_M)), M)
     return daam.Adapt(source_model(task, seed, attention=attention), task.target, cluster, seed=seed, **changes)
 
 
@@ -86,10 +89,10 @@ TABLES = {
 }
 
 
-def both_parts(**fields: Any) -> ActivationMaps:
-    """The shared and the specific maps of each network."""
+def both_parts(**fields: Any) -> AttentionMaps:
+    """What the attention gives to the shared and to the specific branch of each network."""
     rows = [part for network in fields.pop("rows") for part in (network, replace(network, view="specific"))]
-    return ActivationMaps(rows=tuple(rows), **fields)
+    return AttentionMaps(rows=tuple(rows), **fields)
 
 
 def source_alone(task: Task, seed: int) -> supervised.Train:

@@ -78,12 +78,12 @@ class Attention(nn.Module):
 
 
 class Parts(NamedTuple):
-    """The maps of both branches."""
+    """The maps of both branches, or the weights that make them of F."""
 
     shared: torch.Tensor
-    """(B, C, h, w) A * F (equation 1)."""
+    """(B, C, h, w) A * F (equation 1), or A."""
     specific: torch.Tensor
-    """(B, C, h, w) (1 - A) * F (equation 2), or with an attention of its own, A' * F."""
+    """(B, C, h, w) (1 - A) * F (equation 2), or with an attention of its own, A' * F; or 1 - A, or A'."""
 
 
 class Output(NamedTuple):
@@ -134,13 +134,19 @@ class Branches(ReID):
         """Replace the classifier of clusters by a fresh one; existing optimisers do not hold its weight."""
         self.clusters = classifier(self, count, seed, "clusters.weight")
 
+    def weights(self, whole: torch.Tensor) -> Parts:
+        """Compute what each branch gets of the backbone's maps (B, C, h, w), between 0 and 1."""
+        if self.attention is None:
+            return Parts(torch.ones_like(whole), torch.ones_like(whole))
+        weights = self.attention(whole)
+        return Parts(weights, 1 - weights if self.individual is None else self.individual(whole))
+
     def divided(self, whole: torch.Tensor) -> Parts:
         """Divide the backbone's maps (B, C, h, w) between the branches."""
         if self.attention is None:
             return Parts(whole, whole)
-        weights = self.attention(whole)
-        rest = 1 - weights if self.individual is None else self.individual(whole)
-        return Parts(weights * whole, rest * whole)
+        shared, specific = self.weights(whole)
+        return Parts(shared * whole, specific * whole)
 
     def parts(self, images: torch.Tensor) -> Parts:
         """Compute the maps of both branches for images (B, 3, H, W)."""
@@ -149,6 +155,10 @@ class Branches(ReID):
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the shared maps (B, C, h, w) of images (B, 3, H, W)."""
         return self.parts(images).shared
+
+    def passing(self, images: torch.Tensor, part: int = 0) -> torch.Tensor:
+        """Compute the mean weight over channels (B, h, w) that a part of images (B, 3, H, W) gets, the shared one."""
+        return self.weights(super().maps(images))[part].mean(1)
 
     def forward(self, images: torch.Tensor) -> Any:
         """Map images (B, 3, H, W) to `Output` in training, to the shared features (B, C) in evaluation."""
@@ -169,6 +179,10 @@ class Specific(nn.Module):
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the specific maps (B, C, h, w) of images (B, 3, H, W)."""
         return self.net.parts(images).specific
+
+    def passing(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the mean weight over channels (B, h, w) that the specific part of images (B, 3, H, W) gets."""
+        return self.net.passing(images, part=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Pool the specific maps of images (B, 3, H, W)."""

@@ -26,6 +26,7 @@ ADDED: dict[tuple[str, str], Any] = {
     ("methods.supervised.Train", "smoothed_over"): "all",
     ("methods.supervised.Train", "classifier_std"): 0.001,
     ("methods.upreid.Pretrain", "block"): None,
+    ("reproduce.clustering.MostClusters", "min_samples"): None,
     ("reproduce.clustering.MostClusters", "size"): 1,
     ("reproduce.clustering.Rho", "factor"): 1.0,
     ("reproduce.clustering.TopP", "of"): None,

@@ -300,6 +300,17 @@ def test_maps_of_drawn_images_say_how_much_lies_on_the_person(tmp_path: Path) ->
     ]
 
 
+def test_attention_maps_have_one_scale_and_say_the_weights(tmp_path: Path) -> None:
+    record = figure("activation maps")
+    record["drawing"]["kind"] = "attention maps"
+    record["drawing"]["rows"][1] |= {"weight_on_person": [57.25, 8.0], "weight_elsewhere": [40.0, 60.75]}
+    page, _, _ = pages(tmp_path, kept(tmp_path, record))
+    assert re.findall(r'<span class="under" aria-hidden="true">([^<]+)</span>', page) == ["57 %, 40 %", "8 %, 61 %"]
+    assert 'aria-label="map of ours, 57 % on the person, 40 % elsewhere, image 1' in page
+    assert "</i> 1</p>" in page
+    assert "brightest place of a map" not in page
+
+
 def test_colours_of_maps_rise_in_brightness() -> None:
     brightness = pictures._colours() @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(brightness[::5]) > 0).all()

@@ -1059,6 +1059,27 @@ def test_direct_transfer_is_a_line_beside_the_training_that_starts_from_it() -> 
     assert levels == [None, f"{level:.1f}"], "the source model's own curve is that of another data set"
 
 
+@pytest.mark.parametrize(("saw", "shared"), [("target", True), ("other", False)])
+def test_a_row_whose_own_start_is_untested_is_beside_that_of_its_table(saw: str, shared: bool) -> None:
+    """Only where its training saw the images of the test: a source model may lie below the one that is tested."""
+    place = {"key": "target", "stage": "standins.StandIn"}
+
+    def test(of: str) -> dict[str, Any]:
+        return bare(key=f"test {of}", spec={"on": place, "train": {"stage": "a training", "key": of}})
+
+    def adapted(name: str, start: str, saw: str) -> list[dict[str, Any]]:
+        return [bare(key=start), bare(key=name, spec={"target": place | {"key": saw}}), test(name)]
+
+    direct, hard, own = (result(row, "m2d") for row in ("direct", "hard", "ours"))
+    direct["stages"] = [bare(key="source"), test("source")]
+    hard["stages"] = adapted("hard", "source", "target")
+    own["stages"] = adapted("own", "source with attention", saw)
+    cases = [case_in([direct, hard, own], name) for name in ("direct", "hard", "ours")]
+    assert cases[0].direct == {}
+    assert cases[1].direct
+    assert cases[2].direct == (cases[1].direct if shared else {})
+
+
 def bare(**changes: Any) -> dict[str, Any]:
     """A stage of a record with these values."""
     return {**copy.deepcopy(result("direct", "m2d")["stages"][0]), "history": [], "spec": {}} | changes

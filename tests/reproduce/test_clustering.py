@@ -174,6 +174,13 @@ def test_most_clusters_is_the_best_of_its_grid(n: int, seed: int, copies: int, l
     assert links.radius(graph) == most_clusters_slowly(rows, 1, least)[0], "images left alone do not count"
 
 
+def test_clusterings_of_several_core_sizes_can_share_an_eps() -> None:
+    graph = cosine_graph(clusters(90))
+    found = {least: DBSCAN(MostClusters(), least).radius(graph) for least in (2, 4, 9)}
+    assert len(set(found.values())) == 3
+    assert {DBSCAN(MostClusters(min_samples=4), least).radius(graph) for least in (2, 4, 9)} == {found[4]}
+
+
 def test_most_clusters_finds_people_without_chaining_them() -> None:
     draw = np.random.default_rng(5)
     people = np.repeat(draw.standard_normal((40, 32)), 20, axis=0)

@@ -42,7 +42,7 @@ from reproduce.evaluation import (
     renew_statistics,
     source_models,
 )
-from reproduce.figures import ActivationMaps, Network
+from reproduce.figures import ActivationMaps, AttentionMaps, Network
 from reproduce.running.runner import Site, Store, build
 from reproduce.stage import added, closure
 
@@ -431,6 +431,35 @@ def test_looked_at(drawn: tuple[StandIn, Any]) -> None:
     np.testing.assert_allclose(bright["on_person"], 100 * shown[:, 0, 24:28, 12:16].mean((1, 2)), atol=1e-4)
 
 
+def test_attention_maps_tell_the_mean_weight_on_the_person_and_elsewhere(
+    drawn: tuple[StandIn, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half lets a weight of 0.75 through, the other 0.25; a map is not stretched to its own maximum."""
+    domain, data = drawn
+    weights = torch.full((16, 8), 0.25)
+    weights[:8] = 0.75
+    lamp = Lamp(weights[None])
+    lamp.passing = lambda images: weights.expand(len(images), -1, -1)  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(Untrained, "at_moment", lambda *arguments: lamp)
+    figure = AttentionMaps((Network(Untrained(1, input=(64, 32)), "last"),), domain, number=5)
+    for needed in closure([figure]):
+        build(needed, Site(tmp_path), lambda _: None)
+    facts = Store(tmp_path).load(figure).facts
+    assert np.unique(facts["rows"][0]["maps"]).tolist() == [64, 191]
+    shown = domain.cover([data.query[place] for place in queries_of(facts, data)], 64, 32)[:, 0].double()
+    upper, whole = shown[:, :32].sum((1, 2)), shown.sum((1, 2))
+    on = (0.75 * upper + 0.25 * (whole - upper)) / whole
+    off = (0.75 * (32 * 32 - upper) + 0.25 * (32 * 32 - whole + upper)) / (64 * 32 - whole)
+    np.testing.assert_allclose(facts["rows"][0]["weight_on_person"], 100 * on, atol=0.01)
+    np.testing.assert_allclose(facts["rows"][0]["weight_elsewhere"], 100 * off, atol=0.01)
+
+
+def queries_of(facts: Any, data: Any) -> list[int]:
+    """Positions of a figure's images among the queries."""
+    names = [image.path.rpartition("/")[2] for image in data.query]
+    return [names.index(facts["images"][place]["name"]) for place in facts["shown"]]
+
+
 def test_evaluations_on_drawn_images_measure_activation_maps(drawn: tuple[StandIn, Any], tmp_path: Path) -> None:
     domain, data = drawn
     for looks in (True, False):
@@ -446,9 +475,8 @@ def test_evaluations_on_drawn_images_measure_activation_maps(drawn: tuple[StandI
             figure = ActivationMaps((Network(stage.train, "last"),), domain, number=5)
             build(figure, Site(tmp_path), lambda _: None)
             facts = Store(tmp_path).load(figure).facts
-            names = [image.path.rpartition("/")[2] for image in data.query]
-            places = [names.index(facts["images"][place]["name"]) for place in facts["shown"]]
-            np.testing.assert_allclose(facts["rows"][0]["on_person"], scores.by_query["on_person"][places], atol=0.01)
+            measured = scores.by_query["on_person"][queries_of(facts, data)]
+            np.testing.assert_allclose(facts["rows"][0]["on_person"], measured, atol=0.01)
 
 
 def test_test_images_are_decoded_once(tiny_domain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from reproduce.data.world import Size
 from reproduce.dataset import Dataset, Image
 from reproduce.errors import UserError
 from reproduce.evaluation import Evaluate, Rerank, embed
-from reproduce.figures import ActivationMaps, Decoded, Figure, Network, Projection, RankLists, of_rows
+from reproduce.figures import ActivationMaps, AttentionMaps, Decoded, Figure, Network, Projection, RankLists, of_rows
 from reproduce.papers import records
 from reproduce.session.setting import Setting
 from reproduce.stage import Stage
@@ -146,10 +146,11 @@ def test_activation_maps_are_sums_of_squares(setting: Setting, place: Path, tmp_
         assert max(map(max, shown)) == 255
 
 
-def test_network_without_maps_raises(setting: Setting, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "needs"), [(ActivationMaps, "maps"), (AttentionMaps, "passing")])
+def test_network_without_maps_raises(kind: type[Figure], needs: str, setting: Setting, tmp_path: Path) -> None:
     blind = (Network(Untrained(1, looks=False), "last"),)
-    with pytest.raises(UserError, match=r"demo_stages\.Untrained has no `maps`"):
-        run(figure(ActivationMaps, rows=blind), setting, tmp_path)
+    with pytest.raises(UserError, match=rf"demo_stages\.Untrained has no `{needs}`, which {kind.KIND} need"):
+        run(figure(kind, rows=blind), setting, tmp_path)
 
 
 def test_projection_has_all_images_of_its_people(setting: Setting, place: Path, tmp_path: Path) -> None:

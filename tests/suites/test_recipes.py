@@ -54,7 +54,7 @@ def test_the_rows_of_daam_differ_in_parts_and_labels_alone(row: str) -> None:
     same = {"init": ours.init, "specific": True, "individual": False, "loss": ours.loss}
     assert replace(train, **same) == ours
     assert replace(train.init, attention=True) == ours.init
-    assert train.cluster == DBSCAN(Tuned(TopP(1.6e-3, of=16522)), 4)
+    assert train.cluster == DBSCAN(Tuned(TopP(1.6e-3, of=16522), MostClusters(min_samples=4)), 4)
 
 
 def test_daam_s_ends_have_no_attention_and_no_target() -> None:
@@ -72,8 +72,9 @@ def test_a_share_of_pairs_that_no_paper_gives_holds_for_the_published_data(suite
     """Off them it puts nearly all drawn images of MSMT17 into one cluster."""
     rule = {"daam": TopP, "rae": Rho}[suite["PAPER"].id](1.6e-3, of=suite["IMAGES"][target])
     train = suite["adapted"](Task("m2d" if target == "duke" else "m2t"), 1)
-    assert train.cluster == DBSCAN(Tuned(rule))
-    assert Setting("small", weights=SCRATCH).resolve(train).cluster == DBSCAN(MostClusters())
+    searched = {"daam": MostClusters(min_samples=4), "rae": MostClusters()}[suite["PAPER"].id]
+    assert train.cluster == DBSCAN(Tuned(rule, searched))
+    assert Setting("small", weights=SCRATCH).resolve(train).cluster == DBSCAN(searched)
 
 
 def test_a_point_of_a_sweep_at_the_row_s_value_is_the_row() -> None:
@@ -82,7 +83,8 @@ def test_a_point_of_a_sweep_at_the_row_s_value_is_the_row() -> None:
     assert sweeps["6"]["M"](TASK, 1, 4) == ours
     swept = sweeps["5"]["p"](TASK, 1, 1.6e-3).train
     assert swept == replace(ours.train, cluster=DBSCAN(ours.train.cluster.eps.printed)), "the row on published data"
-    assert sweeps["6"]["M"](TASK, 1, 18).train.cluster == DBSCAN(Tuned(TopP(1.6e-3, of=16522)), 18)
+    searched = MostClusters(min_samples=4)
+    assert sweeps["6"]["M"](TASK, 1, 18).train.cluster == DBSCAN(Tuned(TopP(1.6e-3, of=16522), searched), 18)
     assert sweeps["5"]["p"](TASK, 1, 6.4e-3).train.cluster == DBSCAN(TopP(6.4e-3, of=16522), 4)
 
 

@@ -117,6 +117,18 @@ def test_outputs_are_pooled_parts() -> None:
     torch.testing.assert_close(Specific(net).maps(IMAGES), net.parts(IMAGES).specific)
 
 
+def test_what_passes_to_the_branches_is_the_mean_weight() -> None:
+    """With one attention the branches share 1; one of its own has its own weights; without any all passes."""
+    net, own, without = branches().eval(), branches(individual=True).eval(), branches(attention=False).eval()
+    assert net.attention
+    assert own.individual
+    weights = net.attention(net.backbone(IMAGES)).mean(1)
+    torch.testing.assert_close(net.passing(IMAGES), weights)
+    torch.testing.assert_close(Specific(net).passing(IMAGES), 1 - weights)
+    torch.testing.assert_close(Specific(own).passing(IMAGES), own.individual(own.backbone(IMAGES)).mean(1))
+    assert (without.passing(IMAGES) == 1).all()
+
+
 def test_new_parts_join_groups_precision_and_device() -> None:
     net = group_batch_norm(branches(individual=True), 4)
     assert net.individual
