@@ -11,6 +11,7 @@ Deviates:
     - Discriminators have three layers of stride 2 and see patches of 38 pixels, so that small images have patches too;
       CycleGAN's see 70. They see the latest translations only, without a pool of earlier ones.
     - Images are flipped, not cropped.
+    - The generators' strided convolutions reflect at the border; the published ones pad with zeros.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class LocalGlobal(Labeller):
     weight: float = 0.2
     """Weight of the global loss."""
     most: float = 0.8
-    """Largest fraction of itself that an entry of the memory keeps at a visit; it rises linearly, to 1 at the end."""
+    """Largest fraction of itself that an entry of the memory keeps at a visit; up to it the fraction is the age of the
+    training, epoch / `epochs`."""
     unit: bool = False
     """Whether entries are scaled to length 1 after each visit, as in the code for MSMT17."""
     k1: int = 20

@@ -13,6 +13,7 @@ Deviates:
     - The rows use as many hardest negatives as the printed fraction gives on the published set, on other data too.
     - The hardest negatives are at least one; the published code has none among fewer than 100 and is then undefined.
     - The last network is kept; the published code keeps the best on the target's test images.
+    - The mAP averages the precision at each match; the published code takes the area by trapezoids, which is lower.
     - Random erasing tries at most 20 rectangles per image; the published code tries up to 100.
 """
 

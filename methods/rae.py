@@ -11,7 +11,8 @@ Deviates:
     - The triplet losses have their hinge and a margin of 0.3, and the minus before equations 22 and 23 belongs to the
       logarithm alone. Positives and negatives are the hardest of the batch.
     - The printed rates (SGD, 0.05 and 0.5, weight decay 5e-5) are `PRINTED`. By default encoder and classifiers have
-      AlignGAN's (0.02 and 0.2, 5e-4), and decoder and discriminators its Adam of 2e-4.
+      AlignGAN's (0.02 and 0.2, 5e-4), and decoder, discriminators, fusion, and the encoder in the step down equation
+      17, its Adam of 2e-4 without weight decay.
     - Equations 12 and 15 are norms per image. Multiplied by the root of 98,304 / values they weigh the same at any
       input size, and are the printed ones at 256 x 128.
     - The decoder's three layers have strides 4, 2 and 2, whose product must be the encoder's: the paper names three
@@ -21,8 +22,8 @@ Deviates:
       supervised training take all 20,000, as the whole model.
     - An epoch, after which images are labelled again, has 200 iterations; a pass over Market-1501 has 179, over
       DukeMTMC-reID 229. The training has the printed 20,000.
-    - Images are clustered by UDAP's Jaccard distances of pooled features of length 1 (k1 20, k2 6) and DBSCAN, with
-      UDAP's eps, fixed at the first epoch; on other data than the published with the eps that leaves most clusters, at
+    - Images are clustered by UDAP's Jaccard distances (k1 20, k2 6), without its source term, of pooled features of
+      length 1, which UDAP leaves as they are, and DBSCAN, with UDAP's eps, fixed at the first epoch; on other data than the published with the eps that leaves most clusters, at
       each epoch. Target classifiers start anew at each labelling.
     - An iteration takes one step down equation 9, one down 17 and one down 21. The first two move the encoder; the
       third moves the fusion and its classifiers alone, on the maps that algorithm 2 computes at test. So FT + PT and
@@ -34,7 +35,8 @@ Deviates:
     - Images are flipped and cropped, not erased, since they are reconstructed; the paper names no augmentation.
     - The paper says only that any clustering can learn the labels of MMCL + RAE and JVTC + RAE. Here the loss of either
       (`guest`) replaces both losses on clusters of the target (equations 5 and 23), from the first epoch. Fused
-      features have a memory of their own and the labels of pooled ones. Both guests normalise features over the batch.
+      features have a memory of their own and the labels of pooled ones. Both guests take pooled features, normalised
+      over the batch without learnt parameters; JVTC's layer to 512 dimensions is absent.
       Target batches are drawn uniformly, as many images as for clusters, views included.
     - With pixel transfer before training (PT^), the encoder's own training still sees the source's images as they are.
     - The sweep of lambda_tri in figure 6 leaves the encoder's own training (equation 2) at 1.

@@ -42,7 +42,7 @@ class Training(Artifact):
     """The networks that a training kept."""
 
     checkpoints: Mapping[str, Weights]
-    """Weights by moment: "last", "best on source", "best on target", "step 3"; in memory on the CPU."""
+    """Weights by moment: "last", "best on source", "best on target", "step 3", "warm-up"; in memory on the CPU."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What is needed to rebuild the network, such as the number of classes; and under "health", by moment, the health
     of its pseudo labels (see `Scores`)."""

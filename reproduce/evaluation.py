@@ -449,7 +449,7 @@ class Evaluate(Stage[Scores]):
     on: Any
     """The domain whose query and gallery are used."""
     at: str = "last"
-    """The moment of the training: "last", "best on source", "best on target" or "step N"."""
+    """The moment of the training: "last", "best on source", "best on target", "step N", or RAE's "warm-up"."""
     flip: bool = False
     """Whether to add the embedding of the mirror image."""
     rerank: Rerank | None = None

@@ -1,4 +1,6 @@
-"""Compute exact nearest neighbours, k-reciprocal Jaccard distances and re-ranking, without a dense N x N matrix.
+"""Compute exact nearest neighbours, Jaccard distances and re-ranking without a dense N x N matrix.
+
+`reciprocal_graph` alone takes one.
 
 Distances between embeddings are squared Euclidean; the kernels work with closeness, minus half of that:
 x_i . x_j - |x_i|^2 / 2 - |x_j|^2 / 2, symmetric and largest for the nearest. A list of neighbours begins with the image

@@ -63,8 +63,8 @@ class Images:
             images: the images that batches index.
             size: (height, width) in pixels; the aspect ratio of an image is not kept.
             device: device of the batches.
-            budget_bytes: memory that resident images may take, at 3 bytes per pixel; by default half of the free memory
-                of a CUDA device, or a quarter of the available main memory.
+            budget_bytes: memory that resident images may take, at 3 bytes per pixel; by default what all sets leave
+                of an eighth of a CUDA device, or a quarter of the available main memory.
             share: fraction of that default to use.
             resample: filter for resizing.
             threads: images decoded at once.

@@ -102,7 +102,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--store",
         default=os.environ.get("REPRODUCE_STORE"),
         metavar="DIR",
-        help="folder of finished stages (default OUT/store)",
+        help="folder of finished stages (default: the variable REPRODUCE_STORE, else OUT/store)",
     )
     group.addoption("--out", default="build", metavar="DIR", help="folder for results, logs and report (default build)")
     group.addoption(

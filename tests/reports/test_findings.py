@@ -85,7 +85,7 @@ def _outcome(record: ClaimRecord) -> str:
     return f"{verdict}: {name} {one.difference:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 
-@pytest.mark.parametrize("paper", ["msplr", "sptd"])
+@pytest.mark.parametrize("paper", ["msplr", "rae", "sptd"])
 def test_the_page_shows_what_became_of_the_claims(paper: str) -> None:
     shown(tried(paper))
 
@@ -117,6 +117,49 @@ def fine_tuned() -> str:
 
 @pytest.mark.parametrize("block", [pretrained, fine_tuned])
 def test_the_page_shows_what_became_of_pretraining(block: Callable[[], str]) -> None:
+    shown(block())
+
+
+TRANSFERS = ("supervised", "direct", "baseline", "ft", "pt", "ft+pt", "rae", "pre-pt", "ft+pre-pt", "ft+pre-pt+f")
+
+
+def transferred() -> str:
+    """RAE's parts, table 4: mAP by seed beside the printed one, and the labels of the last epoch."""
+    lines = [
+        "| row | task | mAP by seed | with statistics of the target | clusters | images kept, % | purity, % | printed |",
+        "|---" * 8 + "|",
+    ]
+    for row in TRANSFERS:
+        for column in ("m2d", "d2m"):
+            for it in recorded("rae", "4", row, column):
+                measured = next(iter(it.measured.values()))
+                forms = {"mAP": ".1f", "renewed": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"}
+                values = [by_seed(it.measured, name, form) if name in measured else "" for name, form in forms.items()]
+                lines.append(f"| {it.case.label} | {it.case.task} | {' | '.join(values)} | {it.printed['mAP']} |")
+    return "\n".join(lines)
+
+
+def fooled() -> str:
+    """How RAE's discriminators and decoder fared: the first and the last epoch, one number a seed."""
+    lines = ["| row | task | accuracy on maps, % | on images, % | reconstruction |", "|---" * 5 + "|"]
+    names = ("feature_accuracy", "pixel_accuracy", "reconstruction")
+    for row in ("ft", "pt", "rae"):
+        for column in ("m2d", "d2m"):
+            for it in recorded("rae", "4", row, column):
+                runs = [stage.history for stage in it.stages if stage.name == "rae.Adapt"]
+                cells = [", ".join(f"{a:.0f} to {b:.0f}" for a, b in ends(runs, name)) for name in names]
+                lines.append(f"| {it.case.label} | {column} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ends(runs: list[list[dict[str, float]]], name: str) -> list[tuple[float, float]]:
+    """The first and last value of a quantity in each history that has it."""
+    values = [[entry[name] for entry in history if name in entry] for history in runs]
+    return [(found[0], found[-1]) for found in values if found]
+
+
+@pytest.mark.parametrize("block", [transferred, fooled])
+def test_the_page_shows_what_rae_s_transfers_did(block: Callable[[], str]) -> None:
     shown(block())
 
 
