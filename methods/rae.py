@@ -23,8 +23,9 @@ Deviates:
     - An epoch, after which images are labelled again, has 200 iterations; a pass over Market-1501 has 179, over
       DukeMTMC-reID 229. The training has the printed 20,000.
     - Images are clustered by UDAP's Jaccard distances (k1 20, k2 6), without its source term, of pooled features of
-      length 1, which UDAP leaves as they are, and DBSCAN, with UDAP's eps, fixed at the first epoch; on other data than the published with the eps that leaves most clusters, at
-      each epoch. Target classifiers start anew at each labelling.
+      length 1, which UDAP leaves as they are, and DBSCAN, with UDAP's eps, fixed at the first epoch; on other data than
+      the published with the eps that leaves most clusters, at each epoch. Target classifiers start anew at each
+      labelling.
     - An iteration takes one step down equation 9, one down 17 and one down 21. The first two move the encoder; the
       third moves the fusion and its classifiers alone, on the maps that algorithm 2 computes at test. So FT + PT and
       FT + PT + F are one training, tested without and with fusion.

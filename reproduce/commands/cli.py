@@ -213,7 +213,7 @@ def _parser(others: Sequence[str]) -> argparse.ArgumentParser:
     kind.add_argument("--into", type=Path, metavar="DIR", help="an empty or new folder (default: NAME)")
     kind.set_defaults(run=new_paper)
 
-    data = commands.add_parser("data", help="draw stand-ins and contact sheets, count or pack a folder, convert weights")
+    data = commands.add_parser("data", help="draw stand-ins and contact sheets, count or pack folders, convert weights")
     verbs = data.add_subparsers(required=True, metavar="VERB")
     drawn = catalogue.drawn()
 

@@ -126,7 +126,7 @@ TRANSFERS = ("supervised", "direct", "baseline", "ft", "pt", "ft+pt", "rae", "pr
 def transferred() -> str:
     """RAE's parts, table 4: mAP by seed beside the printed one, and the labels of the last epoch."""
     lines = [
-        "| row | task | mAP by seed | with statistics of the target | clusters | images kept, % | purity, % | printed |",
+        "| row | task | mAP by seed | with statistics of the target | clusters | kept, % | purity, % | printed |",
         "|---" * 8 + "|",
     ]
     for row in TRANSFERS:
