@@ -97,24 +97,25 @@ def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
     panels: list[Panel] = []
     legend: dict[str, str] = {}
     for task in figure.task:
-        members = (by_place.get((table, row, column or task)) for table, row, column in figure.places)
-        lines = [
-            (case.label, _by_step(case)) for case in members if case and (case.column == task or case.task == task)
-        ]
-        if lines := [(label, points) for label, points in lines if points]:
-            starts = [case.direct["mAP"] for case in cases if case.task == task and "mAP" in case.direct]
-            panels.append(chart("mAP", lines, f"{task}: mAP", "step", next(iter(starts), None)))
+        found = [by_place.get((table, row, column or task)) for table, row, column in figure.places]
+        members = [case for case in found if case and (case.column == task or case.task == task)]
+        for name in figure.metrics:
+            lines = [(case.label, points) for case in members if (points := _by_step(case, name))]
+            if not lines:
+                continue
+            starts = [case.direct[name] for case in cases if case.task == task and name in case.direct]
+            panels.append(chart(name, lines, f"{task}: {metric_title(name)}", "step", next(iter(starts), None)))
             legend |= {label: line.dash for (label, _), line in zip(lines, panels[-1].lines, strict=True)}
     grid = f": compared at {listing([f'{step:g}' for step in figure.grid])}, by {GRIDS[figure.grid_from]}"
     return Drawn(title + grid * bool(figure.grid), tuple(legend.items()), tuple(panels), "step")
 
 
-def _by_step(case: Case) -> list[Point]:
-    """Average mAP over seeds after each step; a seed that ended early keeps its last value."""
+def _by_step(case: Case, name: str) -> list[Point]:
+    """Average a metric over seeds after each step; a seed that ended early keeps its last value."""
     by_key = {stage.key: stage for stage in case.stages}
     evaluated = [(stage.spec.get("train") or {}).get("key") for stage in case.stages]
     curves = [
-        [entry["mAP"] for entry in by_key[key].history if is_number(entry.get("mAP"))]
+        [entry[name] for entry in by_key[key].history if is_number(entry.get(name))]
         for key in dict.fromkeys(evaluated)
         if key in by_key
     ]

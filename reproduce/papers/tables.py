@@ -31,6 +31,8 @@ QUOTED = 15
 """Largest number of words in a quotation."""
 GRIDS = ("text", "ours")
 FIGURES = ("sweep", "convergence", "picture", "diagram")
+CURVES = ("grid", "grid_from", "metrics")
+"""Fields of convergence figures alone."""
 
 BAND = 2.0
 """Percentage points around a printed number of an adapted model, until seed spread is measured."""
@@ -214,6 +216,8 @@ class Figure:
     """Epochs or rounds at which the curves of a convergence figure are compared; empty for all."""
     grid_from: str = ""
     """Who names them: one of `GRIDS`; empty without a grid."""
+    metrics: tuple[str, ...] = ()
+    """What the curves of a convergence figure show."""
     doubts: tuple[str, ...] = ()
     """Inconsistencies that a reader found, each in a sentence."""
 
@@ -658,7 +662,7 @@ def _number(cell: Any, metric: str, place: TomlPlace) -> float:
 
 def _figure(raw: Any, place: TomlPlace) -> Figure:
     place = place.at(f"figure {raw.get('id', '?') if isinstance(raw, Mapping) else '?'}")
-    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values", "sweep", "grid", "grid_from", "doubts")
+    place.only(raw, "id", "kind", "where", "shows", "rows", "task", "values", "sweep", *CURVES, "doubts")
     for task in place.texts(raw, "task"):
         place.task(task)
     kind = place.one_of(raw, "kind", FIGURES)
@@ -669,6 +673,8 @@ def _figure(raw: Any, place: TomlPlace) -> Figure:
     grid = _grid(raw, place) if "grid" in raw else ()
     if (grid or "grid_from" in raw) and not (grid and kind == "convergence"):
         raise place.error('grid and grid_from belong together, to a figure of kind "convergence"')
+    if "metrics" in raw and kind != "convergence":
+        raise place.error('metrics belong to a figure of kind "convergence", or to a sweep')
     return Figure(
         id=place.id(raw),
         kind=kind,
@@ -680,6 +686,7 @@ def _figure(raw: Any, place: TomlPlace) -> Figure:
         sweeps=sweeps,
         grid=grid,
         grid_from=place.one_of(raw, "grid_from", GRIDS) if grid else "",
+        metrics=_measured(raw, place, ("mAP",)) if kind == "convergence" else (),
         doubts=place.texts(raw, "doubts"),
     )
 
@@ -691,9 +698,7 @@ def _sweep(raw: Any, place: TomlPlace) -> Sweep:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
         raise place.error(f"parameter {parameter!r} must be letters, digits and _")
     grid = _grid(raw, place)
-    shown = place.texts(raw, "metrics") or metrics.names(judged=True)
-    if unknown := [metric for metric in shown if metric not in metrics.measured()]:
-        raise place.error(f"unknown metric {unknown[0]!r}; runs measure {', '.join(metrics.measured())}")
+    shown = _measured(raw, place, metrics.names(judged=True))
     return Sweep(
         parameter=parameter,
         grid=grid,
@@ -701,6 +706,13 @@ def _sweep(raw: Any, place: TomlPlace) -> Sweep:
         metrics=shown,
         label=place.take(raw, "label", str, parameter),
     )
+
+
+def _measured(raw: Mapping[str, Any], place: TomlPlace, usual: tuple[str, ...]) -> tuple[str, ...]:
+    shown = place.texts(raw, "metrics") or usual
+    if unknown := [metric for metric in shown if metric not in metrics.measured()]:
+        raise place.error(f"unknown metric {unknown[0]!r}; runs measure {', '.join(metrics.measured())}")
+    return shown
 
 
 def _grid(raw: Mapping[str, Any], place: TomlPlace) -> tuple[float, ...]:

@@ -80,6 +80,21 @@ def test_a_line_is_the_mean_over_seeds_at_each_step() -> None:
     assert len({dash for _, dash in one.legend}) == 2
 
 
+def test_a_panel_for_each_metric_that_the_figure_names() -> None:
+    demo = made.paper(PAPER | {"figure": [PAPER["figure"][0] | {"metrics": ["rank1", "mAP"]}]})
+    record = result("with", {"1": [10.0, 20.0]})
+    for entry in record["stages"][0]["history"]:
+        entry |= {"rank1": 2 * entry["mAP"]} if "mAP" in entry else {}
+    cases = [Case(made.kept(record)), Case(made.kept(result("without", {"1": [5.0, 6.0]})))]
+    (found,) = figures(demo, cases, lambda cases: [("together", cases)])
+    rank1, mAP = found.drawn[0].panels
+    assert (rank1.title, mAP.title) == ("m2d: rank-1", "m2d: mAP")
+    assert "+ with: from 20.0 to 40.0" in rank1.summary
+    assert "+ with: from 10.0 to 20.0" in mAP.summary
+    assert "without" not in rank1.summary, "it logged none"
+    assert "+ without: from 5.0 to 6.0" in mAP.summary
+
+
 def test_a_run_that_ended_early_stays_where_it_was() -> None:
     (panel,) = drawn(result("with", {"1": [10.0, 20.0, 30.0], "2": [40.0], "3": []})).panels
     assert "from 25.0 to 35.0" in panel.summary

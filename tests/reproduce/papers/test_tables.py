@@ -184,6 +184,7 @@ rows = ["table 1: a"]
 task = ["m2d"]
 grid = [10, 20]
 grid_from = "ours"
+metrics = ["mAP", "rank1"]
 """
 
 
@@ -198,11 +199,15 @@ grid_from = "ours"
         ('grid_from = "ours"', "", "grid_from is missing"),
         ("grid = [10, 20]", "", "grid and grid_from belong together"),
         ('"convergence"', '"picture"', 'to a figure of kind "convergence"'),
+        ('["mAP", "rank1"]', '["mAP", "rank2"]', "figure 4: unknown metric 'rank2'; runs measure"),
     ],
 )
 def test_rows_and_grids_of_figures(tmp_path: Path, old: str, new: str, message: str) -> None:
     (figure,) = read(write(tmp_path, GOOD + CURVES)).figures
     assert (figure.places, figure.grid, figure.grid_from) == ((("1", "a", ""),), (10, 20), "ours")
+    assert figure.metrics == ("mAP", "rank1")
+    (usual,) = read(write(tmp_path, GOOD + CURVES.replace('metrics = ["mAP", "rank1"]', ""))).figures
+    assert usual.metrics == ("mAP",)
     (tmp_path / "p.toml").unlink()
     with pytest.raises(UserError, match=message):
         read(write(tmp_path, GOOD + CURVES.replace(old, new)))
