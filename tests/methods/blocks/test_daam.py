@@ -196,7 +196,7 @@ def clustered(draw: st.DrawFn) -> tuple[torch.Tensor, np.ndarray[Any, Any]]:
     labels = np.array(draw(st.permutations([*range(clusters), *extra])))
     drawn = np.random.default_rng(draw(st.integers(0, 10**6)))
     rows = drawn.integers(-4, 5, (len(labels), draw(st.integers(1, 4)))).astype(float)
-    rows[np.argmax(labels == 0)] += 7  # never all equal
+    rows[np.argmax(labels == 0)] += 9  # never all equal
     return torch.from_numpy(rows), labels
 
 
