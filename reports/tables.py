@@ -19,7 +19,7 @@ from reproduce.papers.tables import Column as DescribedColumn
 from reproduce.papers.tables import Paper as Described
 from reproduce.papers.tables import Row as DescribedRow
 from reproduce.papers.tables import Table as DescribedTable
-from reproduce.papers.tables import full_label
+from reproduce.papers.tables import ends, full_label
 from reproduce.wording import listing
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def _table(paper: str, table: DescribedTable, cases: Sequence[Case], reported: C
         for column in table.columns
         if (reports := reported.beside(paper, table.id, row, column))
     }
-    columns = tuple(Column(column.id, arrows(column.label), column.metrics) for column in table.columns)
+    columns = tuple(Column(column.id, _heading(column, table), column.metrics) for column in table.columns)
     notes, marks = _notes(table)
     return Table(
         id=table.id,
@@ -430,10 +430,19 @@ def _setting(
 
 
 def _sources(row: DescribedRow, table: DescribedTable) -> str:
-    """Name the sources that a table prints for a row; empty if it prints none."""
+    """Name the sources that a table prints for a row; empty if it prints none, or those of the columns' headings."""
     if not table.sources or not row.printed:
         return ""
-    return f", source {' and '.join(dict.fromkeys(printed_source(row, column) for column in table.columns))}"
+    printed = [printed_source(row, column) for column in table.columns]
+    if printed == [ends(column.task)[0] for column in table.columns]:
+        return ""
+    return f", source {' and '.join(dict.fromkeys(printed))}"
+
+
+def _heading(column: DescribedColumn, table: DescribedTable) -> str:
+    """Head a column, with the source of the rows that name none."""
+    named = not table.sources or "source" in column.label
+    return arrows(column.label if named else f"{column.label}, source {ends(column.task)[0]}")
 
 
 def _cell(row: DescribedRow, column: Column, cases: Mapping[tuple[str, str], Case]) -> Cell:

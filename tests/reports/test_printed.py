@@ -193,3 +193,14 @@ def test_what_others_measured_stands_between_printed_and_measured(tmp_path: Path
     assert "No independent number was found for SPTD, MSPLR, RAE, DAAM, UP-ReID, MMCL, JVTC." in index
     alone, _ = render(recorded, papers, tmp_path / "alone", problem="")
     assert "reported by others</th>" not in (alone.parent / "msplr.html").read_text()
+
+
+def test_rows_name_their_sources_where_these_are_not_the_columns(suites: Path, tmp_path: Path) -> None:
+    text = (suites / "one.toml").read_text().replace("checked =", "sources = true\nchecked =")
+    changed = text.replace('executed = "no"', 'executed = "no"\nsource.m2d = "msmt17"\nsource.d2m = "msmt17"')
+    (suites / "one.toml").write_text(changed)
+    rendered(suites, tmp_path, [result("ours"), result("mmt")])
+    table = (tmp_path / "report.md").read_text()
+    assert "`m2d` Market to Duke, source market; `d2m` Duke to Market, source duke" in table
+    assert "| Ours | 61.2" in table
+    assert "| MMT, source msmt17 | 61.2" in table
