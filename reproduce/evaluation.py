@@ -333,7 +333,7 @@ class Trained(Stage[Training]):
 
     @property
     def labelled(self) -> Any:
-        """Return the domain whose labels it learns; None if it continues another training."""
+        """Return the domain whose labels it learns; None if it learns without."""
         return None
 
     @property
@@ -524,15 +524,17 @@ class OnSource(Stage[Scores]):
 
 
 def source_models(evaluated: Stage[Any]) -> list[OnSource]:
-    """List source tests of all supervised trainings that an evaluation depends on; empty for other stages."""
+    """List source tests of the supervised trainings that an evaluation's network starts from, or that made it.
+
+    Trainings that continue another one, also with the source's labels, are left out. Empty for other stages.
+    """
     if not isinstance(evaluated, Evaluate):
         return []
     train = evaluated.train
-    if train.labelled is not None:
-        return [OnSource(train, evaluated.at)]
     at = getattr(train, "at", "last")
     trainings = [stage for stage in closure([train]) if isinstance(stage, Trained) and stage.labelled is not None]
-    return [OnSource(stage, at) for stage in trainings]
+    first = [stage for stage in trainings if not any(it in trainings for it in closure([stage]) if it != stage)]
+    return [OnSource(stage, evaluated.at if stage == train else at) for stage in first]
 
 
 def renew_statistics(net: nn.Module, images: Images, pixels: Pixels = IMAGENET, *, batch: int = 64) -> None:

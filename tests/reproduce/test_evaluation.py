@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import pretraining, source
 
-from methods import mmt, msplr
+from methods import mmt, msplr, rae
 from methods.blocks.norm import group_batch_norm
 from reproduce import evaluation
 from reproduce.artifacts import Scores
-from reproduce.clustering import KMeans
+from reproduce.clustering import DBSCAN, KMeans, Rho
 from reproduce.data import images as decoding
 from reproduce.data.domains import Domain, Real
 from reproduce.data.manifests import digest
@@ -670,6 +670,9 @@ def test_source_models_of_an_evaluation(drawn: tuple[StandIn, Any], tmp_path: Pa
     assert source_models(Evaluate(msplr.Adapt(source(), Domain("duke"), KMeans(2)), on=Domain("duke"))) == [
         OnSource(source(), "last")
     ]
+    encoder = rae.Source(Domain("market"))
+    both = rae.Adapt(encoder, encoder.domain, Domain("duke"), DBSCAN(Rho()))
+    assert source_models(Evaluate(both, on=Domain("duke"))) == [OnSource(encoder, "warm-up")], "it keeps the labels"
     assert source_models(Evaluate(Untrained(), on=domain)) == source_models(Untrained()) == []
     (stage,) = source_models(Evaluate(Learned(domain=domain, input=(64, 32)), on=domain))
     for needed in closure([stage, Evaluate(stage.train, on=domain)]):
