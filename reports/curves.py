@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,10 @@ class Tick:
 
     at: float
     text: str
+    usual: bool = False
+    """Whether it is the value of a sweep that the row of a table has."""
+    missing: bool = False
+    """Whether there is no number for it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,32 @@ class Mark:
     y: float
     text: str
     shown: bool
+    hollow: bool = False
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A vertical bar from the lowest to the highest seed."""
+
+    x: float
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What runs give at one value of a varied parameter."""
+
+    at: float
+    by_seed: tuple[float, ...]
+    """A metric by training seed; empty if none gave a number."""
+    collapsed: bool = False
+    """Whether a seed collapsed."""
+    usual: bool = False
+    """Whether the row of a table has this value."""
+    href: str = ""
+    """Page of its case."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +126,9 @@ class Panel:
     """Text alternative of the panel, for screen readers."""
     of_labels: bool = False
     level: Level | None = None
+    bars: tuple[Bar, ...] = ()
+    note: str = ""
+    """What is said beside the title."""
     values: tuple[tuple[str, str], ...] = ()
     """Label and value of each line if all have a single point: they are a table, not a curve."""
 
@@ -137,23 +171,56 @@ def chart(
     return replace(panel, title=title, labels=ends, summary=panel.summary.replace("seed ", ""))
 
 
-def sweep(name: str, lines: Sequence[tuple[str, list[Point]]], title: str, x_label: str) -> Panel:
-    """Draw one panel over a varied parameter, with a line for each label.
+def sweep(
+    name: str, points: Sequence[Swept], title: str, x_label: str, *, note: str = "", direct: float | None = None
+) -> Panel:
+    """Draw one panel over a varied parameter: means over seeds, bars over their range, hollow where one collapsed.
 
     The axis is logarithmic if the logarithms of the grid's values are spaced more evenly than the values.
+
+    Args:
+        name: The metric.
+        points: In the order of the parameter; at least one has a number.
+        title: Title of the panel.
+        x_label: The parameter.
+        note: What is said beside the title.
+        direct: Value of direct transfer.
     """
-    values = sorted({x for _, points in lines for x, _ in points})
+    values = [point.at for point in points]
     logarithmic = values[0] > 0 and _unevenness(list(map(math.log, values))) < _unevenness(values)
-    forth, back = (math.log, math.exp) if logarithmic else (float, float)
-    placed = [(label, [(forth(x), y) for x, y in points]) for label, points in lines]
-    across = forth(min(values)), forth(max(values))
-    panel = _panel(name, placed, across, x_label, lambda x: f"{back(x):.3g}")
-    ends = tuple(replace(label, text=label.text.partition(" ")[0]) for label in panel.labels)
-    texts = [
-        (f"{label}: " if label else "") + ", ".join(f"{_value(name, y)} at {x:g}" for x, y in points)
-        for label, points in lines
-    ]
-    return replace(panel, title=title, labels=ends, summary=f"{title_of(name)} by {x_label}; {'; '.join(texts)}")
+    forth = math.log if logarithmic else float
+    shown = [point for point in points if point.by_seed]
+    reach = [(forth(point.at), min(point.by_seed), max(point.by_seed)) for point in shown]
+    means = [(forth(point.at), fmean(point.by_seed)) for point in shown]
+    ticks = [(forth(point.at), f"{point.at:.3g}") for point in points]
+    panel = _panel(name, [("", means)], (ticks[0][0], ticks[-1][0]), x_label, ticks=ticks, reach=reach, direct=direct)
+    [line] = panel.lines
+    marks = tuple(
+        replace(mark, text=f"{x_label} {_swept(name, point)}", hollow=point.collapsed, href=point.href)
+        for mark, point in zip(line.marks, shown, strict=True)
+    )
+    return replace(
+        panel,
+        title=title,
+        x_label=x_label + ", on a logarithmic scale" * logarithmic,
+        note=note,
+        x_ticks=tuple(
+            replace(tick, usual=point.usual, missing=not point.by_seed)
+            for tick, point in zip(panel.x_ticks, points, strict=True)
+        ),
+        lines=(replace(line, marks=marks),),
+        labels=(),
+        summary=f"{title_of(name)} by {x_label}; " + ", ".join(_swept(name, point) for point in points),
+    )
+
+
+def _swept(name: str, point: Swept) -> str:
+    """Describe a point: "0.5: 45.0 (40.0 to 50.0)"."""
+    if not point.by_seed:
+        return f"{point.at:g}: no number"
+    low, high = (_value(name, value) for value in (min(point.by_seed), max(point.by_seed)))
+    spread_out = f" ({low} to {high})" * (len(point.by_seed) > 1)
+    return f"{point.at:g}: {_value(name, fmean(point.by_seed))}{spread_out}{', collapsed' * point.collapsed}"
 
 
 def _unevenness(values: Sequence[float]) -> float:
@@ -194,13 +261,15 @@ def _panel(
     curves: Sequence[tuple[str, list[Point]]],
     across: tuple[float, float],
     x_label: str,
-    shown: Callable[[float], str] = lambda x: f"{x:,.0f}",
     *,
+    ticks: Sequence[tuple[float, str]] = (),
+    reach: Sequence[tuple[float, float, float]] = (),
     direct: float | None = None,
     who: str = "",
 ) -> Panel:
     x_low, x_high = across
     ys = [y for _, points in curves for _, y in points] + ([] if direct is None else [direct])
+    ys += [y for _, *ends in reach for y in ends]
     y_values = _y_range(min(ys), max(ys))
     y_low, y_high = y_values[0], y_values[-1]
 
@@ -219,25 +288,26 @@ def _panel(
             Mark(
                 round(x, 1),
                 round(y, 1),
-                f"{x_label} {shown(point[0])}: {_value(name, point[1])}{named}",
+                f"{x_label} {point[0]:,.0f}: {_value(name, point[1])}{named}",
                 len(thin) <= FEW_POINTS or point == points[-1],
             )
             for point in _thin(points, MOST_MARKS)
             for x, y in [place(point)]
         )
         lines.append(Line(path, DASHES[0 if who else style], style if who else 0, marks))
-    x_values = [x_low] if x_low == x_high else [x_low, x_high]
+    x_values = ticks or [(x, f"{x:,.0f}") for x in dict.fromkeys(across)]
     return Panel(
         title=title_of(name).replace("_", " "),
         unit="%" if _in_percent(name) else "",
         x_label=x_label,
-        x_ticks=tuple(Tick(round(place((x, y_low))[0], 1), shown(x)) for x in x_values),
+        x_ticks=tuple(Tick(round(place((x, y_low))[0], 1), text) for x, text in x_values),
         y_ticks=tuple(Tick(round(place((x_low, y))[1], 1), _short(y)) for y in y_values),
         lines=tuple(lines),
         labels=_labels(name, curves, place),
         summary=_summary(name, curves, x_label, x_high),
         of_labels=name in METRICS and METRICS[name].kind == "labels",
         level=None if direct is None else Level(round(place((x_low, direct))[1], 1), _value(name, direct)),
+        bars=tuple(Bar(*(round(at, 1) for at in (*place((x, high)), place((x, low))[1]))) for x, low, high in reach),
         values=() if any(len(points) > 1 for _, points in curves) else _values(name, curves),
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TypeAlias
+from statistics import fmean, variance
+from typing import Any, TypeAlias
 
 from reports.cases import Case
-from reports.curves import Panel, Point, chart, sweep
+from reports.curves import Panel, Point, Swept, chart, sweep
 from reports.identity import setting_words
 from reports.pictures import Picture, pictures
 from reports.words import is_number, unique
@@ -21,6 +22,11 @@ from reproduce.wording import listing
 
 GRIDS = {"text": "the paper's text", "ours": "our choice", "": ""}
 """Who names the epochs or rounds at which curves are compared."""
+
+SWEPT = (
+    "A point is the mean over the training seeds, with a bar from the lowest to the highest; it is hollow where a seed "
+    "collapsed, and ✕ stands where there is no number. The value in bold is that of the paper’s tables."
+)
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -49,8 +55,9 @@ class Figure:
 
     @property
     def reading(self) -> tuple[str, ...]:
-        """How to read its pictures, once per kind."""
-        return tuple(dict.fromkeys(picture.reading for picture in self.pictures if picture.reading))
+        """How to read its sweeps and pictures, once per kind."""
+        swept = [SWEPT] if any(panel.bars for drawn in self.drawn for panel in drawn.panels) else []
+        return tuple(dict.fromkeys([*swept, *(picture.reading for picture in self.pictures if picture.reading)]))
 
 
 def figures(
@@ -126,16 +133,20 @@ def _by_step(case: Case, name: str) -> list[Point]:
 
 def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
     """Draw a figure's sweeps: in each setting one panel per task and metric, over the parameter's values."""
-    points = [case for case in cases if case.cell.point and case.cell.point.figure == figure.id and case.measured]
+    points = [case for case in cases if case.cell.point and case.cell.point.figure == figure.id]
+    rows = {_place(case): case.tested for case in cases if case.tested and not case.cell.point}
     for title, group in _settings(points):
         for declared in figure.sweeps:
             own = [case for case in group if case.cell.point and case.cell.point.parameter == declared.parameter]
-            panels = [
-                sweep(name, [("", line)], f"{task}: {metric_title(name)}{_within(line)}", declared.parameter)
-                for task in figure.task
-                for name in declared.metrics
-                if (line := _line(own, task, name))
-            ]
+            panels = []
+            for task in figure.task:
+                members = [case for case in own if case.column == task]
+                for name in declared.metrics:
+                    swept = sorted((_swept(case, name, rows) for case in members), key=lambda point: point.at)
+                    if any(point.by_seed for point in swept):
+                        direct = next((case.direct[name] for case in members if name in case.direct), None)
+                        fields: dict[str, Any] = {"note": _within(swept), "direct": direct}
+                        panels.append(sweep(name, swept, f"{task}: {metric_title(name)}", declared.parameter, **fields))
             grid = "the grid is printed" if declared.printed else "the grid is ours"
             if panels:
                 yield Drawn(f"{title}: {declared.label} ({grid})", (), tuple(panels), declared.parameter)
@@ -150,16 +161,28 @@ def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
     return [(setting_words([case.identity for case in group]), group) for group in groups.values()]
 
 
-def _line(cases: Sequence[Case], task: str, name: str) -> list[Point]:
-    points = [
-        (float(case.cell.point.value), spread.mean)
-        for case in cases
-        if case.column == task and case.cell.point and (spread := case.spread(name))
-    ]
-    return sorted(points)
+def _swept(case: Case, name: str, rows: Mapping[tuple[str, str, str], frozenset[str]]) -> Swept:
+    """Take a metric of a point of a sweep, beside the trainings that the rows of tables test."""
+    assert case.cell.point
+    values = [numbers.get(name) for numbers in case.measured.values()]
+    return Swept(
+        at=float(case.cell.point.value),
+        by_seed=tuple(value for value in values if value is not None),
+        collapsed=bool(case.collapsed),
+        usual=bool(case.tested) and case.tested <= rows.get(_place(case), frozenset()),
+        href=case.file,
+    )
 
 
-def _within(line: Sequence[Point]) -> str:
-    """Say how far the values of a sweep lie apart, which papers make statements about."""
-    values = [value for _, value in line]
-    return f", within {max(values) - min(values):.1f} points" if len(values) > 1 else ""
+def _within(points: Sequence[Swept]) -> str:
+    """Say how far the means of a sweep lie apart, which papers make statements about, and how far seeds do."""
+    seeds = [point.by_seed for point in points if point.by_seed]
+    parts = []
+    if len(seeds) > 1:
+        means = [fmean(values) for values in seeds]
+        parts.append(f"means within {max(means) - min(means):.1f}")
+    if several := [variance(values) for values in seeds if len(values) > 1]:
+        parts.append(f"SD of a seed {math.sqrt(fmean(several)):.1f}")
+    few, most = min(map(len, seeds), default=0), max(map(len, seeds), default=0)
+    parts.append(f"n = {most}" if few == most else f"n = {few} to {most}")
+    return ", ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,25 +141,59 @@ def test_a_figure_may_name_the_column_of_a_row() -> None:
     assert [name for name, _ in found.drawn[0].legend] == ["+ with"]
 
 
+def swept() -> Any:
+    sweep = {"parameter": "p", "label": "share <p>", "grid": [0.5, 1, 2, 4], "printed": False, "metrics": ["mAP"]}
+    figure = {"id": "6", "kind": "sweep", "where": "section 5", "shows": "Sizes.", "rows": ["table 3: with"]}
+    return made.paper(PAPER | {"figure": [figure | {"task": ["m2d"], "sweep": [sweep]}]})
+
+
+def point(value: float, **by_seed: float) -> dict[str, Any]:
+    found = result("with", {seed.lstrip("s"): [mAP] for seed, mAP in by_seed.items()})
+    found["case"]["point"] = {"figure": "6", "parameter": "p", "value": value}
+    for stage in found["stages"]:
+        stage["key"] += f" at {value}"
+        if trained := stage.get("spec", {}).get("train"):
+            trained["key"] += f" at {value}"
+    return found
+
+
 def test_a_sweep_is_a_curve_over_its_values_in_each_setting(tmp_path: Path) -> None:
     """The mean over seeds at each value, whatever the order of the records; the row itself is no point."""
-    sweep = {"parameter": "p", "label": "share <p>", "grid": [0.5, 1, 2], "printed": False, "metrics": ["mAP"]}
-    figure = {"id": "6", "kind": "sweep", "where": "section 5", "shows": "Sizes.", "rows": ["table 3: with"]}
-    demo = made.paper(PAPER | {"figure": [figure | {"task": ["m2d"], "sweep": [sweep]}]})
-
-    def point(value: float, **by_seed: float) -> dict[str, Any]:
-        found = result("with", {seed.lstrip("s"): [mAP] for seed, mAP in by_seed.items()})
-        found["case"]["point"] = {"figure": "6", "parameter": "p", "value": value}
-        return found
-
     records = [point(2, s1=42.0), point(0.5, s1=40.0, s2=50.0), point(1, s1=48.25), result("with", {"1": [9.0]})]
-    (found,) = figures(demo, [Case(made.kept(each)) for each in records], lambda cases: [])
+    (found,) = figures(swept(), [Case(made.kept(each)) for each in records], lambda cases: [])
     (drawn,) = found.drawn
     assert drawn.title.endswith("share <p> (the grid is ours)")
     (panel,) = drawn.panels
-    assert panel.title == "m2d: mAP, within 6.2 points"
-    assert panel.summary == "mAP by p; 45.0 at 0.5, 48.2 at 1, 42.0 at 2"
-    (alone,) = figures(demo, [Case(made.kept(point(1, s1=3.0)))], lambda cases: [])[0].drawn[0].panels
-    assert alone.title == "m2d: mAP"
-    html, _ = render([made.kept(each) for each in records], {"demo": demo}, tmp_path)
-    assert "m2d: mAP, within 6.2 points" in (html.parent / "demo.html").read_text()
+    assert (panel.title, panel.note) == ("m2d: mAP", "means within 6.2, SD of a seed 7.1, n = 1 to 2")
+    assert panel.summary == "mAP by p; 0.5: 45.0 (40.0 to 50.0), 1: 48.2, 2: 42.0"
+    low, *others = panel.bars
+    assert low.bottom > low.top
+    assert all(bar.bottom == bar.top for bar in others)
+    (alone,) = figures(swept(), [Case(made.kept(point(1, s1=3.0)))], lambda cases: [])[0].drawn[0].panels
+    assert alone.note == "n = 1"
+    html, _ = render([made.kept(each) for each in records], {"demo": swept()}, tmp_path)
+    page = (html.parent / "demo.html").read_text()
+    assert "means within 6.2" in page
+    links = re.findall(r'<a href="(cases/[^"]*-p-[^"]*)"><circle', page)
+    assert len(links) == 3
+    assert all((html.parent / link).is_file() for link in links)
+    assert page.count("A point is the mean over the training seeds") == 1
+
+
+def test_a_sweep_shows_what_failed_what_collapsed_and_which_value_the_tables_have() -> None:
+    records = [point(0.5, s1=40.0), point(1, s1=48.0), point(2), point(4, s1=3.0)]
+    records[3] |= {"collapsed": {"1": "1 cluster left"}, "verdict": "collapsed"}
+    row = result("with", {"1": [48.0], "2": [50.0]})
+    records[1]["stages"] = row["stages"][:2]
+    cases = [Case(made.kept(each), direct={"mAP": 20.0}) for each in [*records, row]]
+    ((panel,),) = [drawn.panels for drawn in figures(swept(), cases, lambda cases: [])[0].drawn]
+    assert panel.summary == "mAP by p; 0.5: 40.0, 1: 48.0, 2: no number, 4: 3.0, collapsed"
+    assert [(tick.text, tick.usual, tick.missing) for tick in panel.x_ticks] == [
+        ("0.5", False, False),
+        ("1", True, False),
+        ("2", False, True),
+        ("4", False, False),
+    ]
+    assert [mark.hollow for mark in panel.lines[0].marks] == [False, False, True]
+    assert panel.level is not None
+    assert panel.level.text == "20.0"

@@ -1386,8 +1386,10 @@ def test_one_collapse_is_one_card_whatever_rows_share_the_training() -> None:
     ],
 )
 def test_an_axis_is_logarithmic_if_its_grid_is(grid: list[float], logarithmic: bool) -> None:
-    (line,) = curves.sweep("mAP", [("", [(x, 50.0) for x in grid])], "t", "x").lines
-    places = [mark.x for mark in line.marks]
+    panel = curves.sweep("mAP", [curves.Swept(x, (50.0,)) for x in grid], "t", "x")
+    assert panel.x_label.endswith("on a logarithmic scale") == logarithmic
+    places = [mark.x for mark in panel.lines[0].marks]
+    assert [tick.at for tick in panel.x_ticks] == places
     steps = [after - before for before, after in pairwise(places)]
     ratios = [after - before for before, after in pairwise(grid)]
     scale = steps[0] / ratios[0]

@@ -123,7 +123,7 @@ def test_the_plan_of_one_task_names_each_shared_stage_once(tmp_path: Path) -> No
 
 
 def test_the_sweeps_of_daam_share_one_source_training(tmp_path: Path) -> None:
-    """DAAM on m2d: the full method, which is a point of both, four more p and eight more M start from one network."""
+    """DAAM on m2d: the full method, which is a point of figure 6, eight more M and five p start from one network."""
     options = ["-k", "m2d and (figure5 or figure6)", "--plan", "--scale", "small", "--store", str(tmp_path / "store")]
     done = python("-m", "pytest", "suites/test_daam.py", *options)
     assert done.returncode == 0, done.stdout
