@@ -13,7 +13,7 @@ from reports.words import NOTHING, Verdict, arrows, claim_verdict, signed, uniqu
 from reproduce.metrics import title as metric_title
 from reproduce.papers.baselines import OLDER
 from reproduce.papers.cases import STANDINGS, coverage
-from reproduce.papers.statistics import beside_verdict
+from reproduce.papers.statistics import ALPHA, beside_verdict
 from reproduce.papers.tables import COMPARED, full_label
 from reproduce.wording import listing
 
@@ -163,7 +163,7 @@ def read_claims(
         records: Records of its claims, one per claim and world.
         anchors: Names already used on the paper's page.
         covered: What the cases of all suites cover; None if they were not collected.
-        cases: Its results; a claim says which rows that it compares ended below direct transfer.
+        cases: Its results; a claim says what it compares that ended below direct transfer.
     """
     tried: dict[str, list[ClaimRecord]] = {}
     for record in sorted(records, key=_order):
@@ -237,12 +237,12 @@ def _trial(record: ClaimRecord, span: tuple[float, float], labels: Labels, cases
 
 
 def _sunk(record: ClaimRecord, cases: Sequence[Case]) -> list[str]:
-    """Name the rows compared that ended below direct transfer: what beats them need not have gained anything."""
+    """Name what is compared and ended below direct transfer: what beats that need not have gained anything."""
     identity = Identity(record.identity)
-    places = (record.claim.left, *record.claim.right)
-    compared = [case for case in cases if f"{case.table}/{case.row}/{case.column}" in places and not case.cell.point]
+    compared = [case for case in cases if case.cell.name in (record.claim.left, *record.claim.right)]
     sunk = [case for case in compared if case.sunk and case.identity.agrees_on_data(identity)]
-    return [f"{arrows(label)} below direct transfer" for label in dict.fromkeys(case.label for case in sunk)]
+    names = [f"{point.parameter} = {point.value:g}" if (point := it.cell.point) else arrows(it.label) for it in sunk]
+    return [f"{name} below direct transfer" for name in dict.fromkeys(names)]
 
 
 def _world(name: str, identity: Identity) -> str:
@@ -263,7 +263,9 @@ def _p(record: ClaimRecord) -> str:
 
 
 def _small(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
+    """Format a p-value, with enough digits to lie on its own side of the threshold of verdicts."""
+    texts = (f"{value:.{digits}f}" for digits in range(3, 20))
+    return next(text for text in texts if (float(text) < ALPHA) == (value < ALPHA)) if value >= 0.001 else "below 0.001"
 
 
 def _comparison(entry: Compared, span: tuple[float, float], labels: Labels) -> Comparison:

@@ -323,9 +323,10 @@ def on_its_own(record: ClaimRecord) -> str:
 
 
 def beside_verdict(record: ClaimRecord) -> tuple[str, ...]:
-    """Return what stands beside a claim's verdict: second verdicts, then the one that it would have if tried alone."""
+    """Return what stands beside a claim's verdict: "tried in part", second verdicts, what it would be alone."""
+    part = ["tried in part"] if record.claim.testable == "part" else []
     alone = on_its_own(record)
-    return (*record.second, *([f"{alone} if tried alone"] if alone else []))
+    return (*part, *record.second, *([f"{alone} if tried alone"] if alone else []))
 
 
 def beside_stated(compared: Sequence[Compared]) -> str:

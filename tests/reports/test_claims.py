@@ -10,6 +10,7 @@ from typing import Any
 
 import made
 import pytest
+from msgspec import structs
 
 from reports import cli, pages
 from reports.cases import Case
@@ -18,7 +19,7 @@ from reports.readme import readme_table
 from reports.render import render
 from reproduce.papers.cases import STANDINGS, ClaimCase, coverage
 from reproduce.papers.export import claims_page
-from reproduce.papers.records import write
+from reproduce.papers.records import Point, write
 from reproduce.papers.statistics import on_its_own
 from reproduce.papers.tables import read_all
 from reproduce.session.display import claims_summary
@@ -164,6 +165,29 @@ def test_second_words_stand_beside_the_verdict(tmp_path: Path) -> None:
     text = plain((folder / "demo.html").read_text())
     assert text.count("✓ supported smaller than stated baseline untrained") == 2, "the claim's and the first world's"
     assert markdown.count("✓ supported, smaller than stated, baseline untrained") == 1
+    overview = plain((folder / "index.html").read_text())
+    assert "✓ supported smaller than stated baseline untrained DEMO: CN adds 7.5 mAP." in overview
+
+
+@pytest.mark.parametrize("verdict", ["supported", "undecided"])
+def test_a_claim_tried_in_part_says_so_wherever_its_verdict_stands(verdict: str, tmp_path: Path) -> None:
+    record = trial(verdict=verdict, second=["smaller than stated"])
+    record["claim"]["testable"] = "part"
+    folder, markdown = shown(tmp_path, [record])
+    (case,) = folder.glob("cases/*.html")
+    for page in (folder / "index.html", folder / "demo.html", case):
+        assert f"{verdict} tried in part smaller than stated" in plain(page.read_text())
+    for text in (markdown, claims_summary([made.kept(record)], 200, colour=False)):
+        assert f"{verdict}, tried in part, smaller than stated" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.0004, "below 0.001"), (0.0494, "0.049"), (0.04992, "0.0499"), (0.04999999, "0.04999999"), (0.0504, "0.050")],
+)
+def test_a_p_value_lies_on_its_own_side_of_the_threshold(p: float, shown: str) -> None:
+    (claim,) = read_claims(NOTHING, [made.kept(trial(p=p, p_adjusted=p))], Counter())
+    assert claim.trials[0].p.startswith(f"p {shown}, adjusted {shown} among")
 
 
 def test_claims_without_a_trial_say_why(tmp_path: Path) -> None:
@@ -274,6 +298,20 @@ def test_a_claim_says_which_of_its_rows_ended_below_direct_transfer(
     cases = [Case(row, direct=direct) for row in rows]
     (claim,) = read_claims(NOTHING, [made.kept(trial(world))], Counter(), cases=cases)
     assert claim.trials[0].second == said
+
+
+def test_a_claim_says_which_points_of_a_sweep_ended_below_direct_transfer() -> None:
+    """Of the points at 1, 2 and 3 the claim compares the first two; the row that the sweep varies is no point."""
+    usual = made.result(10.0).case
+    points = [None, *(Point(figure="6", parameter="p", value=value) for value in (1, 2.0, 3))]
+    cells = [structs.replace(usual, label=f"ours, {point}", point=point) for point in points]
+    cases = [
+        Case(made.result(20.0, case=cell, identity=made.identity(**IDENTITY)), direct={"mAP": 25.0}) for cell in cells
+    ]
+    record = trial()
+    record["claim"] |= {"left": "figure 6/p=1/m2d", "right": ["figure 6/p=2/m2d"]}
+    (claim,) = read_claims(NOTHING, [made.kept(record)], Counter(), cases=cases)
+    assert claim.trials[0].second == ("p = 1 below direct transfer", "p = 2 below direct transfer")
 
 
 def test_what_is_drawn_lies_inside_and_in_order() -> None:
