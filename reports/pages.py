@@ -19,7 +19,7 @@ from reports.identity import DIGEST_SHOWN, SCALES, data_words
 from reports.methods import Method, methods
 from reports.pictures import Picture, distinct
 from reports.tables import Paper, filled
-from reports.words import CLAIM_VERDICTS, NOTHING, VERDICTS, Verdict, duration, unique
+from reports.words import CLAIM_VERDICTS, VERDICTS, Verdict, duration, unique
 from reproduce.data.catalogue import CATALOGUE
 from reproduce.metrics import title as metric_title
 from reproduce.papers.audit import DATED, VERSION, Audit, audit
@@ -439,20 +439,13 @@ def _badges(cases: Sequence[Case], pictures: Sequence[Picture]) -> tuple[Badge, 
 
 
 def _cells(papers: Sequence[Paper]) -> str:
-    """Count the printed cells with a measured number, in rows that the authors ran; none on a user's own folders."""
-    measured, printed = set(), set()
+    """Count the papers' own printed numbers, and those with a measured one; none is measured on a user's folders."""
+    measured = 0
     for paper in papers:
-        for table in paper.tables:
-            for setting in table.settings:
-                for place, row in enumerate(setting.rows):
-                    for column, cell in zip(table.columns, row.cells, strict=True):
-                        for index, name in enumerate(column.metrics):
-                            where = (paper.id, table.id, place, column.id, name)
-                            if row.kind != "quoted" and cell.printed[index] != NOTHING:
-                                printed.add(where)
-                                if cell.case and cell.measured[index] and not cell.case.identity.folders:
-                                    measured.add(where)
-    return f"{len(measured):,} of {len(printed):,}"
+        cases = [case for table in paper.tables for case in table.cases if not case.identity.folders]
+        names = ((case, name) for case in cases for numbers in case.measured.values() for name in numbers)
+        measured += len(paper.own & {(case.table, case.row, case.column, name) for case, name in names})
+    return f"{measured:,} of {sum(len(paper.own) for paper in papers):,}"
 
 
 def _blocked(cases: Sequence[Case]) -> tuple[tuple[str, tuple[Case, ...]], ...]:

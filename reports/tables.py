@@ -188,6 +188,8 @@ class Paper:
     tables: tuple[Table, ...]
     others: tuple[str, ...]
     """Tables without results."""
+    own: frozenset[tuple[str, str, str, str]]
+    """The numbers (table, row, column, metric) that it prints in rows that the authors ran, or may have run."""
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
     points: tuple[Case, ...] = ()
@@ -220,29 +222,44 @@ def filled(
         reported: What others measured.
     """
     whole = completed(paper, cases)
-    page = unique(paper.id[:40], files)
+    page = f"{unique(paper.id[:40], files)}.html"
     anchors: Counter[str] = Counter({"top": 1, "content": 1, "claims": 1, "untried": 1})
     by_table = {id: [case for case in cases if case.cell.table == id] for id in whole.tables}
     placed = {
-        id: _placed(f"{page}.html", unique(f"table-{id}", anchors), whole, id, members, files)
+        id: _placed(page, unique(f"table-{id}", anchors), whole, id, members, files)
         for id, members in by_table.items()
         if members
     }
     placed = _with_direct(placed)
     every = [case for members in placed.values() for case in members]
     rows = {id: [case for case in members if not case.cell.point] for id, members in placed.items()}
+    drawn = figures(whole, every, _titled, drawings)
+    links = {figure.id: f"#{figure.anchor}" for figure in drawn}
     return Paper(
         id=paper.id,
-        file=f"{page}.html",
+        file=page,
         short=paper.name,
         title=paper.title,
         authors=paper.authors,
         venue=paper.venue,
         tables=tuple(_table(paper.id, whole.tables[id], members, reported) for id, members in rows.items() if members),
         others=tuple(id for id in paper.tables if not rows.get(id)),
-        figures=figures(whole, every, _titled, drawings),
+        own=_own(paper),
+        figures=drawn,
         claims=read_claims(whole, claims, anchors, covered, every),
-        points=tuple(case for case in every if case.cell.point),
+        points=tuple(
+            replace(case, place=f"Figure {point.figure}", home=page + links.get(point.figure, ""), printed_now={})
+            for case in every
+            if (point := case.cell.point)
+        ),
+    )
+
+
+def _own(paper: Described) -> frozenset[tuple[str, str, str, str]]:
+    return frozenset(
+        (number.table, number.row.id, number.column.id, number.metric)
+        for number in paper.numbers()
+        if number.row.ours and not number.row.quoted(number.column.id) and number.metric in metrics.measured()
     )
 
 

@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from made import SWEEP
 
 from reports import cli, curves, pages, words
 from reports import render as rendering
@@ -687,7 +688,7 @@ def test_titles_name_the_users_folders(tmp_path: Path) -> None:
     assert "`m2d` greek_latin_etc → japanese_sanskrit_tagalog; `d2m` japanese_sanskrit_tagalog →" in markdown
     for case in (tmp_path / "report" / "cases").iterdir():
         assert "Market-1501 →" not in case.read_text(encoding="utf-8")
-    assert "printed cells measured</dt><dd>0 of 24<" in text, "none is measured on a folder of one's own"
+    assert "printed cells measured</dt><dd>0 of 40<" in text, "none is measured on a folder of one's own"
 
 
 def test_quoted_and_unmeasured_rows(tmp_path: Path) -> None:
@@ -842,9 +843,38 @@ def test_a_page_names_each_world_once_for_all_of_its_dials() -> None:
 
 def test_cells_are_counted_once_and_against_the_authors_own_rows() -> None:
     page = page_of(stand_ins(), PAPERS, "x")
-    assert page.whole.cells == "20 of 24"
+    assert page.whole.cells == "20 of 40"
     assert [(word.word, number) for word, number in page.whole.verdicts] == [("error", 1), ("not comparable", 5)]
-    assert page_of(comparable()[6:], PAPERS, "x").whole.cells == "4 of 16"
+    quoted = result("mmt", "m2d", table="2")
+    assert page_of([*comparable()[6:], quoted], PAPERS, "x").whole.cells == "4 of 40"
+    assert page_of([quoted], PAPERS, "x").whole.cells == "0 of 40"
+
+
+def test_a_count_stands_on_the_line_of_its_verdict(tmp_path: Path) -> None:
+    source = render(stand_ins(), PAPERS, tmp_path)[0].read_text(encoding="utf-8")
+    assert '<td><span>1 <span class="verdict bad">' in source
+    assert '<span>5 <span class="verdict plain">' in source
+    assert ".overview td > :is(a, span) { white-space: nowrap; }" in source
+
+
+def test_a_point_of_a_sweep_is_named_by_its_figure(tmp_path: Path) -> None:
+    """Nothing is printed for it, and its page leads to the figure, if that is drawn."""
+    papers = {"msplr": parse(tomllib.loads(TOML + SWEEP.replace(": a", ": ours")), "msplr.toml")}
+
+    def point(value: float, made: dict[str, Any]) -> dict[str, Any]:
+        varied = {"label": f"Ours, p = {value:g}", "point": {"figure": "5", "parameter": "p", "value": value}}
+        return made | {"case": made["case"] | varied, "printed": {}}
+
+    broken = point(2.0, failed(column="m2d"))
+    index, markdown = render([broken, point(1.0, result("ours", "m2d"))], papers, tmp_path / "drawn")
+    for text in (read(index).text, markdown.read_text(encoding="utf-8")):
+        assert "MSPLR, Figure 5: Ours, p = 2, Market-1501 → DukeMTMC-reID" in text
+        assert "Table 1: Ours" not in text
+    for page in (index.parent / "cases").glob("*.html"):
+        assert 'href="../msplr.html#figure-5"' in page.read_text(encoding="utf-8")
+        assert "82.7" not in read(page).text
+    [page] = (render([broken], papers, tmp_path / "undrawn")[0].parent / "cases").glob("*.html")
+    assert 'href="../msplr.html">MSPLR, Figure 5</a>' in page.read_text(encoding="utf-8")
 
 
 GAINS = """
