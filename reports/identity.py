@@ -208,7 +208,7 @@ def setting_words(identities: Sequence[Identity]) -> str:
 
 
 def data_words(identities: Sequence[Identity]) -> str:
-    """Describe the images in a few words."""
+    """Describe the images in a few words, those that a stage made only if all runs use some."""
     found: dict[str, set[str]] = {}
     worlds: set[tuple[str, str, tuple[str, ...]]] = set()
     for identity in identities:
@@ -230,7 +230,7 @@ def data_words(identities: Sequence[Identity]) -> str:
         parts.append(f"the user's own {'folders' if len(own) > 1 else 'folder'} {listing(sorted(own))}")
     if "real" in found:
         parts.append(f"the published images of {listing(sorted(found['real']))}")
-    if "made" in found:
+    if "made" in found and all("made" in identity.kinds.values() for identity in identities):
         parts.append(f"images made by {listing(sorted(found['made']))}")
     others = {name for kind in found.keys() - {"stand-in", "folder", "real", "made"} for name in found[kind]}
     if others:

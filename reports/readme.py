@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from reports import pages, words
 from reports.files import write
 from reports.grids import grid
+from reports.tables import reasons
 from reports.words import sentence
 from reproduce.errors import UserError
 from reproduce.papers.audit import audit
@@ -60,7 +61,7 @@ def readme_table(results: Sequence[Result], papers: Mapping[str, Paper], claims:
                         drawn.add(place)
     for setting_title, members in settings.items():
         if members:
-            why = ", ".join(dict.fromkeys(reason for case in members for reason in case.reasons))
+            why = reasons(members)
             verdict = "Not comparable with the papers" + (f": {words.markdown(why)}" if why else "")
             parts.append(f"{words.markdown(sentence(setting_title))} **{verdict}.**")
             head = ("paper", "row", "task", "seeds", "mAP", "rank-1", "", "printed, other data: mAP", "rank-1")
@@ -153,6 +154,7 @@ def _compared_line(case: Case) -> list[str]:
 
 def _apart_line(same: Sequence[Case]) -> list[str]:
     case = same[0]
-    places = f"Tables {listing([one.table for one in same])}" if len(same) > 1 else case.place
+    tables = list(dict.fromkeys(one.table for one in same))
+    places = f"Tables {listing(tables)}" if len(tables) > 1 else case.place
     printed = [words.percent(case.printed.get(name)) for name in ("mAP", "rank1")]
     return [*_where(case, places), case.text("mAP"), case.text("rank1"), "", *printed]

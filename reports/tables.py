@@ -154,13 +154,7 @@ class Table:
     @property
     def deviations(self) -> tuple[tuple[str, str], ...]:
         """Deviations of methods from the paper, each once, with the rows concerned ("" for all)."""
-        rows: dict[str, list[str]] = {}
-        for case in self.cases:
-            for deviation in case.deviations:
-                labels = rows.setdefault(deviation, [])
-                labels += [] if case.label in labels else [case.label]
-        every = len({case.label for case in self.cases})
-        return tuple((text, "" if len(labels) == every else listing(labels)) for text, labels in rows.items())
+        return _by_row([(case.label, case.deviations) for case in self.cases])
 
     @property
     def compared(self) -> bool:
@@ -435,7 +429,6 @@ def _setting(
         quoted = bool(row.executed) and set(row.executed.values()) == {"no"}
         kind = "run" if any(cell.case or cell.has_numbers for cell in cells) else "quoted" if quoted else "not run"
         shown.append(Row(arrows(full_label(row) + _sources(row, table)), kind, marks.get(row.id, ""), cells))
-    reasons = dict.fromkeys(reason for case in cases if not case.comparable for reason in case.reasons)
     title = setting_words([case.identity for case in cases])
     identities = [case.identity for case in cases]
     named = [folders_of(column.task, identities) for column in table.columns]
@@ -443,7 +436,29 @@ def _setting(
         replace(column, label=f"{name} ({column.id})" if named.count(name) > 1 else name) if name else column
         for column, name in zip(columns, named, strict=True)
     )
-    return Setting(title, compared, ", ".join(reasons), tuple(shown), titled, first)
+    ordered = [cell.case for row in shown for cell in row.cells if cell.case]
+    return Setting(title, compared, reasons(ordered), tuple(shown), titled, first)
+
+
+def reasons(cases: Sequence[Case]) -> str:
+    """Say why cases are not comparable: each reason once, with the rows concerned if not all measured ones are."""
+    found = _by_row([(case.label, case.reasons) for case in cases if case.measured and not case.comparable])
+    return ", ".join(f"{reason} (only {rows})" if rows else reason for reason, rows in found)
+
+
+def _by_row(cases: Sequence[tuple[str, Sequence[str]]]) -> tuple[tuple[str, str], ...]:
+    """Return texts about cases, each once, with the rows concerned ("" for all).
+
+    Args:
+        cases: Label of the row, and texts, of each case.
+    """
+    rows: dict[str, list[str]] = {}
+    for label, texts in cases:
+        for text in texts:
+            labels = rows.setdefault(text, [])
+            labels += [] if label in labels else [label]
+    every = len({label for label, _ in cases})
+    return tuple((text, "" if len(labels) == every else listing(labels)) for text, labels in rows.items())
 
 
 def _sources(row: DescribedRow, table: DescribedTable) -> str:

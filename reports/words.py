@@ -166,8 +166,8 @@ def duration(seconds: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """Add a capital and a full stop; `mAP` stays `mAP`."""
-    first = text[:1] if text[1:2].isupper() else text[:1].upper()
+    """Add a capital and a full stop; `mAP` and `m2d` stay as they are."""
+    first = text[:1] if text[1:2].isupper() or text[1:2].isdigit() else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
 
 

@@ -857,6 +857,23 @@ def test_a_count_stands_on_the_line_of_its_verdict(tmp_path: Path) -> None:
     assert ".overview td > :is(a, span) { white-space: nowrap; }" in source
 
 
+def test_what_holds_for_some_rows_is_said_of_these_alone(tmp_path: Path) -> None:
+    translated = result("ours", "m2d", reasons=["stand-in data", "scale small", "images made by x.Translated"])
+    translated["identity"]["data"]["x.Translated"] = {"kind": "made", "by": "x.Translated"}
+    results = [result("direct", "m2d"), translated, failed()]
+    page = page_of(results, PAPERS, "x")
+    [setting] = page.papers[0].tables[0].settings
+    assert "made by" not in setting.title + page.whole.sentence
+    said = "stand-in data, scale small, images made by x.Translated (only Ours)"
+    assert setting.reasons == said
+    for text in (paper_page(tmp_path, results), shown(tmp_path, results)[1], table_of(results, PAPERS)):
+        assert said in text
+        assert text.count("made by x.Translated (only Ours)") == 1
+    [alone] = page_of([translated], PAPERS, "x").papers[0].tables[0].settings
+    assert "images made by x.Translated" in alone.title
+    assert alone.reasons.endswith("images made by x.Translated")
+
+
 def test_a_point_of_a_sweep_is_named_by_its_figure(tmp_path: Path) -> None:
     """Nothing is printed for it, and its page leads to the figure, if that is drawn."""
     papers = {"msplr": parse(tomllib.loads(TOML + SWEEP.replace(": a", ": ours")), "msplr.toml")}
@@ -1212,6 +1229,17 @@ def test_numbers_as_text() -> None:
     ]
 
 
+def test_sentences_leave_names_as_they_are() -> None:
+    texts = ("a row", "mAP falls.", "m2d is the harder one", "k-means", "")
+    assert [words.sentence(text) for text in texts] == [
+        "A row.",
+        "mAP falls.",
+        "m2d is the harder one.",
+        "K-means.",
+        "",
+    ]
+
+
 def test_markdown_text() -> None:
     assert words.markdown("a | b\nc_d _x_ *e* <f> `g` [h]") == "a \\| b c_d \\_x\\_ \\*e\\* &lt;f&gt; \\`g\\` \\[h\\]"
     assert words.markdown("1. one") == "&#49;. one"
@@ -1303,6 +1331,11 @@ def test_readme_table(tmp_path: Path) -> None:
     assert update_readme(readme, text)
     assert not update_readme(readme, text)
     assert readme.read_text() == f"# Title\n\n<!-- results -->\n{text}\n<!-- /results -->\n\nafter\n"
+
+
+def test_a_row_that_one_table_repeats_is_one_line_of_the_readme() -> None:
+    once = result("ours", "m2d", table="2")
+    assert "| msplr, Table 2 | Ours | m2d |" in table_of([once, once | {"case": once["case"] | {"row": "rr"}}], PAPERS)
 
 
 @pytest.mark.parametrize(
