@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -125,15 +125,25 @@ TRANSFERS = ("supervised", "direct", "baseline", "ft", "pt", "ft+pt", "rae", "pr
 
 def transferred() -> str:
     """RAE's parts, table 4: mAP by seed beside the printed one, and the labels of the last epoch."""
-    lines = [
-        "| row | task | mAP by seed | with statistics of the target | clusters | kept, % | purity, % | printed |",
-        "|---" * 8 + "|",
-    ]
-    for row in TRANSFERS:
-        for column in ("m2d", "d2m"):
-            for it in recorded("rae", "4", row, column):
+    return adapted("rae", "4", TRANSFERS, {})
+
+
+def attended() -> str:
+    """DAAM's parts, tables 4 and 3: as RAE's, with the weight on other clusters."""
+    parts = ("supervised", "direct", "hard", "lsr", "soft", "dsh+dsp", "dsh+daam", "dsh+dsp+ia", "ours")
+    return adapted("daam", "4", parts, {"tail": ".1f"}) + adapted("daam", "3", ("ours",), {"tail": ".1f"}, head=False)
+
+
+def adapted(paper: str, table: str, rows: Sequence[str], more: dict[str, str], *, head: bool = True) -> str:
+    """Rows of a table: mAP by seed beside the printed one, and the labels of the last epoch."""
+    forms = {"mAP": ".1f", "renewed": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"} | more
+    heads = ["row", "task", "mAP by seed", "with statistics of the target", "clusters", "kept, %", "purity, %"]
+    heads += [f"{name}, %" for name in more] + ["printed"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"] if head else [""]
+    for row in rows:
+        for column in ("m2d", "d2m", "m2t", "d2t"):
+            for it in recorded(paper, table, row, column):
                 measured = next(iter(it.measured.values()))
-                forms = {"mAP": ".1f", "renewed": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"}
                 values = [by_seed(it.measured, name, form) if name in measured else "" for name, form in forms.items()]
                 lines.append(f"| {it.case.label} | {it.case.task} | {' | '.join(values)} | {it.printed['mAP']} |")
     return "\n".join(lines)
