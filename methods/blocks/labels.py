@@ -82,9 +82,10 @@ def health(
 
     Returns:
         `outliers`: images outside all raw clusters; `found`: number of raw clusters; `clusters`: number of kept
-        clusters; `median` and `largest`: their sizes in images; `portion`: percent of all images in them; `purity`:
-        percent of these that have the most common identity of their cluster; `eps`, if given; and `agreement` with
-        `before`, if given.
+        clusters; `median` and `largest`: their sizes in images; `portion`: percent of all images in them; if identities
+        are known, `purity`: percent of these that have the most common identity of their cluster, and `together`:
+        percent of the pairs of these with one identity that share a cluster, without which pure clusters may be one for
+        each camera; `eps`, if given; and `agreement` with `before`, if given.
     """
     counts = np.bincount(kept[kept != OUTLIER])
     values = {
@@ -103,11 +104,20 @@ def health(
             for label in np.unique(kept[identified])
         )
         values["purity"] = 100 * float(commonest / identified.sum())
+        of_one, both = (_pairs(key) for key in (people[identified, None], np.c_[people, kept][identified]))
+        if of_one:
+            values["together"] = 100 * both / of_one
     if eps is not None:
         values["eps"] = eps
     if before is not None:
         values["agreement"] = agreement(before, kept)
     return values
+
+
+def _pairs(keys: NDArray[np.int64]) -> int:
+    """Count the pairs of equal rows of keys (N, M)."""
+    counts = np.unique(keys, axis=0, return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def by_step(state: Any, steps: int) -> Training:

@@ -1157,7 +1157,7 @@ def test_curves_of_odd_histories() -> None:
 
 def test_accuracies_of_discriminators_are_among_the_curves() -> None:
     """An adversarial training logs more quantities than are drawn; these say whether it works."""
-    labels = ("clusters", "outliers", "portion", "purity", "agreement", "largest", "median", "found", "eps")
+    labels = ("clusters", "outliers", "portion", "purity", "together", "agreement", "largest", "median", "found", "eps")
     losses = ("loss", "feature_gan", "pixel_gan", "fusion", "reconstruction", "lr")
     entry = dict.fromkeys((*labels, *losses, "mAP", "rank1", "feature_accuracy", "pixel_accuracy"), 1.0)
     drawn = curves.panels([("1", [{"step": step, **entry} for step in (1, 2)])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ def test_health_counts(case: tuple[Any, list[int]]) -> None:
         assert values["purity"] == pytest.approx(100 * commonest / len(pairs))
     else:
         assert "purity" not in values
+    of_one = [(one, two) for one, two in combinations(pairs, 2) if one[1] == two[1]]
+    if of_one:
+        assert values["together"] == pytest.approx(100 * sum(one == two for one, two in of_one) / len(of_one))
+    else:
+        assert "together" not in values
 
 
 def test_agreement() -> None:
