@@ -168,8 +168,8 @@ def ends(runs: list[list[dict[str, float]]], name: str) -> list[tuple[float, flo
     return [(found[0], found[-1]) for found in values if found]
 
 
-@pytest.mark.parametrize("block", [transferred, fooled])
-def test_the_page_shows_what_rae_s_transfers_did(block: Callable[[], str]) -> None:
+@pytest.mark.parametrize("block", [transferred, fooled, attended])
+def test_the_page_shows_what_rae_s_transfers_and_daam_s_attention_did(block: Callable[[], str]) -> None:
     shown(block())
 
 
