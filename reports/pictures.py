@@ -47,8 +47,7 @@ HEAT = "inferno"
 """Colours of maps, from dark to bright in perceptually even steps, also for the colour-blind."""
 
 RANK_LISTS = (
-    "A line holds the images of the gallery that are nearest to the query, the nearest first. The seed picks the "
-    "queries, whether they succeed or fail. "
+    "A line holds the images of the gallery that are nearest to the query, the nearest first. "
     f"{RIGHT} in green is the query's identity, {WRONG} in red another; the distance to the query, or its similarity "
     "where the paper prints that, is below or, without pictures, under the pointer. AP is the query's average "
     "precision, mAP its mean over all queries of the test set; both are percentages."
