@@ -291,7 +291,7 @@ def _panel(
                 f"{x_label} {point[0]:,.0f}: {_value(name, point[1])}{named}",
                 len(thin) <= FEW_POINTS or point == points[-1],
             )
-            for point in _thin(points, MOST_MARKS)
+            for point in (points if ticks else _thin(points, MOST_MARKS))
             for x, y in [place(point)]
         )
         lines.append(Line(path, DASHES[0 if who else style], style if who else 0, marks))

@@ -1446,6 +1446,7 @@ def test_one_collapse_is_one_card_whatever_rows_share_the_training() -> None:
         ([0.4, 0.8, 1.6, 3.2, 6.4], True),
         ([0.1, 0.5, 1, 2, 5], True),
         ([0, 1, 10], False),
+        (list(range(1, 60)), False),
     ],
 )
 def test_an_axis_is_logarithmic_if_its_grid_is(grid: list[float], logarithmic: bool) -> None:
