@@ -23,7 +23,11 @@ RECORDED = [
 
 def recorded(*place: str) -> list[Result]:
     """The results of a row: paper, table, row, column."""
-    return [it for it in RECORDED if (it.case.paper, it.case.table, it.case.row, it.case.column) == place]
+    return [
+        it
+        for it in RECORDED
+        if not it.case.point and (it.case.paper, it.case.table, it.case.row, it.case.column) == place
+    ]
 
 
 def measured(*place: str) -> dict[str, Numbers]:
@@ -168,7 +172,18 @@ def ends(runs: list[list[dict[str, float]]], name: str) -> list[tuple[float, flo
     return [(found[0], found[-1]) for found in values if found]
 
 
-@pytest.mark.parametrize("block", [transferred, fooled, attended])
+def weighed() -> str:
+    """RAE's figure 6: mAP, rank-1 and labels by seed at each weight of a loss."""
+    forms = {"mAP": ".1f", "rank1": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"}
+    lines = ["| loss | weight | mAP by seed | rank-1 | clusters | kept, % | purity, % |", "|---" * 7 + "|"]
+    points = [(it.case.point, it.measured) for it in RECORDED if it.case.paper == "rae" and it.case.point]
+    for point, found in sorted(points, key=lambda it: (it[0].parameter, it[0].value)):
+        values = [by_seed(found, name, form) for name, form in forms.items()]
+        lines.append(f"| {point.parameter} | {point.value:g} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("block", [transferred, fooled, attended, weighed])
 def test_the_page_shows_what_rae_s_transfers_and_daam_s_attention_did(block: Callable[[], str]) -> None:
     shown(block())
 
@@ -195,8 +210,9 @@ def test_the_page_shows_what_pretrained_weights_are_judged_by() -> None:
 def spreads() -> str:
     """Mean and standard deviation between training seeds of every recorded row, mAP and rank-1, each cell once."""
     lines = ["| row | task | seeds | mAP | rank-1 |", "|---|---|---|---|---|"]
+    rows = [it for it in RECORDED if not it.case.point]
     for result in sorted(
-        RECORDED, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
+        rows, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
     ):
         case = result.case
         column = "" if is_task(case.column) else f", {case.column.upper()}"
