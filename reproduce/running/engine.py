@@ -50,6 +50,9 @@ PRELOAD = (
 GRACE = 5.0
 """Seconds that a child has to end by itself before it is killed."""
 
+NOTICE = 1.0
+"""Seconds within which the end of a killed rank is known, of which the others fail at once."""
+
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals by which batch systems announce the end of a job, to the run alone or to each of its processes."""
 
@@ -405,15 +408,28 @@ class Engine:
                         child.errors.append((message["at"], message["error"]))
             if ended:
                 if process.exitcode:
-                    child.lost = f"one of its {self._site.ranks} processes {_ending(process.exitcode)}"
+                    child.lost = self._lost(process)
                 messages.close()
                 child.helpers.remove((process, messages))
 
     def _fail(self, child: _Child) -> None:
         """End a stage with the first error of its ranks, from which the others' follow."""
+        self._await_loss(child)
         first = min(child.errors, default=(0.0, ""))[1]
         lost = f" ({child.lost})" if first and child.lost else child.lost
         self._end(child.job, "failed", f"{first}{lost}", self._tail(child.job.stage))
+
+    def _await_loss(self, child: _Child) -> None:
+        """Wait a moment for the end of a rank that was killed: the others say that they lost it before it is known."""
+        until = time.monotonic() + NOTICE
+        while child.helpers and not child.lost and (left := until - time.monotonic()) > 0:
+            connection.wait([process.sentinel for process in child.processes if process.is_alive()], left)
+            self._hear_helpers(child)
+            if (child.process.exitcode or 0) < 0:
+                child.lost = self._lost(child.process)
+
+    def _lost(self, process: Any) -> str:
+        return f"one of its {self._site.ranks} processes {_ending(process.exitcode)}"
 
     def _take(self, child: _Child, message: dict[str, Any]) -> None:
         match message.pop("event"):

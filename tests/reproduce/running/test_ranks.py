@@ -9,6 +9,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from demo_stages import Descent, Shared
@@ -86,6 +87,28 @@ def test_a_rank_that_fails_fails_the_stage(shared: Callable[..., Engine], troubl
     good = Shared()
     pool.submit([good])
     assert pool.wait(good).status == "done"
+    pool.close()
+
+
+def test_a_killed_rank_is_named_though_its_end_is_known_after_the_others_errors(
+    shared: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: Engine, child: Any) -> None:
+        """Hear of the ends of ranks some time after the first error."""
+        if child.errors:
+            heard.append(time.monotonic())
+        if heard and time.monotonic() > heard[0] + 0.3:
+            hear(self, child)
+
+    heard: list[float] = []
+    hear = Engine._hear_helpers
+    monkeypatch.setattr(Engine, "_hear_helpers", late)
+    pool = shared()
+    stage = Shared(trouble="killed")
+    pool.submit([stage])
+    job = pool.wait(stage)
+    assert job.status == "failed"
+    assert "one of its 3 processes was killed by SIGKILL" in job.error
     pool.close()
 
 
