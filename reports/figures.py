@@ -6,14 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
-from typing import Any, TypeAlias
+from statistics import fmean
+from typing import TypeAlias
 
 from reports.cases import Case
 from reports.curves import Panel, Point, Swept, chart, sweep
 from reports.identity import setting_words
 from reports.pictures import Picture, pictures
-from reports.words import is_number, unique
+from reports.words import is_number, spread, unique
 from reproduce.metrics import title as metric_title
 from reproduce.papers.records import FigureRecord, Shown
 from reproduce.papers.tables import Figure as Described
@@ -110,8 +110,8 @@ def _drawn(title: str, figure: Described, cases: Sequence[Case]) -> Drawn:
             lines = [(case.label, points) for case in members if (points := _by_step(case, name))]
             if not lines:
                 continue
-            starts = [case.direct[name] for case in cases if case.task == task and name in case.direct]
-            panels.append(chart(name, lines, f"{task}: {metric_title(name)}", "step", next(iter(starts), None)))
+            direct = _direct([case for case in cases if case.task == task], name)
+            panels.append(chart(name, lines, f"{task}: {metric_title(name)}", "step", direct))
             legend |= {label: line.dash for (label, _), line in zip(lines, panels[-1].lines, strict=True)}
     grid = f": compared at {listing([f'{step:g}' for step in figure.grid])}, by {GRIDS[figure.grid_from]}"
     return Drawn(title + grid * bool(figure.grid), tuple(legend.items()), tuple(panels), "step")
@@ -138,18 +138,23 @@ def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
     for title, group in _settings(points):
         for declared in figure.sweeps:
             own = [case for case in group if case.cell.point and case.cell.point.parameter == declared.parameter]
-            panels = []
+            panels: list[Panel] = []
             for task in figure.task:
                 members = [case for case in own if case.column == task]
                 for name in declared.metrics:
                     swept = sorted((_swept(case, name, rows) for case in members), key=lambda point: point.at)
-                    if any(point.by_seed for point in swept):
-                        direct = next((case.direct[name] for case in members if name in case.direct), None)
-                        fields: dict[str, Any] = {"note": _within(swept), "direct": direct}
-                        panels.append(sweep(name, swept, f"{task}: {metric_title(name)}", declared.parameter, **fields))
+                    if not any(point.by_seed for point in swept):
+                        continue
+                    heading, direct = f"{task}: {metric_title(name)}", _direct(members, name)
+                    panels.append(sweep(name, swept, heading, declared.parameter, note=_within(swept), direct=direct))
             grid = "the grid is printed" if declared.printed else "the grid is ours"
             if panels:
                 yield Drawn(f"{title}: {declared.label} ({grid})", (), tuple(panels), declared.parameter)
+
+
+def _direct(cases: Sequence[Case], name: str) -> float | None:
+    """Return what direct transfer reached, by the first case that knows; None if none does."""
+    return next((case.direct[name] for case in cases if name in case.direct), None)
 
 
 def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
@@ -164,10 +169,10 @@ def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
 def _swept(case: Case, name: str, rows: Mapping[tuple[str, str, str], frozenset[str]]) -> Swept:
     """Take a metric of a point of a sweep, beside the trainings that the rows of tables test."""
     assert case.cell.point
-    values = [numbers.get(name) for numbers in case.measured.values()]
+    values = (numbers.get(name) for numbers in case.measured.values())
     return Swept(
         at=float(case.cell.point.value),
-        by_seed=tuple(value for value in values if value is not None),
+        by_seed=tuple(filter(is_number, values)),
         collapsed=bool(case.collapsed),
         usual=bool(case.tested) and case.tested <= rows.get(_place(case), frozenset()),
         href=case.file,
@@ -176,13 +181,14 @@ def _swept(case: Case, name: str, rows: Mapping[tuple[str, str, str], frozenset[
 
 def _within(points: Sequence[Swept]) -> str:
     """Say how far the means of a sweep lie apart, which papers make statements about, and how far seeds do."""
-    seeds = [point.by_seed for point in points if point.by_seed]
+    found = [several for point in points if (several := spread(point.by_seed))]
     parts = []
-    if len(seeds) > 1:
-        means = [fmean(values) for values in seeds]
+    if len(found) > 1:
+        means = [each.mean for each in found]
         parts.append(f"means within {max(means) - min(means):.1f}")
-    if several := [variance(values) for values in seeds if len(values) > 1]:
-        parts.append(f"SD of a seed {math.sqrt(fmean(several)):.1f}")
-    few, most = min(map(len, seeds), default=0), max(map(len, seeds), default=0)
+    if variances := [each.sd**2 for each in found if each.sd is not None]:
+        parts.append(f"SD of a seed {math.sqrt(fmean(variances)):.1f}")
+    counts = [each.n for each in found]
+    few, most = min(counts), max(counts)
     parts.append(f"n = {most}" if few == most else f"n = {few} to {most}")
     return ", ".join(parts)

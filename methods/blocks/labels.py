@@ -87,6 +87,8 @@ def health(
         percent of the pairs of these with one identity that share a cluster, without which pure clusters may be one for
         each camera; `eps`, if given; and `agreement` with `before`, if given.
     """
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
     counts = np.bincount(kept[kept != OUTLIER])
     values = {
         "found": float(len(np.unique(raw[raw != OUTLIER]))),
@@ -104,20 +106,14 @@ def health(
             for label in np.unique(kept[identified])
         )
         values["purity"] = 100 * float(commonest / identified.sum())
-        of_one, both = (_pairs(key) for key in (people[identified, None], np.c_[people, kept][identified]))
-        if of_one:
-            values["together"] = 100 * both / of_one
+        apart, together = pair_confusion_matrix(people[identified], kept[identified])[1]
+        if apart + together:
+            values["together"] = 100 * float(together / (apart + together))
     if eps is not None:
         values["eps"] = eps
     if before is not None:
         values["agreement"] = agreement(before, kept)
     return values
-
-
-def _pairs(keys: NDArray[np.int64]) -> int:
-    """Count the pairs of equal rows of keys (N, M)."""
-    counts = np.unique(keys, axis=0, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
 
 
 def by_step(state: Any, steps: int) -> Training:
