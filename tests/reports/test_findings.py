@@ -16,18 +16,15 @@ from reproduce.papers.tables import is_task, read_all
 
 ROOT = Path(__file__).parents[2]
 ROWS = {"da": "+ DA", "pl": "+ PL", "selection": "+ cluster selection", "ours": "+ CN"}
-RECORDED = [
+SMALL = [
     it for it in read(ROOT / "reports" / "results") if (it.identity.scale, it.identity.drawn) == ("small", "world 1")
 ]
+RECORDED = [it for it in SMALL if not it.case.point]
 
 
 def recorded(*place: str) -> list[Result]:
     """The results of a row: paper, table, row, column."""
-    return [
-        it
-        for it in RECORDED
-        if not it.case.point and (it.case.paper, it.case.table, it.case.row, it.case.column) == place
-    ]
+    return [it for it in RECORDED if (it.case.paper, it.case.table, it.case.row, it.case.column) == place]
 
 
 def measured(*place: str) -> dict[str, Numbers]:
@@ -129,22 +126,22 @@ TRANSFERS = ("supervised", "direct", "baseline", "ft", "pt", "ft+pt", "rae", "pr
 
 def transferred() -> str:
     """RAE's parts, table 4: mAP by seed beside the printed one, and the labels of the last epoch."""
-    return adapted("rae", "4", TRANSFERS, {})
+    return adapted("rae", [("4", row) for row in TRANSFERS])
 
 
 def attended() -> str:
     """DAAM's parts, tables 4 and 3: as RAE's, with the weight on other clusters."""
     parts = ("supervised", "direct", "hard", "lsr", "soft", "dsh+dsp", "dsh+daam", "dsh+dsp+ia", "ours")
-    return adapted("daam", "4", parts, {"tail": ".1f"}) + adapted("daam", "3", ("ours",), {"tail": ".1f"}, head=False)
+    return adapted("daam", [*(("4", row) for row in parts), ("3", "ours")], tail=".1f")
 
 
-def adapted(paper: str, table: str, rows: Sequence[str], more: dict[str, str], *, head: bool = True) -> str:
-    """Rows of a table: mAP by seed beside the printed one, and the labels of the last epoch."""
+def adapted(paper: str, rows: Sequence[tuple[str, str]], **more: str) -> str:
+    """Rows, each with its table: mAP by seed beside the printed one, and the labels of the last epoch."""
     forms = {"mAP": ".1f", "renewed": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"} | more
     heads = ["row", "task", "mAP by seed", "with statistics of the target", "clusters", "kept, %", "purity, %"]
     heads += [f"{name}, %" for name in more] + ["printed"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"] if head else [""]
-    for row in rows:
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for table, row in rows:
         for column in ("m2d", "d2m", "m2t", "d2t"):
             for it in recorded(paper, table, row, column):
                 measured = next(iter(it.measured.values()))
@@ -176,7 +173,7 @@ def weighed() -> str:
     """RAE's figure 6: mAP, rank-1 and labels by seed at each weight of a loss."""
     forms = {"mAP": ".1f", "rank1": ".1f", "clusters": ".0f", "portion": ".0f", "purity": ".0f"}
     lines = ["| loss | weight | mAP by seed | rank-1 | clusters | kept, % | purity, % |", "|---" * 7 + "|"]
-    points = [(it.case.point, it.measured) for it in RECORDED if it.case.paper == "rae" and it.case.point]
+    points = [(it.case.point, it.measured) for it in SMALL if it.case.paper == "rae" and it.case.point]
     for point, found in sorted(points, key=lambda it: (it[0].parameter, it[0].value)):
         values = [by_seed(found, name, form) for name, form in forms.items()]
         lines.append(f"| {point.parameter} | {point.value:g} | {' | '.join(values)} |")
@@ -210,9 +207,8 @@ def test_the_page_shows_what_pretrained_weights_are_judged_by() -> None:
 def spreads() -> str:
     """Mean and standard deviation between training seeds of every recorded row, mAP and rank-1, each cell once."""
     lines = ["| row | task | seeds | mAP | rank-1 |", "|---|---|---|---|---|"]
-    rows = [it for it in RECORDED if not it.case.point]
     for result in sorted(
-        rows, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
+        RECORDED, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
     ):
         case = result.case
         column = "" if is_task(case.column) else f", {case.column.upper()}"
