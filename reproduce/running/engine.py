@@ -389,10 +389,12 @@ class Engine:
             self._hear_helpers(child)
             ended = not child.process.is_alive()
             if (child.errors or child.lost) and not ended and not child.messages.poll():
-                self._fail(child)
-                child.process.kill()
+                self._await_loss(child)
+                if not child.messages.poll():  # the first rank may have ended the stage in the meantime
+                    self._fail(child)
+                    child.process.kill()
             with contextlib.suppress(EOFError, OSError):
-                while child.messages.poll():
+                while not child.job.finished and child.messages.poll():
                     self._take(child, child.messages.recv())
             if ended or child.job.finished:
                 self._remove(child)
@@ -414,19 +416,22 @@ class Engine:
 
     def _fail(self, child: _Child) -> None:
         """End a stage with the first error of its ranks, from which the others' follow."""
-        self._await_loss(child)
         first = min(child.errors, default=(0.0, ""))[1]
         lost = f" ({child.lost})" if first and child.lost else child.lost
         self._end(child.job, "failed", f"{first}{lost}", self._tail(child.job.stage))
 
     def _await_loss(self, child: _Child) -> None:
         """Wait a moment for the end of a rank that was killed: the others say that they lost it before it is known."""
-        until = time.monotonic() + NOTICE
-        while child.helpers and not child.lost and (left := until - time.monotonic()) > 0:
-            connection.wait([process.sentinel for process in child.processes if process.is_alive()], left)
+        until = time.monotonic() + (NOTICE if self._site.ranks > 1 else 0)
+        while True:
+            living = child.helpers or child.process.is_alive()
             self._hear_helpers(child)
-            if (child.process.exitcode or 0) < 0:
+            if self._site.ranks > 1 and (child.process.exitcode or 0) < 0:
                 child.lost = self._lost(child.process)
+            left = until - time.monotonic()
+            if child.lost or not living or left <= 0:
+                return
+            connection.wait([process.sentinel for process in child.processes if process.is_alive()], left)
 
     def _lost(self, process: Any) -> str:
         return f"one of its {self._site.ranks} processes {_ending(process.exitcode)}"
@@ -436,8 +441,8 @@ class Engine:
             case "done":
                 self._end(child.job, "done")
             case "failed":
-                self._hear_helpers(child)
                 child.errors.append((message["at"], message["error"]))
+                self._await_loss(child)
                 self._fail(child)
             case "began":
                 child.job.started = time.monotonic()
@@ -451,6 +456,9 @@ class Engine:
 
     def _remove(self, child: _Child) -> None:
         child.process.join(GRACE)
+        if child.errors and not child.job.finished:
+            self._await_loss(child)
+            self._fail(child)
         for process, messages in child.helpers:
             process.kill()
             process.join(GRACE)

@@ -325,7 +325,8 @@ class Shared(Stage[Training]):
     epochs: int = 6
     pause: float = 0.0
     trouble: str = ""
-    """What happens to rank 1 in the second epoch: "user" or "other" errors, or it is "killed"."""
+    """What happens to rank 1 in the second epoch: "user" or "other" errors, or it is "killed"; or an error at its end,
+    when the stage no longer needs it: "late"."""
 
     def run(self, env: Env) -> Training:
         import torch
@@ -340,6 +341,10 @@ class Shared(Stage[Training]):
             own = torch.tensor([float(epoch + ranks.own())], dtype=torch.float64)
             state.total = state.total + (ranks.summed(own) if ranks.count() > 1 else own)
             env.log(epoch + 1, total=float(state.total))
+        if self.trouble == "late":
+            if ranks.own() == 1:
+                raise ValueError("rank 1 cannot tidy up")
+            time.sleep(0.3)
         return Training({"last": {"total": state.total}}, {"ranks": ranks.count()})
 
     def fail(self) -> None:
