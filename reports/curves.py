@@ -180,7 +180,7 @@ def sweep(
 
     Args:
         name: The metric.
-        points: In the order of the parameter; at least one has a number.
+        points: In the order of the parameter, each value once; at least one has a number.
         title: Title of the panel.
         x_label: The parameter.
         note: What is said beside the title.
@@ -196,7 +196,7 @@ def sweep(
     panel = _panel(name, [("", means)], (ticks[0][0], ticks[-1][0]), x_label, ticks=ticks, reach=reach, direct=direct)
     [line] = panel.lines
     marks = tuple(
-        replace(mark, text=f"{x_label} {_swept(name, point)}", hollow=point.collapsed, href=point.href)
+        replace(mark, text=f"{x_label} {_swept(name, point)}", shown=True, hollow=point.collapsed, href=point.href)
         for mark, point in zip(line.marks, shown, strict=True)
     )
     return replace(
@@ -210,6 +210,7 @@ def sweep(
         ),
         lines=(replace(line, marks=marks),),
         labels=(),
+        values=(),
         summary=f"{title_of(name)} by {x_label}; " + ", ".join(_swept(name, point) for point in points),
     )
 

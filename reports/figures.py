@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from reports.cases import Case
 from reports.curves import Panel, Point, Swept, chart, sweep
-from reports.identity import setting_words
 from reports.pictures import Picture, pictures
 from reports.words import is_number, spread, unique
 from reproduce.metrics import title as metric_title
@@ -25,8 +24,9 @@ GRIDS = {"text": "the paper's text", "ours": "our choice", "": ""}
 
 SWEPT = (
     "A point is the mean over the training seeds, with a bar from the lowest to the highest; it is hollow where a seed "
-    "collapsed, and ✕ stands where there is no number. The value in bold is that of the paper’s tables."
+    "collapsed, and ✕ stands where there is no number."
 )
+USUAL = "The value in bold is that of the paper’s tables."
 
 Together: TypeAlias = Callable[[Sequence[Case]], Sequence[tuple[str, Sequence[Case]]]]
 
@@ -56,7 +56,9 @@ class Figure:
     @property
     def reading(self) -> tuple[str, ...]:
         """How to read its sweeps and pictures, once per kind."""
-        swept = [SWEPT] if any(panel.bars for drawn in self.drawn for panel in drawn.panels) else []
+        panels = [panel for drawn in self.drawn for panel in drawn.panels if panel.bars]
+        usual = any(tick.usual for panel in panels for tick in panel.x_ticks)
+        swept = [SWEPT + f" {USUAL}" * usual] * bool(panels)
         return tuple(dict.fromkeys([*swept, *(picture.reading for picture in self.pictures if picture.reading)]))
 
 
@@ -79,7 +81,7 @@ def figures(
     anchors: Counter[str] = Counter()
     made = []
     for id, figure in written.items():
-        curves = () if isinstance(figure, Shown) else (*_convergence(figure, cases, together), *_sweeps(figure, cases))
+        curves = () if isinstance(figure, Shown) else (*_convergence(figure, cases, together), *_sweeps(figure, cases, together))
         shown = pictures(paper, seen.get(id, ()))
         if curves or shown:
             made.append(Figure(id, unique(f"figure-{id}", anchors), figure.where, figure.shows, curves, shown))
@@ -131,21 +133,26 @@ def _by_step(case: Case, name: str) -> list[Point]:
     return [(step + 1.0, fmean(curve[min(step, len(curve) - 1)] for curve in curves)) for step in steps]
 
 
-def _sweeps(figure: Described, cases: Sequence[Case]) -> Iterator[Drawn]:
-    """Draw a figure's sweeps: in each setting one panel per task and metric, over the parameter's values."""
+def _sweeps(figure: Described, cases: Sequence[Case], together: Together) -> Iterator[Drawn]:
+    """Draw a figure's sweeps: in each setting one panel per row, task and metric, over the parameter's values."""
     points = [case for case in cases if case.cell.point and case.cell.point.figure == figure.id]
-    rows = {_place(case): case.tested for case in cases if case.tested and not case.cell.point}
-    for title, group in _settings(points):
+    rows: dict[tuple[str, str, str], frozenset[str]] = {}
+    for case in cases:
+        if not case.cell.point:
+            rows[_place(case)] = rows.get(_place(case), frozenset()) | case.tested
+    for title, group in together(points):
         for declared in figure.sweeps:
             own = [case for case in group if case.cell.point and case.cell.point.parameter == declared.parameter]
             panels: list[Panel] = []
-            for task in figure.task:
-                members = [case for case in own if case.column == task]
+            varied = dict.fromkeys((task, case.table, case.row) for task in figure.task for case in own)
+            for task, *row in varied:
+                members = [case for case in own if [case.table, case.row] == row and case.column == task]
+                of = f", {members[0].label}" if members and len(varied) > len(figure.task) else ""
                 for name in declared.metrics:
                     swept = sorted((_swept(case, name, rows) for case in members), key=lambda point: point.at)
                     if not any(point.by_seed for point in swept):
                         continue
-                    heading, direct = f"{task}: {metric_title(name)}", _direct(members, name)
+                    heading, direct = f"{task}: {metric_title(name)}{of}", _direct(members, name)
                     panels.append(sweep(name, swept, heading, declared.parameter, note=_within(swept), direct=direct))
             grid = "the grid is printed" if declared.printed else "the grid is ours"
             if panels:
@@ -157,15 +164,6 @@ def _direct(cases: Sequence[Case], name: str) -> float | None:
     return next((case.direct[name] for case in cases if name in case.direct), None)
 
 
-def _settings(points: Sequence[Case]) -> list[tuple[str, list[Case]]]:
-    """Group points by setting, ignoring data sets."""
-    groups: dict[str, list[Case]] = {}
-    for case in sorted(points, key=lambda case: case.identity.rank):
-        on = case.identity
-        groups.setdefault(f"{on.where}, {on.record.weights}, version {on.record.scale_version}", []).append(case)
-    return [(setting_words([case.identity for case in group]), group) for group in groups.values()]
-
-
 def _swept(case: Case, name: str, rows: Mapping[tuple[str, str, str], frozenset[str]]) -> Swept:
     """Take a metric of a point of a sweep, beside the trainings that the rows of tables test."""
     assert case.cell.point
@@ -174,7 +172,7 @@ def _swept(case: Case, name: str, rows: Mapping[tuple[str, str, str], frozenset[
         at=float(case.cell.point.value),
         by_seed=tuple(filter(is_number, values)),
         collapsed=bool(case.collapsed),
-        usual=bool(case.tested) and case.tested <= rows.get(_place(case), frozenset()),
+        usual=bool(case.tested & rows.get(_place(case), frozenset())),
         href=case.file,
     )
 

@@ -227,7 +227,7 @@ def filled(
     placed = _with_direct(placed)
     every = [case for members in placed.values() for case in members]
     rows = {id: [case for case in members if not case.cell.point] for id, members in placed.items()}
-    drawn = figures(whole, every, _titled, drawings)
+    drawn = figures(whole, every, by_setting, drawings)
     links = {figure.id: f"#{figure.anchor}" for figure in drawn}
     return Paper(
         id=paper.id,
@@ -388,7 +388,7 @@ def _together(cases: Sequence[Case]) -> list[list[Case]]:
     return groups
 
 
-def _titled(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+def by_setting(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
     """Group cases of a paper as `_together` does, with a title for each group."""
     return [(setting_words([case.identity for case in group]), group) for group in _together(cases)]
 
@@ -442,7 +442,9 @@ def _setting(
 
 def reasons(cases: Sequence[Case]) -> str:
     """Say why cases are not comparable: each reason once, with the rows concerned if not all measured ones are."""
-    found = _by_row([(case.label, case.reasons) for case in cases if case.measured and not case.comparable])
+    apart = [case for case in cases if case.measured and not case.comparable]
+    several = len({case.paper for case in apart}) > 1
+    found = _by_row([(f"{case.paper_name}: {case.label}" if several else case.label, case.reasons) for case in apart])
     return ", ".join(f"{reason} (only {rows})" if rows else reason for reason, rows in found)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import made
+import pytest
 
 from reports.cases import Case
 from reports.figures import figures
 from reports.render import render
+from reports.tables import by_setting
 
 PAPER = {
     "paper": "demo",
@@ -160,7 +162,7 @@ def point(value: float, **by_seed: float) -> dict[str, Any]:
 def test_a_sweep_is_a_curve_over_its_values_in_each_setting(tmp_path: Path) -> None:
     """The mean over seeds at each value, whatever the order of the records; the row itself is no point."""
     records = [point(2, s1=42.0), point(0.5, s1=40.0, s2=50.0), point(1, s1=48.25), result("with", {"1": [9.0]})]
-    (found,) = figures(swept(), [Case(made.kept(each)) for each in records], lambda cases: [])
+    (found,) = figures(swept(), [Case(made.kept(each)) for each in records], by_setting)
     (drawn,) = found.drawn
     assert drawn.title.endswith("share <p> (the grid is ours)")
     (panel,) = drawn.panels
@@ -169,8 +171,8 @@ def test_a_sweep_is_a_curve_over_its_values_in_each_setting(tmp_path: Path) -> N
     low, *others = panel.bars
     assert low.bottom > low.top
     assert all(bar.bottom == bar.top for bar in others)
-    (alone,) = figures(swept(), [Case(made.kept(point(1, s1=3.0)))], lambda cases: [])[0].drawn[0].panels
-    assert alone.note == "n = 1"
+    (alone,) = figures(swept(), [Case(made.kept(point(1, s1=3.0)))], by_setting)[0].drawn[0].panels
+    assert (alone.note, alone.values, len(alone.lines[0].marks)) == ("n = 1", (), 1)
     html, _ = render([made.kept(each) for each in records], {"demo": swept()}, tmp_path)
     page = (html.parent / "demo.html").read_text()
     assert "means within 6.2" in page
@@ -186,7 +188,9 @@ def test_a_sweep_shows_what_failed_what_collapsed_and_which_value_the_tables_hav
     row = result("with", {"1": [48.0], "2": [50.0]})
     records[1]["stages"] = row["stages"][:2]
     cases = [Case(made.kept(each), direct={"mAP": 20.0}) for each in [*records, row]]
-    ((panel,),) = [drawn.panels for drawn in figures(swept(), cases, lambda cases: [])[0].drawn]
+    (figure,) = figures(swept(), cases, by_setting)
+    ((panel,),) = [drawn.panels for drawn in figure.drawn]
+    assert "in bold" in figure.reading[0]
     assert panel.summary == "mAP by p; 0.5: 40.0, 1: 48.0, 2: no number, 4: 3.0, collapsed"
     assert [(tick.text, tick.usual, tick.missing) for tick in panel.x_ticks] == [
         ("0.5", False, False),
@@ -197,3 +201,36 @@ def test_a_sweep_shows_what_failed_what_collapsed_and_which_value_the_tables_hav
     assert [mark.hollow for mark in panel.lines[0].marks] == [False, False, True]
     assert panel.level is not None
     assert panel.level.text == "20.0"
+
+
+def test_a_sweep_with_one_number_shows_it_at_its_value() -> None:
+    cases = [Case(made.kept(each)) for each in (point(0.5), point(1, s1=48.0), point(2))]
+    (figure,) = figures(swept(), cases, by_setting)
+    ((panel,),) = [drawn.panels for drawn in figure.drawn]
+    assert panel.values == ()
+    (mark,) = panel.lines[0].marks
+    assert [(tick.at == mark.x, tick.missing) for tick in panel.x_ticks] == [(False, True), (True, False), (False, True)]
+    assert "in bold" not in figure.reading[0]
+
+
+@pytest.mark.parametrize("change", [{"rounds": 3}, {"subset": 20}, {"precision": "mixed"}, {"selection": "best"}])
+def test_a_sweep_run_again_in_another_setting_is_another_curve(change: dict[str, object]) -> None:
+    records = [point(1, s1=48.0), point(2, s1=42.0), point(1, s1=30.0)]
+    records[2]["identity"] = records[2]["identity"] | change
+    (figure,) = figures(swept(), [Case(made.kept(each)) for each in records], by_setting)
+    summaries = [panel.summary for drawn in figure.drawn for panel in drawn.panels]
+    assert summaries == ["mAP by p; 1: 48.0, 2: 42.0", "mAP by p; 1: 30.0"]
+
+
+def test_the_tables_value_is_marked_in_each_setting_and_with_more_seeds_than_the_row() -> None:
+    records = [point(0.5, s1=40.0), point(1, s1=48.0, s2=50.0), result("with", {"1": [48.0]})]
+    records[1]["stages"] = result("with", {"1": [48.0], "2": [50.0]})["stages"]
+    elsewhere = result("with", {"1": [20.0]})
+    elsewhere["identity"] = elsewhere["identity"] | {"rounds": 3}
+    for stage in elsewhere["stages"]:
+        stage["key"] += " elsewhere"
+        if trained := stage.get("spec", {}).get("train"):
+            trained["key"] += " elsewhere"
+    (figure,) = figures(swept(), [Case(made.kept(each)) for each in [*records, elsewhere]], by_setting)
+    ((panel,),) = [drawn.panels for drawn in figure.drawn]
+    assert [(tick.text, tick.usual) for tick in panel.x_ticks] == [("0.5", False), ("1", True)]
