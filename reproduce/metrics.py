@@ -92,7 +92,7 @@ METRICS: dict[str, Metric] = {
             live="{:.0f} % kept",
         ),
         Metric(name="purity", kind="labels", title="purity", live="{:.0f} % pure"),
-        Metric(name="together", kind="labels", title="pairs of one person in one cluster"),
+        Metric(name="together", kind="labels", title="pairs of one person's kept images in one cluster"),
         Metric(name="first_labels", kind="labels", title="labels at the start", claimed=True),
         Metric(name="agreement", kind="labels", title="agreement", percent=False),
         Metric(name="found", kind="labels", title="clusters before selection", percent=False),

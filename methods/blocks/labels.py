@@ -76,7 +76,7 @@ def health(
     Args:
         raw: labels as clustered.
         kept: labels that are trained on.
-        pids: true identities, used only for purity; negative if unknown.
+        pids: true identities, which only measure the labels; negative if unknown.
         before: labels trained on in the previous step; None in the first.
         eps: DBSCAN's; None for another clustering.
 
