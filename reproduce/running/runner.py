@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -296,6 +296,19 @@ class Site:
     """File where they find each other."""
 
 
+class Seconds(NamedTuple):
+    """Wall time, and time of the device: processor seconds on a CPU, wall time on a GPU."""
+
+    wall: float
+    device: float
+
+    @classmethod
+    def now(cls, device: str) -> Seconds:
+        """Read the clocks, whose differences count."""
+        wall = time.monotonic()
+        return cls(wall, time.process_time() if device == "cpu" else wall)
+
+
 class StageEnv:
     """The `Env` that the runner passes to a stage."""
 
@@ -317,9 +330,10 @@ class StageEnv:
         self._reachable = {upstream.key for upstream in closure([stage])} - {stage.key}
         self._sources = sources([stage])
         self._stage, self._store, self._site, self._report, self._stopping = stage, store, site, report, stopping
-        self.spent = 0.0
-        """Seconds that earlier, killed runs of this stage spent on the state from which it continues."""
-        self.began = self._last_log = time.monotonic()
+        self.spent = Seconds(0.0, 0.0)
+        """What earlier, killed runs of this stage spent on the state from which it continues."""
+        self._began = Seconds.now(site.device)
+        self._last_log = time.monotonic()
         self._shown = 0.0
         self._looped = False
         self._restored = 0
@@ -369,7 +383,8 @@ class StageEnv:
         folder = self._store.scratch(self._stage)
         start, fresh = 0, anchors(state)
         if progress := load_last(folder, state, self.tell):
-            start, self.history, self.spent = progress["done"], progress["history"], progress["spent"]
+            start, self.history, wall = progress["done"], progress["history"], progress["spent"]
+            self.spent = Seconds(wall, progress.get("device", wall))  # earlier versions kept wall time alone
             self._restored = start
         self._last_log = time.monotonic()
         keeps = self._site.rank == 0
@@ -381,8 +396,9 @@ class StageEnv:
             yield index
             now, stopping = time.monotonic(), self._stopping()
             if keeps and index + 1 < count and (stopping or now >= due):
-                spent = self.spent + now - self.began
-                size = save_next(folder, state, {"done": index + 1, "history": self.history, "spent": spent}, fresh)
+                spent = self.seconds()
+                reached = {"done": index + 1, "history": self.history, "spent": spent.wall, "device": spent.device}
+                size = save_next(folder, state, reached, fresh)
                 if stopping:
                     print(f"stopped after {unit} {index + 1} of {count}; the state is saved", flush=True)
                     sys.exit(STOPPED)
@@ -422,9 +438,12 @@ class StageEnv:
         print(says, flush=True)
         self._report({"event": "told", "told": says})
 
-    def seconds(self, own: float) -> float:
-        """Add the seconds of this run to those of killed ones."""
-        return round(self.spent + own, 3)
+    def seconds(self) -> Seconds:
+        """Return what this run and killed ones before it have spent."""
+        now = Seconds.now(self._site.device)
+        return Seconds(
+            self.spent.wall + now.wall - self._began.wall, self.spent.device + now.device - self._began.device
+        )
 
     def progress(self, done: int, count: int, unit: str) -> None:
         now = time.monotonic()
@@ -455,23 +474,20 @@ def build(stage: Stage[Any], site: Site, report: Report, stopping: Callable[[], 
         with _explained(stage, store), store.draft(stage) as draft:
             env = StageEnv(stage, store, site, draft, report, stopping)
             started = datetime.now(UTC)
-            processor = time.process_time()
             with _on_the_same_images(stage, store, env), _neighbours_by(site.neighbours), _together(site):
                 artifact = stage.run(env)
+            spent = env.seconds()
             provenance = Provenance(
                 **machine(),
                 device=device_name(site.device),
                 threads=site.threads,
                 neighbours=site.neighbours,
                 started=started.isoformat(timespec="seconds"),
-                wall_s=env.seconds(time.monotonic() - env.began),
-                device_s=site.ranks
-                * env.seconds(
-                    time.process_time() - processor if site.device == "cpu" else time.monotonic() - env.began
-                ),
+                wall_s=round(spent.wall, 3),
+                device_s=round(site.ranks * spent.device, 3),
                 seed=getattr(stage, "seed", None),
                 data=env.data,
-                resumed=env.spent > 0,
+                resumed=env.spent.wall > 0,
                 ranks=site.ranks,
             )
             if not any(env.folder.iterdir()):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from demo_sources import Mirror, Visited
-from demo_stages import Descent, Number, Tree, Twice, Walk
+from demo_stages import Descent, Number, Shared, Tree, Twice, Walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -203,6 +203,17 @@ def test_resumed_equals_uncut(tmp_path: Path, stage: Any, stop: int) -> None:
     assert not list(root.glob(".scratch/*"))
 
 
+def test_a_resumed_stage_counts_wall_and_processor_time_of_all_its_runs(tmp_path: Path) -> None:
+    """It mostly sleeps, 0.2 s an epoch; the last saved state before the stop is that after three."""
+    stage = Shared(pause=0.2)
+    stopped(stage, tmp_path, 4)
+    run(stage, tmp_path, save_every=0)
+    spent = Store(tmp_path).described(stage).provenance
+    assert spent.resumed
+    assert spent.wall_s >= 6 * stage.pause
+    assert 0 < spent.device_s < spent.wall_s / 2
+
+
 def test_resumed_draws_only_the_passes_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(Walk(steps=400), tmp_path, 398)
     passes = []
@@ -336,7 +347,7 @@ def test_a_state_of_an_earlier_version_goes_on_without_a_word(tmp_path: Path) ->
     before.unlink()
     tensors = load_file(last)
     label = json.loads(tensors["label"].numpy().tobytes())
-    del label["torch"]
+    del label["torch"], label["progress"]["device"]
     tensors["label"] = torch.frombuffer(bytearray(json.dumps(label).encode()), dtype=torch.uint8)
     save_file(tensors, last.with_name("state.safetensors"))
     last.unlink()
