@@ -10,9 +10,9 @@ Deviates:
       also speaks of "the first 20 epochs".
     - The pre-training on the source has the schedule, batch size and rates of an iteration; the paper names none.
     - Six iterations, the last of the figure; the paper stops "when a stopping criterion is met".
-    - A batch is 16 source and 16 target images in one forward pass, with common batch statistics, and an epoch is a
-      pass over the target images that have a label. The paper says 32 images. The loss of equation 7 is the mean over
-      all 32.
+    - A batch is 16 source and 16 target images, and an epoch is a pass over the target images that have a label. The
+      paper says 32 images. Each domain passes through the network by itself, with batch statistics of its own, as in
+      ECN; the paper does not say, and `joint` passes both at once. The loss of equation 7 is the mean over all 32.
     - UDAP, which the paper follows, gives p = 1.6e-3, M = 4, k1 = 20 and k2 = 6; the paper does not name those of its
       tables. On other data eps is the one that leaves most clusters with M = 4, in each iteration, whatever M the rows
       cluster with; where p is swept, it is the share that gives an image as many neighbours. A share sets eps in the
@@ -277,9 +277,11 @@ class Adapt(Trained):
     """Weight decay of SGD."""
     augment: Augment = AUGMENT
     """Augmentation of both domains' training images."""
+    joint: bool = False
+    """Whether both domains pass through the network in one batch, source images first."""
     bn_group: int | None = None
-    """Images that share batch statistics, source images first; None for those of `init`. Running statistics are those
-    of the first group, so with 16 of the source alone."""
+    """Images that share batch statistics; None for those of `init`. With `joint`, running statistics are those of the
+    first group, so with 16 of the source alone."""
     input: tuple[int, int] = role("input", (384, 128))
     """Height and width in pixels."""
     resample: Resample = "bilinear"
@@ -294,7 +296,10 @@ class Adapt(Trained):
 
     @property
     def passes(self) -> tuple[tuple[int, int | None], ...]:
-        return ((self.source_batch + self.target_batch, self.bn_group or self.init.bn_group),)
+        group = self.bn_group or self.init.bn_group
+        if self.joint:
+            return ((self.source_batch + self.target_batch, group),)
+        return (self.source_batch, group), (self.target_batch, group)
 
     @property
     def work(self) -> float:
@@ -367,7 +372,8 @@ class Adapt(Trained):
             for iteration, (batch, pixels, guess, seen) in enumerate(both):
                 inputs = augment(pixels, self.augment, generator(self.seed, "augment", at, iteration))
                 views = augment(seen, self.augment, generator(self.seed, "augment target", at, iteration))
-                own, other = together(net, [inputs.to(dtype), views.to(dtype)])
+                domains = [inputs.to(dtype), views.to(dtype)]
+                own, other = together(net, domains) if self.joint else map(net, domains)
                 people = identities[batch].to(env.device)
                 known = cross_entropy(net.classifier(own.shared), people, reduction="none")
                 soft = soft_label_cross_entropy(net.clusters(other.shared), state.weights[guess])

@@ -81,7 +81,11 @@ def figures(
     anchors: Counter[str] = Counter()
     made = []
     for id, figure in written.items():
-        curves = () if isinstance(figure, Shown) else (*_convergence(figure, cases, together), *_sweeps(figure, cases, together))
+        curves = (
+            ()
+            if isinstance(figure, Shown)
+            else (*_convergence(figure, cases, together), *_sweeps(figure, cases, together))
+        )
         shown = pictures(paper, seen.get(id, ()))
         if curves or shown:
             made.append(Figure(id, unique(f"figure-{id}", anchors), figure.where, figure.shows, curves, shown))

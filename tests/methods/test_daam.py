@@ -28,8 +28,11 @@ from reproduce.session.setting import Setting
 PRETRAINED = 1.7921251308074422
 """Loss of an epoch on the source in float64."""
 
-GOLDEN = [3.7602304546526617, 3.8475951154153396]
-"""Losses of two steps of an epoch each in float64, with soft labels and all parts."""
+JOINT = [3.7602304546526617, 3.8475951154153396]
+"""Losses of two steps of an epoch each in float64, with soft labels and all parts, both domains in one batch."""
+
+GOLDEN = [3.760261320067626, 3.338756619143577]
+"""The same with a batch of each domain."""
 
 
 def tiny(**changes: Any) -> daam.Adapt:
@@ -50,12 +53,13 @@ def tiny(**changes: Any) -> daam.Adapt:
     return replace(stage, **changes)
 
 
-def test_golden(setting: Setting, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("joint", "golden"), [(False, GOLDEN), (True, JOINT)])
+def test_golden(setting: Setting, tmp_path: Path, joint: bool, golden: list[float]) -> None:
     init = separated(precision="float64")
-    stage = tiny(init=init, precision="float64")
+    stage = tiny(init=init, joint=joint, precision="float64")
     run(stage, setting, tmp_path)
     losses = [entry["loss"] for one in (init, stage) for entry in history(one, setting, tmp_path)]
-    assert losses == pytest.approx([PRETRAINED, *GOLDEN], rel=1e-6), "numbers changed: raise version or undo"
+    assert losses == pytest.approx([PRETRAINED, *golden], rel=1e-6), "numbers changed: raise version or undo"
 
 
 def people(count: int = 200) -> torch.Tensor:
@@ -228,14 +232,16 @@ def test_optimiser_separates_the_backbone() -> None:
     assert {id(p) for p in (*base["params"], *others["params"])} == everything
 
 
-def test_batch_statistics_can_be_of_each_domain(setting: Setting, tmp_path: Path) -> None:
+def test_batch_statistics_are_of_each_domain_or_of_both(setting: Setting, tmp_path: Path) -> None:
     """Groups apply to the second attention as well; by default they are those of the source model."""
     losses = {}
-    for own, before in ((None, None), (8, None), (None, 8), (8, 8)):
-        stage = tiny(steps=1, individual=True, bn_group=own, init=separated(bn_group=before))
+    for joint, own, before in ((True, None, None), (True, 8, None), (True, None, 8), (True, 8, 8), (False, None, None)):
+        stage = tiny(steps=1, individual=True, joint=joint, bn_group=own, init=separated(bn_group=before))
         run(stage, setting, tmp_path)
-        losses[own, before] = history(stage, setting, tmp_path)[0]["loss"]
-    assert losses[None, 8] == losses[8, 8] == losses[8, None] != losses[None, None], "a source batch is one group of 8"
+        losses[joint, own, before] = history(stage, setting, tmp_path)[0]["loss"]
+    apart = losses.pop((False, None, None))
+    assert losses.pop((True, None, None)) != pytest.approx(apart, rel=1e-6)
+    assert list(losses.values()) == pytest.approx([apart] * 3, rel=1e-6), "a batch of a domain is one group of 8"
 
 
 def test_weights_that_sum_to_one() -> None:

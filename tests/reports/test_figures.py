@@ -209,7 +209,11 @@ def test_a_sweep_with_one_number_shows_it_at_its_value() -> None:
     ((panel,),) = [drawn.panels for drawn in figure.drawn]
     assert panel.values == ()
     (mark,) = panel.lines[0].marks
-    assert [(tick.at == mark.x, tick.missing) for tick in panel.x_ticks] == [(False, True), (True, False), (False, True)]
+    assert [(tick.at == mark.x, tick.missing) for tick in panel.x_ticks] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
     assert "in bold" not in figure.reading[0]
 
 

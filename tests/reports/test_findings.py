@@ -205,15 +205,16 @@ def test_the_page_shows_what_pretrained_weights_are_judged_by() -> None:
 
 
 def spreads() -> str:
-    """Mean and standard deviation between training seeds of every recorded row, mAP and rank-1, each cell once."""
+    """Mean and standard deviation between training seeds of every row with several, mAP and rank-1, each cell once."""
     lines = ["| row | task | seeds | mAP | rank-1 |", "|---|---|---|---|---|"]
+    several = [it for it in RECORDED if len(it.measured) > 1]
     for result in sorted(
-        RECORDED, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
+        several, key=lambda it: (it.case.paper, it.case.table, it.case.task, it.case.row, it.case.column)
     ):
         case = result.case
         column = "" if is_task(case.column) else f", {case.column.upper()}"
-        several = [[seed[name] for seed in result.measured.values()] for name in ("mAP", "rank1")]
-        numbers = [f"{mean(values):.1f} ± {stdev(values):.1f}" for values in several if len(values) > 1]
+        both = [[seed[name] for seed in result.measured.values()] for name in ("mAP", "rank1")]
+        numbers = [f"{mean(values):.1f} ± {stdev(values):.1f}" for values in both]
         place = f"{case.paper} {case.table}, {case.label}{column}"
         lines.append(f"| {place} | {case.task} | {len(result.measured)} | {' | '.join(numbers)} |")
     return "\n".join(lines)
